@@ -1,0 +1,343 @@
+/* stream_ckpt--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION stream_ckpt" to load this file. \quit
+
+COMMENT ON SCHEMA stream_ckpt IS 'continuous queries over streams, with exactly-once checkpoints';
+
+/* ---- Streams are foreign tables of this server ---- */
+
+CREATE FUNCTION stream_ckpt.fdw_handler() RETURNS fdw_handler
+AS 'MODULE_PATHNAME', 'stream_ckpt_fdw_handler' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.fdw_handler() IS 'foreign-data wrapper handler: INSERT and COPY write rows to the log';
+
+CREATE FUNCTION stream_ckpt.fdw_validator(options text[], catalog oid) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_fdw_validator' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.fdw_validator(text[], oid) IS 'checks the options of a stream: event_time, watermark_delay, idle_timeout';
+
+CREATE FOREIGN DATA WRAPPER stream_ckpt
+	HANDLER stream_ckpt.fdw_handler VALIDATOR stream_ckpt.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER stream_ckpt IS 'streams: rows that live in the write-ahead log';
+
+CREATE SERVER stream_ckpt FOREIGN DATA WRAPPER stream_ckpt;
+COMMENT ON SERVER stream_ckpt IS 'the server of all streams: CREATE FOREIGN TABLE … SERVER stream_ckpt';
+
+/* ---- Tables of our own; read through the views below ---- */
+
+CREATE TABLE stream_ckpt.pipeline_def (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	owner regrole NOT NULL,
+	result regclass NOT NULL,
+	result_owned boolean NOT NULL,
+	query text NOT NULL,
+	streams regclass[] NOT NULL,
+	search_path text NOT NULL,
+	timezone text NOT NULL,
+	datestyle text NOT NULL,
+	intervalstyle text NOT NULL,
+	text_search_config text NOT NULL,
+	emit text NOT NULL,
+	on_error text NOT NULL,
+	checkpoint_interval interval,
+	retained_checkpoints int,
+	parallelism int NOT NULL,
+	allowed_lateness interval NOT NULL,
+	state_ttl interval,
+	paused boolean NOT NULL DEFAULT false,
+	error text,
+	created_at timestamptz NOT NULL DEFAULT now(),
+	created_xid xid NOT NULL,
+	start pg_lsn NOT NULL,
+	home_database oid NOT NULL,
+	home_system text NOT NULL
+);
+COMMENT ON TABLE stream_ckpt.pipeline_def IS 'pipelines as they were defined; see the view pipelines';
+
+CREATE TABLE stream_ckpt.pipeline_position (
+	pipeline_id bigint PRIMARY KEY,
+	last_checkpoint bigint NOT NULL DEFAULT 0,
+	next_checkpoint bigint NOT NULL DEFAULT 1,
+	position pg_lsn NOT NULL,
+	restart pg_lsn NOT NULL,
+	rows_in bigint NOT NULL DEFAULT 0,
+	rows_out bigint NOT NULL DEFAULT 0,
+	late_rows bigint NOT NULL DEFAULT 0,
+	dead_letters bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 30);
+COMMENT ON TABLE stream_ckpt.pipeline_position IS 'how far into the log the last completed checkpoint of each pipeline reaches';
+
+CREATE TABLE stream_ckpt.checkpoint_log (
+	pipeline_id bigint NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	kind text NOT NULL DEFAULT 'checkpoint',
+	label text,
+	status text NOT NULL,
+	triggered_at timestamptz NOT NULL,
+	completed_at timestamptz,
+	position pg_lsn,
+	watermark timestamptz,
+	tasks int NOT NULL,
+	acknowledged int NOT NULL,
+	rows_in bigint,
+	state_rows bigint,
+	state_bytes bigint,
+	checkpointed_rows bigint,
+	checkpointed_bytes bigint,
+	error text,
+	PRIMARY KEY (pipeline_id, checkpoint_id)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE stream_ckpt.checkpoint_log IS 'history of checkpoints; see the view checkpoints';
+
+CREATE TABLE stream_ckpt.checkpoint_task_log (
+	pipeline_id bigint NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	task int NOT NULL,
+	status text NOT NULL,
+	acknowledged_at timestamptz,
+	start_delay interval,
+	snapshot_duration interval,
+	commit_duration interval,
+	state_rows bigint,
+	state_bytes bigint,
+	checkpointed_rows bigint,
+	checkpointed_bytes bigint,
+	rows_in bigint,
+	PRIMARY KEY (pipeline_id, checkpoint_id, task)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE stream_ckpt.checkpoint_task_log IS 'history of checkpoints by task; see the view checkpoint_tasks';
+
+CREATE TABLE stream_ckpt.chunk (
+	pipeline_id bigint NOT NULL,
+	stage int NOT NULL,
+	task int NOT NULL,
+	chunk_id bigint NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	entries int NOT NULL,
+	bytes bigint NOT NULL,
+	crc bigint NOT NULL,
+	payload bytea NOT NULL,
+	PRIMARY KEY (pipeline_id, stage, task, chunk_id)
+);
+COMMENT ON TABLE stream_ckpt.chunk IS 'operator state of the last completed checkpoints, in portable form';
+DO $$
+BEGIN
+	EXECUTE 'ALTER TABLE stream_ckpt.chunk ALTER COLUMN payload SET COMPRESSION lz4';
+EXCEPTION WHEN feature_not_supported THEN
+	NULL;	-- a server built without lz4: pglz serves
+END $$;
+
+CREATE TABLE stream_ckpt.restore_log (
+	restore_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	pipeline_id bigint NOT NULL,
+	task int NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	restored_at timestamptz NOT NULL,
+	duration interval NOT NULL,
+	state_rows bigint NOT NULL,
+	state_bytes bigint NOT NULL,
+	rows_replayed bigint,
+	cause text NOT NULL
+);
+CREATE INDEX ON stream_ckpt.restore_log (pipeline_id, restore_id);
+COMMENT ON TABLE stream_ckpt.restore_log IS 'history of restores; see the view restores';
+
+CREATE TABLE stream_ckpt.dead_letter (
+	pipeline_id bigint NOT NULL,
+	dead_letter_id bigint NOT NULL,
+	stream regclass,
+	position pg_lsn NOT NULL,
+	row_data jsonb,
+	sqlstate text NOT NULL,
+	error text NOT NULL,
+	failed_at timestamptz NOT NULL,
+	PRIMARY KEY (pipeline_id, dead_letter_id)
+);
+COMMENT ON TABLE stream_ckpt.dead_letter IS 'rows that a pipeline could not process; see the view dead_letters';
+
+/* ---- Streams ---- */
+
+CREATE FUNCTION stream_ckpt.create_stream(name text, columns text, event_time name DEFAULT NULL,
+	watermark_delay interval DEFAULT '0', idle_timeout interval DEFAULT NULL) RETURNS regclass
+AS 'MODULE_PATHNAME', 'stream_ckpt_create_stream' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.create_stream(text, text, name, interval, interval) IS
+'create a stream; columns is what stands between the parentheses of CREATE TABLE';
+
+CREATE FUNCTION stream_ckpt.drop_stream(name text, cascade boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_drop_stream' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.drop_stream(text, boolean) IS
+'drop a stream; with cascade also the pipelines that read it and their results';
+
+/* ---- Pipelines ---- */
+
+CREATE FUNCTION stream_ckpt.create_pipeline(name text, query text, sink regclass DEFAULT NULL,
+	emit text DEFAULT 'changes', on_error text DEFAULT 'stop', checkpoint_interval interval DEFAULT NULL,
+	retained_checkpoints int DEFAULT NULL, parallelism int DEFAULT 1, allowed_lateness interval DEFAULT '0',
+	state_ttl interval DEFAULT NULL) RETURNS regclass
+AS 'MODULE_PATHNAME', 'stream_ckpt_create_pipeline' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.create_pipeline(text, text, regclass, text, text, interval, int, int, interval, interval) IS
+'start a continuous query over the rows inserted into a stream from now on; returns the result relation';
+
+CREATE FUNCTION stream_ckpt.drop_pipeline(name text, keep_result boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_drop_pipeline' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.drop_pipeline(text, boolean) IS
+'drop a pipeline with its state and, unless keep_result, the result table made for it';
+
+CREATE FUNCTION stream_ckpt.pause_pipeline(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_pause_pipeline' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.pause_pipeline(text) IS
+'stop a pipeline at its last checkpoint; the log keeps what it has not read';
+
+CREATE FUNCTION stream_ckpt.resume_pipeline(name text) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_resume_pipeline' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.resume_pipeline(text) IS
+'let a paused or failed pipeline go on from its last checkpoint';
+
+CREATE FUNCTION stream_ckpt.explain_pipeline(name text) RETURNS SETOF text
+AS 'MODULE_PATHNAME', 'stream_ckpt_explain_pipeline' LANGUAGE C STRICT ROWS 20;
+COMMENT ON FUNCTION stream_ckpt.explain_pipeline(text) IS
+'show the stages, operators, keys, plans and live counters of a pipeline';
+
+/* ---- Checkpoints ---- */
+
+CREATE FUNCTION stream_ckpt.checkpoint(pipeline text, timeout interval DEFAULT '1 minute') RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_ckpt_checkpoint_pipeline' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.checkpoint(text, interval) IS
+'wait for a checkpoint that covers every row committed before the call; returns its id, or that of the last one when nothing changed since';
+
+CREATE FUNCTION stream_ckpt.checkpoint(timeout interval DEFAULT '1 minute') RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_checkpoint_all' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.checkpoint(interval) IS
+'the same for every running pipeline, following chains through streams';
+
+/* ---- Live counters, from shared memory ---- */
+
+CREATE FUNCTION stream_ckpt.pipeline_stats(OUT pipeline_id bigint, OUT status text, OUT error text,
+	OUT worker_pid int, OUT "position" pg_lsn, OUT position_time timestamptz, OUT lag_bytes bigint,
+	OUT rows_in bigint, OUT rows_out bigint, OUT late_rows bigint, OUT dead_letters bigint, OUT restarts bigint,
+	OUT state_rows bigint, OUT state_bytes bigint, OUT busy_ms float8, OUT idle_ms float8) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_ckpt_pipeline_stats' LANGUAGE C STRICT ROWS 10;
+COMMENT ON FUNCTION stream_ckpt.pipeline_stats() IS
+'live counters of this database''s pipelines; times in ms, sizes in bytes; errors only of those whose owner the caller is';
+
+CREATE FUNCTION stream_ckpt.database_stats(OUT worker_pid int, OUT error text, OUT "position" pg_lsn,
+	OUT restart pg_lsn, OUT state_bytes bigint) RETURNS record
+AS 'MODULE_PATHNAME', 'stream_ckpt_database_stats' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.database_stats() IS
+'the log reader of this database: its worker, position, where it would read on after a restart; and the state memory used in the cluster, in bytes';
+
+/* ---- Views ---- */
+
+CREATE VIEW stream_ckpt.streams AS
+SELECT c.oid::regclass AS stream,
+	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'event_time')::name AS event_time,
+	coalesce((SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'watermark_delay')::interval, '0') AS watermark_delay,
+	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'idle_timeout')::interval AS idle_timeout,
+	NULL::timestamptz AS watermark,
+	(SELECT count(*)::int FROM stream_ckpt.pipeline_def p WHERE c.oid = ANY (p.streams)) AS pipelines
+FROM pg_foreign_table t
+JOIN pg_foreign_server s ON s.oid = t.ftserver
+JOIN pg_class c ON c.oid = t.ftrelid
+WHERE s.srvname = 'stream_ckpt';
+COMMENT ON VIEW stream_ckpt.streams IS 'streams of this database';
+
+CREATE VIEW stream_ckpt.pipelines AS
+SELECT d.name AS pipeline, d.result, d.owner::oid::regrole::text::name AS owner,
+	CASE WHEN v.visible THEN d.query END AS query,
+	CASE WHEN d.error IS NOT NULL THEN 'failed' WHEN d.paused THEN 'paused' ELSE coalesce(s.status, 'starting') END AS status,
+	CASE WHEN v.visible THEN coalesce(d.error, s.error, CASE WHEN s.status IS NULL OR s.status = 'starting' THEN w.error END) END AS error,
+	d.emit, d.on_error, d.parallelism, d.checkpoint_interval, d.retained_checkpoints,
+	nullif(p.last_checkpoint, 0) AS last_checkpoint,
+	(SELECT c.completed_at FROM stream_ckpt.checkpoint_log c
+	 WHERE c.pipeline_id = d.id AND c.checkpoint_id = p.last_checkpoint) AS last_checkpoint_at,
+	coalesce(s.lag_bytes, pg_wal_lsn_diff(w.insert_position, p.position)::bigint) AS lag_bytes,
+	CASE WHEN coalesce(s.lag_bytes, 1) > 0 THEN clock_timestamp() - s.position_time ELSE '0' END AS lag,
+	NULL::timestamptz AS watermark,
+	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
+	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
+	coalesce(s.late_rows, p.late_rows) AS late_rows, coalesce(s.dead_letters, p.dead_letters) AS dead_letters,
+	coalesce(s.restarts, 0) AS restarts, d.created_at
+FROM stream_ckpt.pipeline_def d
+JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
+LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id
+CROSS JOIN LATERAL (SELECT pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE')) v(visible)
+CROSS JOIN (SELECT error, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END
+			FROM stream_ckpt.database_stats()) w(error, insert_position);
+COMMENT ON VIEW stream_ckpt.pipelines IS 'pipelines of this database, with live counters; sizes in bytes';
+
+CREATE VIEW stream_ckpt.tasks AS
+SELECT d.name AS pipeline, 0 AS task, s.worker_pid,
+	CASE WHEN d.error IS NOT NULL THEN 'failed' WHEN d.paused THEN 'paused' ELSE coalesce(s.status, 'starting') END AS status,
+	coalesce(s."position", p.position) AS position,
+	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
+	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
+	coalesce(s.busy_ms, 0) AS busy_ms, coalesce(s.idle_ms, 0) AS idle_ms
+FROM stream_ckpt.pipeline_def d
+JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
+LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id;
+COMMENT ON VIEW stream_ckpt.tasks IS 'tasks of pipelines, and the worker each runs in; busy_ms and idle_ms since that worker started';
+
+CREATE VIEW stream_ckpt.checkpoints AS
+SELECT d.name AS pipeline, c.checkpoint_id, c.kind, c.label, c.status, c.triggered_at, c.completed_at,
+	c.completed_at - c.triggered_at AS duration, c.position, c.watermark, c.tasks, c.acknowledged, c.rows_in,
+	c.state_rows, c.state_bytes, c.checkpointed_rows, c.checkpointed_bytes,
+	c.checkpoint_id = p.last_checkpoint AS retained,
+	CASE WHEN pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE') THEN c.error END AS error
+FROM stream_ckpt.checkpoint_log c
+JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id
+JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id;
+COMMENT ON VIEW stream_ckpt.checkpoints IS 'history of checkpoints; sizes in bytes';
+
+CREATE VIEW stream_ckpt.checkpoint_tasks AS
+SELECT d.name AS pipeline, c.checkpoint_id, c.task, c.status, c.acknowledged_at, c.start_delay, c.snapshot_duration,
+	c.commit_duration, c.state_rows, c.state_bytes, c.checkpointed_rows, c.checkpointed_bytes, c.rows_in
+FROM stream_ckpt.checkpoint_task_log c
+JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id;
+COMMENT ON VIEW stream_ckpt.checkpoint_tasks IS 'history of checkpoints by task; sizes in bytes';
+
+CREATE VIEW stream_ckpt.checkpoint_summary AS
+SELECT d.name AS pipeline,
+	count(c.checkpoint_id) AS triggered,
+	count(*) FILTER (WHERE c.status = 'in_progress') AS in_progress,
+	count(*) FILTER (WHERE c.status = 'completed') AS completed,
+	count(*) FILTER (WHERE c.status = 'failed') AS failed,
+	(SELECT count(*) FROM stream_ckpt.restore_log r WHERE r.pipeline_id = d.id) AS restored,
+	min(c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_min,
+	avg(c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_avg,
+	percentile_cont(0.50) WITHIN GROUP (ORDER BY c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_p50,
+	percentile_cont(0.95) WITHIN GROUP (ORDER BY c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_p95,
+	percentile_cont(0.99) WITHIN GROUP (ORDER BY c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_p99,
+	max(c.completed_at - c.triggered_at) FILTER (WHERE c.status = 'completed') AS duration_max,
+	min(c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_min,
+	avg(c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_avg,
+	percentile_cont(0.50) WITHIN GROUP (ORDER BY c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_p50,
+	percentile_cont(0.95) WITHIN GROUP (ORDER BY c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_p95,
+	percentile_cont(0.99) WITHIN GROUP (ORDER BY c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_p99,
+	max(c.checkpointed_bytes) FILTER (WHERE c.status = 'completed') AS checkpointed_bytes_max,
+	min(c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_min,
+	avg(c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_avg,
+	percentile_cont(0.50) WITHIN GROUP (ORDER BY c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_p50,
+	percentile_cont(0.95) WITHIN GROUP (ORDER BY c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_p95,
+	percentile_cont(0.99) WITHIN GROUP (ORDER BY c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_p99,
+	max(c.state_bytes) FILTER (WHERE c.status = 'completed') AS state_bytes_max
+FROM stream_ckpt.pipeline_def d
+LEFT JOIN stream_ckpt.checkpoint_log c ON c.pipeline_id = d.id
+GROUP BY d.id, d.name;
+COMMENT ON VIEW stream_ckpt.checkpoint_summary IS 'checkpoints of each pipeline''s kept history in figures; sizes in bytes';
+
+CREATE VIEW stream_ckpt.restores AS
+SELECT d.name AS pipeline, r.task, r.checkpoint_id, r.restored_at, r.duration, r.state_rows, r.state_bytes,
+	r.rows_replayed, r.cause
+FROM stream_ckpt.restore_log r
+JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id;
+COMMENT ON VIEW stream_ckpt.restores IS 'history of restores; rows_replayed: rows read again or anew until the first checkpoint after it';
+
+CREATE VIEW stream_ckpt.dead_letters AS
+SELECT d.name AS pipeline, l.dead_letter_id, l.stream, l.position, l.row_data, l.sqlstate, l.error, l.failed_at
+FROM stream_ckpt.dead_letter l
+JOIN stream_ckpt.pipeline_def d ON d.id = l.pipeline_id
+WHERE pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW stream_ckpt.dead_letters IS 'rows that a pipeline could not process';
+
+GRANT SELECT ON stream_ckpt.streams, stream_ckpt.pipelines, stream_ckpt.tasks, stream_ckpt.checkpoints,
+	stream_ckpt.checkpoint_tasks, stream_ckpt.checkpoint_summary, stream_ckpt.restores, stream_ckpt.dead_letters TO PUBLIC;

@@ -1,0 +1,263 @@
+/*-------------------------------------------------------------------------
+ *
+ * attach.c
+ *		Who may be in a database: its worker, or a utility command that needs
+ *		the database without workers.
+ *
+ * Both put their process id into the database's shared entry, under its lock;
+ * the order of events that this makes safe is in attach.h.  Whoever takes a
+ * mark away wakes the launcher, which starts what may be started now, and
+ * everybody waiting on the condition variable.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <signal.h>
+
+#include "commands/dbcommands.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "attach.h"
+#include "shared.h"
+
+#define BLOCK_PATIENCE		30000	/* ms */
+
+/*
+ * Registered before the process enters the array of running processes, so
+ * called after it has left it: a DROP DATABASE that waited for this does not
+ * find the process there.
+ */
+static void
+worker_exit(int code, Datum database)
+{
+	SckptDatabase *entry;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_find_database(DatumGetObjectId(database));
+	if (entry && entry->worker_pid == MyProcPid)
+	{
+		entry->worker_pid = 0;
+		entry->worker_latch = NULL;
+		entry->confirmed = false;
+		entry->read_lsn = InvalidXLogRecPtr;
+		entry->restart_lsn = InvalidXLogRecPtr;
+		entry->last_end = entry->blocked_by != 0 ? SCKPT_END_BLOCKED :
+			code == 0 ? SCKPT_END_DONE : SCKPT_END_FAILED;
+	}
+
+	/* What it knew of pipelines: nothing is left of them, or the next worker will load them. */
+	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	{
+		SckptPipelineEntry *pipeline = &sckpt_shared->pipelines[i];
+
+		if (pipeline->database != DatumGetObjectId(database))
+			continue;
+		if (code == 0)
+			pipeline->database = InvalidOid;
+		SpinLockAcquire(&pipeline->mutex);
+		pipeline->worker_pid = 0;
+		if (pipeline->status == SCKPT_RUNNING)
+			pipeline->status = SCKPT_STARTING;
+		SpinLockRelease(&pipeline->mutex);
+	}
+	if (sckpt_shared->launcher_latch)
+		SetLatch(sckpt_shared->launcher_latch);
+	LWLockRelease(sckpt_shared->lock);
+	sckpt_shared_broadcast();
+}
+
+bool
+sckpt_launcher_attach_worker(Oid database)
+{
+	SckptDatabase *entry;
+	bool		attached = false;
+
+	if (sckpt_shared == NULL)
+		return false;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_get_database(database);
+	if (entry == NULL)
+		sckpt_shared->database_refused = true;
+	else if (entry->blocked_by != 0)
+		entry->last_end = SCKPT_END_BLOCKED;
+	else if (entry->worker_pid == 0)
+	{
+		entry->worker_pid = MyProcPid;
+		entry->worker_latch = MyLatch;
+		entry->wanted = false;
+		entry->confirmed = false;
+		entry->last_end = SCKPT_END_NONE;
+		entry->read_lsn = InvalidXLogRecPtr;
+		entry->restart_lsn = InvalidXLogRecPtr;
+		attached = true;
+	}
+	LWLockRelease(sckpt_shared->lock);
+
+	if (attached)
+	{
+		on_shmem_exit(worker_exit, ObjectIdGetDatum(database));
+		sckpt_shared_broadcast();
+	}
+	return attached;
+}
+
+void
+sckpt_launcher_confirm_worker(void)
+{
+	SckptDatabase *entry;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_find_database(MyDatabaseId);
+	if (entry && entry->worker_pid == MyProcPid && !entry->confirmed)
+	{
+		entry->confirmed = true;
+		if (sckpt_shared->launcher_latch)
+			SetLatch(sckpt_shared->launcher_latch);
+	}
+	LWLockRelease(sckpt_shared->lock);
+}
+
+static void
+unblock_at_exit(int code, Datum arg)
+{
+	sckpt_launcher_unblock(InvalidOid);
+}
+
+/*
+ * Set our mark if nobody else's is there, and tell the worker to end.  True
+ * when no worker is left; otherwise *other is who blocks, 0 if we do.
+ */
+static bool
+try_block(Oid database, int *other)
+{
+	SckptDatabase *entry;
+	bool		done = false;
+
+	*other = 0;
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_get_database(database);
+	if (entry == NULL)
+	{
+		/*
+		 * The array is full.  Then no worker of this database runs, and one
+		 * could start only if an entry became free during our caller's
+		 * command, which would then fail and could be repeated.
+		 */
+		done = true;
+	}
+	else if (entry->blocked_by != 0 && entry->blocked_by != MyProcPid)
+		*other = entry->blocked_by;
+	else
+	{
+		entry->blocked_by = MyProcPid;
+		/* The process cannot be gone (nor its pid be another's) while the entry has its pid. */
+		if (entry->worker_pid != 0)
+			kill(entry->worker_pid, SIGTERM);
+		else
+			done = true;
+	}
+	LWLockRelease(sckpt_shared->lock);
+	return done;
+}
+
+void
+sckpt_launcher_clear_dead_blocker(Oid database, int pid)
+{
+	SckptDatabase *entry;
+
+	if (BackendPidGetProc(pid) != NULL)
+		return;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_find_database(database);
+	if (entry && entry->blocked_by == pid)
+		entry->blocked_by = 0;
+	LWLockRelease(sckpt_shared->lock);
+	sckpt_shared_broadcast();
+}
+
+static void
+block_failed(Oid database, int other)
+{
+	const char *name = get_database_name(database);
+
+	if (name == NULL)
+		name = "";
+	if (other != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("database \"%s\" is in use by another command", name),
+				 errdetail("The command of process %d keeps stream_ckpt workers out of it.", other)));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("could not stop the stream_ckpt worker of database \"%s\"", name)));
+}
+
+void
+sckpt_launcher_block(Oid database)
+{
+	static bool registered = false;
+	TimestampTz give_up = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BLOCK_PATIENCE);
+	int			other;
+
+	if (!registered)
+	{
+		before_shmem_exit(unblock_at_exit, (Datum) 0);
+		registered = true;
+	}
+
+	PG_TRY();
+	{
+		/*
+		 * Woken when a worker ends and when somebody unblocks; tried again
+		 * each second in case the worker was not ready for the signal.
+		 */
+		ConditionVariablePrepareToSleep(&sckpt_shared->changed);
+		while (!try_block(database, &other))
+		{
+			if (other != 0)
+				sckpt_launcher_clear_dead_blocker(database, other);
+			if (GetCurrentTimestamp() >= give_up)
+				block_failed(database, other);
+			(void) ConditionVariableTimedSleep(&sckpt_shared->changed, 1000, PG_WAIT_EXTENSION);
+			CHECK_FOR_INTERRUPTS();
+		}
+		ConditionVariableCancelSleep();
+	}
+	PG_CATCH();
+	{
+		ConditionVariableCancelSleep();
+		sckpt_launcher_unblock(database);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
+void
+sckpt_launcher_unblock(Oid database)
+{
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < sckpt_shared->ndatabases; i++)
+	{
+		SckptDatabase *entry = &sckpt_shared->databases[i];
+
+		if (entry->oid != InvalidOid && entry->blocked_by == MyProcPid &&
+			(database == InvalidOid || entry->oid == database))
+		{
+			entry->blocked_by = 0;
+			sckpt_shared_release_database(entry);
+		}
+	}
+	/* It starts again what was stopped, and sees which databases came and went. */
+	if (sckpt_shared->launcher_latch)
+		SetLatch(sckpt_shared->launcher_latch);
+	LWLockRelease(sckpt_shared->lock);
+	sckpt_shared_broadcast();
+}

@@ -1,0 +1,84 @@
+/*-------------------------------------------------------------------------
+ *
+ * batch.h
+ *		A batch: rows of committed transactions on their way through pipelines.
+ *
+ * A batch is a Z-set: rows with integer weights, in commit order.  It holds
+ * one transaction, several whole ones, or a part of one that is too large.
+ * Rows stay where the log reader put them; a segment is one message's rows of one stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_BATCH_H
+#define SCKPT_BATCH_H
+
+#include "access/htup.h"
+#include "nodes/pg_list.h"
+
+#include "log.h"
+#include "record.h"
+
+typedef struct SckptSegment
+{
+	Oid			stream;
+	TransactionId xid;			/* top-level transaction */
+	XLogRecPtr	lsn;			/* of the message */
+	XLogRecPtr	commit_lsn;		/* of the transaction */
+	SckptRecordColumn *columns; /* row type the rows were written with */
+	int			ncolumns;
+	int32	   *weights;		/* NULL: all +1 */
+	char	   *rows;			/* MinimalTuples, each MAXALIGNed */
+	uint32		nrows;
+} SckptSegment;
+
+typedef struct SckptBatch
+{
+	MemoryContext context;
+	int			references;
+	SckptSegment *segments;
+	int			nsegments;
+	int			maxsegments;
+	SckptLogMessage *messages;	/* to be freed with the batch */
+	TransactionId *xids;		/* top-level transactions in it */
+	XLogRecPtr *commit_lsns;	/* of each */
+	int			nxids;
+	int			maxxids;
+	Size		bytes;
+	uint64		nrows;
+	TimestampTz commit_time;	/* of the last transaction */
+	/* a large row being put together from fragments */
+	char	   *row;
+	Size		row_bytes;
+	Size		row_filled;
+	Oid			row_stream;
+} SckptBatch;
+
+/* Which rows of a batch a reader of it wants. */
+typedef struct SckptScan
+{
+	SckptBatch *batch;
+	Oid			stream;
+	XLogRecPtr	after;			/* only transactions whose commit record starts after this */
+	TransactionId creator;		/* of this transaction only messages from `start` on */
+	XLogRecPtr	start;
+} SckptScan;
+
+extern SckptBatch *sckpt_batch_create(MemoryContext parent);
+extern void sckpt_batch_hold(SckptBatch *batch);
+/* Free it when nobody holds it any more. */
+extern void sckpt_batch_release(SckptBatch *batch);
+/* Note a transaction whose messages follow. */
+extern void sckpt_batch_add_transaction(SckptBatch *batch, SckptLogTransaction *transaction);
+/*
+ * Add a message of the transaction added last; the batch frees it.  Messages of streams not in `streams` (oids) are freed
+ * at once.  True when a fragment of a large row is still missing.
+ */
+extern bool sckpt_batch_add(SckptBatch *batch, SckptLogMessage *message, List *streams);
+/* Wait until all its transactions newer than `known_visible` are visible to new snapshots. */
+extern void sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible);
+/* Does a scan want this segment? */
+extern bool sckpt_scan_wants(SckptScan *scan, SckptSegment *segment);
+/* Number of rows that it wants. */
+extern uint64 sckpt_scan_count(SckptScan *scan);
+
+#endif							/* SCKPT_BATCH_H */

@@ -1,0 +1,77 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.h
+ *		The extension's own tables, read and written through SPI as the
+ *		extension's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_CATALOG_H
+#define SCKPT_CATALOG_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+
+/* A row of stream_ckpt.pipeline_def joined with its position. */
+typedef struct SckptPipeline
+{
+	int64		id;
+	char	   *name;
+	Oid			owner;
+	Oid			result;
+	bool		result_owned;	/* the result table was made by create_pipeline() */
+	char	   *query;
+	List	   *streams;		/* oids */
+	char	   *search_path;
+	char	   *timezone;
+	char	   *datestyle;
+	char	   *intervalstyle;
+	char	   *text_search_config;
+	char	   *emit;
+	char	   *on_error;
+	int64		checkpoint_interval;	/* ms; -1: the setting */
+	bool		paused;
+	char	   *error;			/* of a pipeline that stopped on an error; NULL: it did not */
+	TransactionId created_xid;
+	XLogRecPtr	start;			/* insert position at create_pipeline() */
+	int64		last_checkpoint;	/* 0: none yet */
+	int64		next_checkpoint;	/* id of the next one */
+	XLogRecPtr	position;		/* commits up to here (start of record) are in the last checkpoint */
+	XLogRecPtr	restart;		/* where to start reading for the rest */
+	int64		rows_in;
+	int64		rows_out;
+	int64		late_rows;
+	int64		dead_letters;
+} SckptPipeline;
+
+/* Oid of the extension in this database, or InvalidOid; and of its owner (errors when absent). */
+extern Oid	sckpt_catalog_extension(void);
+extern Oid	sckpt_catalog_owner(void);
+/* Lock the extension against DROP until the transaction ends; false when it does not exist. */
+extern bool sckpt_catalog_lock_extension(void);
+/* Oid of the foreign server stream_ckpt that belongs to the extension, or InvalidOid. */
+extern Oid	sckpt_catalog_server(void);
+
+/* Is this relation a stream (a foreign table of that server)? */
+extern bool sckpt_catalog_is_stream(Oid relid);
+extern bool sckpt_catalog_has_streams(void);
+
+/* Become the extension's owner for a statement of our own; and back. */
+typedef struct SckptUser
+{
+	Oid			user;
+	int			sec_context;
+	int			guc_level;
+} SckptUser;
+extern void sckpt_catalog_enter(SckptUser *saved);
+extern void sckpt_catalog_leave(SckptUser *saved);
+
+/* In the current memory context.  The list ones: all pipelines, ordered by id. */
+extern List *sckpt_catalog_pipelines(void);
+extern SckptPipeline *sckpt_catalog_pipeline(const char *name, bool missing_ok);	/* 42704 */
+extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result);
+/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit. */
+extern void sckpt_catalog_forget(int64 id);
+
+#endif							/* SCKPT_CATALOG_H */

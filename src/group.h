@@ -1,0 +1,57 @@
+/*-------------------------------------------------------------------------
+ *
+ * group.h
+ *		Group keys: hashing, comparing and keeping them flat.
+ *
+ * A key is stored as a bitmap of its non-null columns followed by their values, as in a heap tuple
+ * (short varlena headers, padding by alignment).  Columns of types whose equality is that of their bytes
+ * (btree's "equalimage" support function says so) are hashed and compared as bytes; the others by the
+ * functions of their default hash operator class, with the key's collation.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_GROUP_H
+#define SCKPT_GROUP_H
+
+#include "access/tupdesc.h"
+#include "fmgr.h"
+#include "lib/stringinfo.h"
+
+#include "codec.h"
+#include "query.h"
+
+typedef struct SckptGroupColumn
+{
+	int16		length;
+	bool		by_value;
+	char		align;
+	bool		image;			/* equal means equal bytes */
+	Oid			collation;
+	FmgrInfo	hash;
+	FmgrInfo	equal;
+	SckptCodec	codec;
+} SckptGroupColumn;
+
+typedef struct SckptGroupKey
+{
+	int			ncolumns;
+	int			bitmap_bytes;
+	TupleDesc	desc;
+	SckptGroupColumn *columns;
+} SckptGroupKey;
+
+extern SckptGroupKey *sckpt_group_key_create(SckptQuery *query, MemoryContext context);
+/*
+ * Hash of a key.  values[] of variable length that are compressed or out of line are replaced by flat ones palloc'd in the
+ * current context, which the functions below need.
+ */
+extern uint32 sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls);
+/* Is the stored key this one? */
+extern bool sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *values, const bool *nulls);
+extern Size sckpt_group_key_size(SckptGroupKey *key, Datum *values, bool *nulls);
+/* Store into zeroed MAXALIGNed + `offset` bytes; see sckpt_group_key_size. */
+extern void sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nulls);
+/* By-reference values point into the stored bytes. */
+extern void sckpt_group_key_load(SckptGroupKey *key, const char *stored, Datum *values, bool *nulls);
+
+#endif							/* SCKPT_GROUP_H */

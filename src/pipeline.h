@@ -1,0 +1,18 @@
+/*-------------------------------------------------------------------------
+ *
+ * pipeline.h
+ *		What pipelines' SQL functions share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_PIPELINE_H
+#define SCKPT_PIPELINE_H
+
+#include "catalog.h"
+
+/* May the current user see (as owner, member of its role, or pg_read_all_stats) or change (owner or member) what this role owns? */
+extern bool sckpt_pipeline_visible(Oid owner);
+/* The pipeline, if the current user may change it; 42704, 42501. */
+extern SckptPipeline *sckpt_pipeline_require(const char *name);
+
+#endif							/* SCKPT_PIPELINE_H */

@@ -1,0 +1,230 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.c
+ *		What lives in the main shared memory segment: allocation, look-up and
+ *		wake-ups.
+ *
+ * The arrays are small and searched from the front: look-ups happen once per
+ * transaction or batch, never per row.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+
+#include "settings.h"
+#include "shared.h"
+
+#define LOCK_TRANCHE "stream_ckpt"
+
+SckptShared *sckpt_shared = NULL;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+/* The struct and its three arrays are one piece. */
+static Size
+databases_offset(void)
+{
+	return MAXALIGN(sizeof(SckptShared));
+}
+
+static Size
+pipelines_offset(void)
+{
+	return add_size(databases_offset(), MAXALIGN(mul_size(sckpt_max_databases, sizeof(SckptDatabase))));
+}
+
+static Size
+holds_offset(void)
+{
+	return add_size(pipelines_offset(), MAXALIGN(mul_size(sckpt_max_pipelines, sizeof(SckptPipelineEntry))));
+}
+
+/* A backend has one hold at most, so that they never run out. */
+static Size
+shared_size(void)
+{
+	return add_size(holds_offset(), mul_size(MaxBackends, sizeof(SckptHold)));
+}
+
+static void
+shared_request(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche(LOCK_TRANCHE, 1);
+}
+
+static void
+shared_startup(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	/* After a crash the old pointer leads nowhere. */
+	sckpt_shared = NULL;
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	sckpt_shared = ShmemInitStruct("stream_ckpt", shared_size(), &found);
+	if (!found)
+	{
+		char	   *base = (char *) sckpt_shared;
+
+		memset(base, 0, shared_size());
+		sckpt_shared->lock = &(GetNamedLWLockTranche(LOCK_TRANCHE))->lock;
+		ConditionVariableInit(&sckpt_shared->changed);
+		pg_atomic_init_u64(&sckpt_shared->state_bytes, 0);
+		sckpt_shared->ndatabases = sckpt_max_databases;
+		sckpt_shared->npipelines = sckpt_max_pipelines;
+		sckpt_shared->nholds = MaxBackends;
+		sckpt_shared->databases = (SckptDatabase *) (base + databases_offset());
+		sckpt_shared->pipelines = (SckptPipelineEntry *) (base + pipelines_offset());
+		sckpt_shared->holds = (SckptHold *) (base + holds_offset());
+		for (int i = 0; i < sckpt_shared->ndatabases; i++)
+		{
+			pg_atomic_init_u32(&sckpt_shared->databases[i].wants_rows, 0);
+			pg_atomic_init_u64(&sckpt_shared->databases[i].synced, 0);
+			pg_atomic_init_u64(&sckpt_shared->databases[i].generation, 0);
+		}
+		for (int i = 0; i < sckpt_shared->npipelines; i++)
+			SpinLockInit(&sckpt_shared->pipelines[i].mutex);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+sckpt_shared_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = shared_request;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = shared_startup;
+}
+
+void
+sckpt_shared_require(void)
+{
+	if (sckpt_shared == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream_ckpt must be loaded via shared_preload_libraries"),
+				 errhint("Add stream_ckpt to shared_preload_libraries in postgresql.conf, and restart the server.")));
+}
+
+SckptDatabase *
+sckpt_shared_find_database(Oid database)
+{
+	for (int i = 0; i < sckpt_shared->ndatabases; i++)
+	{
+		if (sckpt_shared->databases[i].oid == database)
+			return &sckpt_shared->databases[i];
+	}
+	return NULL;
+}
+
+SckptDatabase *
+sckpt_shared_get_database(Oid database)
+{
+	SckptDatabase *entry = sckpt_shared_find_database(database);
+
+	if (entry == NULL && (entry = sckpt_shared_find_database(InvalidOid)) != NULL)
+	{
+		/* The generation only has to rise: it stays. */
+		entry->oid = database;
+		entry->worker_pid = 0;
+		entry->worker_latch = NULL;
+		entry->blocked_by = 0;
+		entry->wanted = false;
+		entry->confirmed = false;
+		entry->last_end = SCKPT_END_NONE;
+		entry->error[0] = '\0';
+		entry->read_lsn = InvalidXLogRecPtr;
+		entry->restart_lsn = InvalidXLogRecPtr;
+	}
+	return entry;
+}
+
+void
+sckpt_shared_release_database(SckptDatabase *database)
+{
+	if (database->worker_pid == 0 && database->blocked_by == 0 && !database->wanted &&
+		database->last_end == SCKPT_END_NONE && database->error[0] == '\0')
+		database->oid = InvalidOid;
+}
+
+SckptPipelineEntry *
+sckpt_shared_find_pipeline(Oid database, int64 id)
+{
+	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	{
+		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
+
+		if (entry->database == database && entry->id == id)
+			return entry;
+	}
+	return NULL;
+}
+
+/*
+ * The worker of a busy database is woken by every commit, so that case makes
+ * do with a shared lock.  The launcher is woken only by the first who asks:
+ * while a failing worker waits for its back-off to end, it shall sleep.
+ */
+void
+sckpt_shared_wake(Oid database, bool changed)
+{
+	SckptDatabase *entry;
+	bool		done = false;
+
+	if (sckpt_shared == NULL || !OidIsValid(database))
+		return;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_database(database);
+	if (entry)
+	{
+		if (changed)
+			pg_atomic_fetch_add_u64(&entry->generation, 1);
+		if (entry->worker_pid != 0)
+		{
+			/* It may be about to exit because it found nothing to do; but it knows what it did itself. */
+			if (changed && entry->worker_pid != MyProcPid)
+				entry->wanted = true;
+			if (changed || pg_atomic_exchange_u32(&entry->wants_rows, 0) == 1)
+				SetLatch(entry->worker_latch);
+		}
+		done = entry->worker_pid != 0 || entry->wanted;
+	}
+	LWLockRelease(sckpt_shared->lock);
+	if (done)
+		return;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_get_database(database);
+	if (entry == NULL)
+		sckpt_shared->database_refused = true;
+	else
+	{
+		entry->wanted = true;
+		if (entry->worker_pid != 0)
+			SetLatch(entry->worker_latch);
+	}
+	if (sckpt_shared->launcher_latch)
+		SetLatch(sckpt_shared->launcher_latch);
+	LWLockRelease(sckpt_shared->lock);
+}
+
+void
+sckpt_shared_broadcast(void)
+{
+	if (sckpt_shared)
+		ConditionVariableBroadcast(&sckpt_shared->changed);
+}

@@ -1,0 +1,156 @@
+/*-------------------------------------------------------------------------
+ *
+ * shared.h
+ *		What lives in the main shared memory segment: the databases with
+ *		streams and their workers, live counters of pipelines, holds on the log.
+ *
+ * Locking.  sckpt_shared->lock (an LWLock) protects which entry of an array
+ * belongs to whom, and every field not said otherwise.  It is held for a few
+ * instructions, never across an ereport, an allocation, a catalog access or
+ * a wait.  A pipeline entry's counters are written by its worker alone under
+ * the entry's spinlock, and read by anyone under it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_SHARED_H
+#define SCKPT_SHARED_H
+
+#include "access/xlogdefs.h"
+#include "datatype/timestamp.h"
+#include "port/atomics.h"
+#include "storage/condition_variable.h"
+#include "storage/latch.h"
+#include "storage/lwlock.h"
+#include "storage/spin.h"
+
+#define SCKPT_ERROR_BYTES	512
+
+/* How the last worker of a database ended. */
+typedef enum SckptEnd
+{
+	SCKPT_END_NONE,				/* none has ended since the launcher last looked, or started one */
+	SCKPT_END_DONE,				/* exit code 0: nothing to do in this database */
+	SCKPT_END_FAILED,			/* any other exit code */
+	SCKPT_END_BLOCKED			/* stopped, or kept from starting, by blocked_by */
+} SckptEnd;
+
+/*
+ * A database that has, or may have, a worker.  The launcher makes and frees
+ * entries; the worker fills in what is its own.
+ */
+typedef struct SckptDatabase
+{
+	Oid			oid;			/* InvalidOid: free entry */
+	int			worker_pid;		/* 0: no worker runs */
+	Latch	   *worker_latch;	/* of that worker */
+	int			blocked_by;		/* pid of a backend whose command needs the database without workers; 0: none */
+	bool		wanted;			/* somebody asked for a worker since it was last started; set to true under a
+								 * shared lock too */
+	bool		confirmed;		/* the worker has work and stays: it is no probe any more */
+	SckptEnd	last_end;		/* for the launcher */
+	char		error[SCKPT_ERROR_BYTES];	/* why no worker could be started; empty: none */
+	XLogRecPtr	read_lsn;		/* the reader's position; Invalid while there is none */
+	XLogRecPtr	restart_lsn;	/* everything that the reader may still need starts here or later */
+	pg_atomic_uint32 wants_rows;	/* 1: the worker sleeps until a commit with rows wakes it; 0: it looks by itself soon */
+	pg_atomic_uint64 synced;	/* the generation that the worker has taken note of */
+	pg_atomic_uint64 generation;	/* rises when streams or pipelines of the database changed */
+} SckptDatabase;
+
+/*
+ * Keeps the log from `restart_lsn` on, until the transaction of backend `pid` ends: a pipeline
+ * being created is not visible to the worker that moves the slot.
+ */
+typedef struct SckptHold
+{
+	int			pid;			/* 0: free */
+	Oid			database;
+	XLogRecPtr	restart_lsn;
+} SckptHold;
+
+typedef enum SckptStatus
+{
+	SCKPT_STARTING,				/* known, its worker has not loaded it yet */
+	SCKPT_RUNNING,
+	SCKPT_PAUSED,				/* by pause_pipeline() */
+	SCKPT_RESTARTING,			/* failed on something transient; waits for its back-off to end */
+	SCKPT_FAILED				/* stopped on an error; waits for resume_pipeline() or for memory */
+} SckptStatus;
+
+/* Counters of a pipeline, all since its creation unless said. */
+typedef struct SckptCounters
+{
+	int64		rows_in;
+	int64		rows_out;
+	int64		late_rows;
+	int64		dead_letters;
+	int64		restarts;		/* since the server started */
+	int64		state_rows;		/* now */
+	int64		state_bytes;	/* now */
+	double		busy_ms;		/* since the worker started */
+	double		idle_ms;
+} SckptCounters;
+
+/* A pipeline that a worker knows. */
+typedef struct SckptPipelineEntry
+{
+	Oid			database;		/* InvalidOid: free entry */
+	int64		id;
+	slock_t		mutex;			/* protects the rest */
+	Oid			owner;			/* who may see the error */
+	SckptStatus status;
+	int			worker_pid;
+	SckptCounters counters;
+	XLogRecPtr	position;		/* everything committed up to here is in the state */
+	TimestampTz position_time;	/* commit time of the last transaction taken in; 0: none */
+	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
+	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
+	int64		last_checkpoint;
+	int64		trying;			/* checkpoint being taken; 0: none */
+	TimestampTz trying_since;
+	uint64		attempts;		/* checkpoints completed or failed, since the entry was made */
+	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
+} SckptPipelineEntry;
+
+typedef struct SckptShared
+{
+	LWLock	   *lock;
+	int			launcher_pid;	/* 0: none */
+	Latch	   *launcher_latch;
+	bool		database_refused;	/* somebody found no free entry for a database: the launcher asks all again */
+	ConditionVariable changed;	/* broadcast whenever a worker starts or ends, a checkpoint ends, a status changes */
+	pg_atomic_uint64 state_bytes;	/* dynamic shared memory taken for state, in the cluster */
+	int			ndatabases;		/* size of the arrays */
+	int			npipelines;
+	int			nholds;
+	SckptDatabase *databases;
+	SckptPipelineEntry *pipelines;
+	SckptHold  *holds;
+} SckptShared;
+
+/* NULL when the library was not loaded by shared_preload_libraries. */
+extern SckptShared *sckpt_shared;
+
+/* Install shmem_request and shmem_startup hooks; called from _PG_init while preloading. */
+extern void sckpt_shared_init(void);
+/* ereport(ERROR, 55000) unless the library was preloaded. */
+extern void sckpt_shared_require(void);
+
+/* The entry of a database, or NULL.  The caller holds the lock, in either mode. */
+extern SckptDatabase *sckpt_shared_find_database(Oid database);
+/* The same, made if there is none; NULL when the array is full.  Exclusive lock held. */
+extern SckptDatabase *sckpt_shared_get_database(Oid database);
+/* Free an entry, unless something in it still matters to somebody.  Exclusive lock held. */
+extern void sckpt_shared_release_database(SckptDatabase *database);
+/* The entry of a pipeline, or NULL. The caller holds the lock. */
+extern SckptPipelineEntry *sckpt_shared_find_pipeline(Oid database, int64 id);
+
+/*
+ * Ask for a worker for a database (and wake the launcher), or wake the one that runs.
+ * `changed`: its streams or pipelines changed.  Safe in commit callbacks: no errors, no allocation.
+ */
+extern void sckpt_shared_wake(Oid database, bool changed);
+
+/* Wake everyone waiting on sckpt_shared->changed. */
+extern void sckpt_shared_broadcast(void);
+
+#endif							/* SCKPT_SHARED_H */

@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * sink_lookup.h
+ *		Finds the row of a key in a result table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_SINK_LOOKUP_H
+#define SCKPT_SINK_LOOKUP_H
+
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "storage/itemptr.h"
+#include "utils/relcache.h"
+
+typedef struct SckptLookup SckptLookup;
+
+/*
+ * Prepare look-ups by these key columns, in the current memory context, which must outlive them.
+ * `index`: as sckpt_sink_key_index gives it; InvalidOid with nkeys = 0: the table's first row.
+ */
+extern SckptLookup *sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys,
+									  Oid index, EState *estate);
+
+/*
+ * Put the version of the row with the key of `key` into `row` (a slot of the table's own kind, which holds a
+ * pin on its page), if there is one.  It is the newest version at this moment, written by a committed
+ * transaction or by ours, and not being changed by anyone: who does is waited for.  It is not locked.
+ * `hint` is tried first: any tid, valid or not.
+ */
+extern bool sckpt_lookup_find(SckptLookup *lookup, TupleTableSlot *key, ItemPointer hint,
+							  TupleTableSlot *row);
+
+/* Have both rows the same key?  NULL equals NULL. */
+extern bool sckpt_lookup_equal(SckptLookup *lookup, TupleTableSlot *left, TupleTableSlot *right);
+
+/* Is the index unique?  Then it can arbitrate between us and others who insert the same key. */
+extern bool sckpt_lookup_is_unique(SckptLookup *lookup);
+
+extern void sckpt_lookup_close(SckptLookup *lookup);
+
+#endif							/* SCKPT_SINK_LOOKUP_H */

@@ -1,0 +1,253 @@
+/*-------------------------------------------------------------------------
+ *
+ * state.h
+ *		The state store of a stateful operator: a keyed hash table of flat
+ *		entries in dynamic shared memory.
+ *
+ * One store per (pipeline, stage, task), written by one process.  Entries are
+ * addressed by 32-bit references, never by pointers: a reference counts
+ * 8-byte units in an address space of blocks, each of which is one
+ * dsa_allocate()d piece.  The first blocks are small and later ones grow to
+ * nearly 1 MB; a larger piece takes a run of block numbers.  The hash table is 256
+ * open-addressing parts, each doubled on its own, so that no doubling pauses
+ * for long or needs a large contiguous piece.  An entry costs its own bytes
+ * rounded up to 8, and 11 to 21 bytes of hash table.
+ *
+ * Memory of all stores of the cluster is counted in sckpt_shared->state_bytes
+ * and bounded by stream_ckpt.state_memory: past it, ERRCODE_OUT_OF_MEMORY
+ * with the setting's name and the value that is needed.  The area belongs to
+ * the process (dsa_create, never pinned): it goes when the process does, or
+ * when its last store does.
+ *
+ * An entry is
+ *		SckptEntry header | caller's bytes (key and values, flat)
+ * and never moves.  What does not fit an entry lives in chunks of its own
+ * (sckpt_state_alloc), which may be freed and replaced.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_STATE_H
+#define SCKPT_STATE_H
+
+#include "storage/itemptr.h"
+
+/* Reference of an entry or chunk; 0 is none. */
+typedef uint32 SckptRef;
+
+#define SCKPT_NO_REF ((SckptRef) 0)
+#define SCKPT_REF_UNIT 8
+#define SCKPT_BLOCK_BITS 17		/* 2^17 units of 8 bytes = 1 MB per block number */
+
+#define SCKPT_ENTRY_DIRTY		0x01	/* changed since the last completed checkpoint: on the dirty list */
+#define SCKPT_ENTRY_EMITTED		0x02	/* its result row is in the sink */
+#define SCKPT_ENTRY_REWRITE		0x04	/* on the dirty list only to leave an old chunk: its result is unchanged */
+
+typedef struct SckptEntry
+{
+	uint32		hash;
+	SckptRef	next_dirty;		/* neighbours on the dirty list, valid while DIRTY is set */
+	SckptRef	prev_dirty;
+	uint32		chunk;			/* number of the checkpoint chunk with its last stored version; 0: none */
+	uint16		flags;
+	ItemPointerData tid;		/* hint: where its result row was */
+	/* the caller's bytes follow, 8-byte aligned */
+} SckptEntry;
+
+#define SCKPT_ENTRY_HEADER MAXALIGN(sizeof(SckptEntry))
+
+/* A place of the hash table; ref is SCKPT_NO_REF in a free one. */
+typedef struct SckptSlot
+{
+	uint32		hash;
+	SckptRef	ref;
+} SckptSlot;
+
+#define SCKPT_PART_BITS 8
+#define SCKPT_PARTS (1 << SCKPT_PART_BITS)
+
+/* The part of the hash table for one value of the hash's top bits: linear probing, no tombstones. */
+typedef struct SckptPart
+{
+	SckptSlot  *slots;			/* never NULL: an empty part shares one free slot */
+	uint32		mask;			/* number of slots - 1 */
+	uint32		used;
+} SckptPart;
+
+typedef struct SckptState SckptState;
+
+/* Does the entry have the key that the argument describes? */
+typedef bool (*SckptStateEqual) (SckptState *state, SckptEntry *entry, void *arg);
+
+/*
+ * An empty store.  It lives until destroyed, or until `parent` is reset or
+ * deleted, across transactions and their aborts.
+ */
+extern SckptState *sckpt_state_create(MemoryContext parent);
+/* Frees everything at once: the cost is per block, not per entry. */
+extern void sckpt_state_destroy(SckptState *state);
+
+/*
+ * What the inline functions below need of a store: SckptState starts with it.
+ * Nobody else looks into it.
+ */
+typedef struct SckptStateBase
+{
+	char	  **blocks;			/* address of each block number */
+	SckptRef	first_dirty;
+	uint64		ndirty;
+	SckptPart	parts[SCKPT_PARTS];
+} SckptStateBase;
+
+/* Address of a reference, valid in this process until it is freed (blocks never move). */
+static inline void *
+sckpt_state_address(SckptState *state, SckptRef ref)
+{
+	return ((SckptStateBase *) state)->blocks[ref >> SCKPT_BLOCK_BITS] +
+		(Size) (ref & ((1 << SCKPT_BLOCK_BITS) - 1)) * SCKPT_REF_UNIT;
+}
+
+static inline SckptPart *
+sckpt_state_part(SckptState *state, uint32 hash)
+{
+	return &((SckptStateBase *) state)->parts[hash >> (32 - SCKPT_PART_BITS)];
+}
+
+/*
+ * Where the search for a hash starts in its part.  The higher bits are mixed
+ * in so that a store that is given only one residue of the hash (rows routed
+ * to one of several tasks) still uses all slots.
+ */
+static inline uint32
+sckpt_state_home(uint32 hash, uint32 mask)
+{
+	return (hash ^ (hash >> 15)) & mask;
+}
+
+/*
+ * The entries with a hash, one after the other, for a caller that compares
+ * keys without an indirect call.  The table must not change meanwhile.
+ *
+ *		for (ref = sckpt_state_probe(state, hash, &probe);
+ *			 ref != SCKPT_NO_REF;
+ *			 ref = sckpt_state_probe_next(&probe))
+ *			if (has_key(sckpt_state_address(state, ref)))
+ *				break;
+ */
+typedef struct SckptProbe
+{
+	SckptSlot  *slots;
+	uint32		mask;
+	uint32		hash;
+	uint32		at;				/* the slot to look at next */
+} SckptProbe;
+
+static inline SckptRef
+sckpt_state_probe_next(SckptProbe *probe)
+{
+	for (;;)
+	{
+		SckptSlot	slot = probe->slots[probe->at];
+
+		if (slot.ref == SCKPT_NO_REF)
+			return SCKPT_NO_REF;
+		probe->at = (probe->at + 1) & probe->mask;
+		if (slot.hash == probe->hash)
+			return slot.ref;
+	}
+}
+
+static inline SckptRef
+sckpt_state_probe(SckptState *state, uint32 hash, SckptProbe *probe)
+{
+	SckptPart  *part = sckpt_state_part(state, hash);
+
+	probe->slots = part->slots;
+	probe->mask = part->mask;
+	probe->hash = hash;
+	probe->at = sckpt_state_home(hash, part->mask);
+	return sckpt_state_probe_next(probe);
+}
+
+/* The entry with this hash for which `equal` says so, or SCKPT_NO_REF. */
+extern SckptRef sckpt_state_find(SckptState *state, uint32 hash, SckptStateEqual equal, void *arg);
+
+/*
+ * Ask for the cache lines that a later find of this hash will need: first
+ * that of the hash table, then (some rows later, when it has come) that of
+ * the entry.
+ */
+static inline void
+sckpt_state_prefetch(SckptState *state, uint32 hash)
+{
+	SckptPart  *part = sckpt_state_part(state, hash);
+
+	__builtin_prefetch(&part->slots[sckpt_state_home(hash, part->mask)]);
+}
+
+static inline void
+sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
+{
+	SckptProbe	probe;
+	SckptRef	ref = sckpt_state_probe(state, hash, &probe);
+
+	if (ref != SCKPT_NO_REF)
+		__builtin_prefetch(sckpt_state_address(state, ref));
+}
+
+/* Add an entry with `bytes` of zeroed caller's space; the key must not exist.  53200 when memory is out: nothing is changed then. */
+extern SckptRef sckpt_state_insert(SckptState *state, uint32 hash, Size bytes);
+/* Remove an entry, taking it off the dirty list too; `bytes` as inserted.  Never fails. */
+extern void sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes);
+
+/* A chunk of `bytes` (not zeroed), and its release with the same size. 53200 as above. */
+extern SckptRef sckpt_state_alloc(SckptState *state, Size bytes);
+extern void sckpt_state_free(SckptState *state, SckptRef ref, Size bytes);
+/* Bytes that a chunk asked for with `bytes` can really hold. */
+extern Size sckpt_state_capacity(Size bytes);
+
+/* Put an entry on the dirty list unless it is there. */
+static inline void
+sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
+{
+	SckptStateBase *base = (SckptStateBase *) state;
+	SckptEntry *entry = (SckptEntry *) sckpt_state_address(state, ref);
+
+	if (entry->flags & SCKPT_ENTRY_DIRTY)
+		return;
+	entry->flags |= SCKPT_ENTRY_DIRTY;
+	entry->prev_dirty = SCKPT_NO_REF;
+	entry->next_dirty = base->first_dirty;
+	if (base->first_dirty != SCKPT_NO_REF)
+		((SckptEntry *) sckpt_state_address(state, base->first_dirty))->prev_dirty = ref;
+	base->first_dirty = ref;
+	base->ndirty++;
+}
+
+/*
+ * Head of the dirty list, last marked first; entry->next_dirty leads on.  While
+ * walking it, entries may be marked (they are not met) and removed (take
+ * next_dirty before removing the entry at hand).
+ */
+static inline SckptRef
+sckpt_state_first_dirty(SckptState *state)
+{
+	return ((SckptStateBase *) state)->first_dirty;
+}
+
+static inline uint64
+sckpt_state_dirty_count(SckptState *state)
+{
+	return ((SckptStateBase *) state)->ndirty;
+}
+
+/* After a checkpoint's commit: take every entry off the list and clear DIRTY and REWRITE. */
+extern void sckpt_state_clear_dirty(SckptState *state);
+
+/* Walk all entries, in no order; the table must not change meanwhile. *cursor starts at 0; SCKPT_NO_REF at the end. */
+extern SckptRef sckpt_state_next(SckptState *state, uint64 *cursor);
+
+extern uint64 sckpt_state_rows(SckptState *state);
+/* Bytes of dynamic shared memory taken by this store. */
+extern Size sckpt_state_bytes(SckptState *state);
+
+#endif							/* SCKPT_STATE_H */

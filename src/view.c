@@ -1,0 +1,353 @@
+/*-------------------------------------------------------------------------
+ *
+ * view.c
+ *		Waiting for checkpoints, and live counters: what sessions read from
+ *		shared memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
+#include "access/xlogrecovery.h"
+#include "commands/dbcommands.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/builtins.h"
+#include "utils/pg_lsn.h"
+#include "utils/acl.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "pipeline.h"
+#include "settings.h"
+#include "shared.h"
+
+PG_FUNCTION_INFO_V1(stream_ckpt_checkpoint_pipeline);
+PG_FUNCTION_INFO_V1(stream_ckpt_checkpoint_all);
+PG_FUNCTION_INFO_V1(stream_ckpt_pipeline_stats);
+PG_FUNCTION_INFO_V1(stream_ckpt_database_stats);
+
+static const char *const status_names[] = {
+	[SCKPT_STARTING] = "starting",
+	[SCKPT_RUNNING] = "running",
+	[SCKPT_PAUSED] = "paused",
+	[SCKPT_RESTARTING] = "restarting",
+	[SCKPT_FAILED] = "failed",
+};
+
+/* ---- checkpoint() ---- */
+
+/* Everything committed before now is before this, and on disk: asynchronous commits too. */
+static XLogRecPtr
+flush_log(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	/* At the start of a page, the position is behind the page's header, which is not written yet. */
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	XLogFlush(lsn);
+	return lsn;
+}
+
+static bool
+copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request)
+{
+	SckptPipelineEntry *entry;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_pipeline(MyDatabaseId, id);
+	if (entry)
+	{
+		SpinLockAcquire(&entry->mutex);
+		if (entry->requested < request)
+			entry->requested = request;
+		*copy = *entry;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	return entry != NULL;
+}
+
+/* Wake the worker; also tells whether it knows the tables as they are now, and copies why there is none. */
+static bool
+wake_worker(char *error)
+{
+	SckptDatabase *database;
+	bool		synced = false;
+	bool		running = false;
+
+	error[0] = '\0';
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	database = sckpt_shared_find_database(MyDatabaseId);
+	if (database)
+	{
+		running = database->worker_pid != 0;
+		if (running)
+			SetLatch(database->worker_latch);
+		else
+			strlcpy(error, database->error, SCKPT_ERROR_BYTES);
+		synced = running && pg_atomic_read_u64(&database->synced) == pg_atomic_read_u64(&database->generation);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	if (!running && error[0] == '\0')
+		sckpt_shared_wake(MyDatabaseId, false);
+	return synced;
+}
+
+/*
+ * Wait until a checkpoint of the pipeline covers everything before `target`; returns the last checkpoint's id.
+ */
+static int64
+wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz deadline)
+{
+	SckptPipelineEntry entry;
+	char		error[SCKPT_ERROR_BYTES];
+	bool		known;
+	bool		synced;
+
+	ConditionVariablePrepareToSleep(&sckpt_shared->changed);
+	for (;;)
+	{
+		int64		left;
+
+		synced = wake_worker(error);
+		known = copy_entry(pipeline->id, &entry, target);
+		if (known && entry.covered >= target && entry.last_checkpoint > 0)
+			break;
+		if (error[0] != '\0')
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("checkpoint of pipeline \"%s\" cannot be taken", pipeline->name),
+					 errdetail("%s", error)));
+		if (known && synced && (entry.status == SCKPT_FAILED || entry.status == SCKPT_PAUSED))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 entry.status == SCKPT_FAILED ? errmsg("pipeline \"%s\" has failed", pipeline->name)
+					 : errmsg("pipeline \"%s\" is paused", pipeline->name),
+					 entry.error[0] ? errdetail("%s", entry.error) : 0,
+					 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
+
+		left = (deadline - GetCurrentTimestamp()) / 1000;
+		if (left <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("checkpoint of pipeline \"%s\" was not complete at the timeout", pipeline->name),
+					 !known ? errdetail("The pipeline has not been started by a worker yet.") :
+					 entry.error[0] ? errdetail("It is %s: %s", status_names[entry.status], entry.error) :
+					 errdetail("It is %s and has processed the log up to %X/%X; the checkpoint is to cover it up to %X/%X.",
+							   status_names[entry.status], LSN_FORMAT_ARGS(entry.position), LSN_FORMAT_ARGS(target))));
+		(void) ConditionVariableTimedSleep(&sckpt_shared->changed, Min(left, 1000), PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+	}
+	ConditionVariableCancelSleep();
+	return entry.last_checkpoint;
+}
+
+static TimestampTz
+deadline_after(Interval *timeout)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now),
+																   IntervalPGetDatum(timeout)));
+
+	if (deadline < now)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("timeout must not be negative")));
+	return deadline;
+}
+
+/* A wait for ourselves would not end before the timeout. */
+static void
+check_waitable(SckptPipeline *pipeline)
+{
+	if (TransactionIdIsValid(pipeline->created_xid) && TransactionIdIsCurrentTransactionId(pipeline->created_xid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pipeline \"%s\" was created in this transaction", pipeline->name),
+				 errhint("Its first checkpoint is taken after the transaction has committed.")));
+	if (pipeline->error)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pipeline \"%s\" has failed", pipeline->name),
+				 errdetail("%s", pipeline->error),
+				 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
+	if (pipeline->paused)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("pipeline \"%s\" is paused", pipeline->name),
+				 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
+}
+
+Datum
+stream_ckpt_checkpoint_pipeline(PG_FUNCTION_ARGS)
+{
+	TimestampTz deadline = deadline_after(PG_GETARG_INTERVAL_P(1));
+	SckptPipeline *pipeline = sckpt_pipeline_require(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+
+	PreventCommandDuringRecovery("checkpoint()");
+	check_waitable(pipeline);
+	PG_RETURN_INT64(wait_for_checkpoint(pipeline, flush_log(), deadline));
+}
+
+/* How many streams written by pipelines lie between the outside and this one. */
+static int
+chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
+{
+	int			depth = 0;
+	ListCell   *lc;
+
+	if (limit == 0)
+		return 0;
+	foreach(lc, pipelines)
+	{
+		SckptPipeline *other = lfirst(lc);
+
+		if (list_member_oid(pipeline->streams, other->result))
+			depth = Max(depth, 1 + chain_depth(other, pipelines, limit - 1));
+	}
+	return depth;
+}
+
+Datum
+stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
+{
+	TimestampTz deadline = deadline_after(PG_GETARG_INTERVAL_P(0));
+	List	   *pipelines;
+	int			deepest = 0;
+	ListCell   *lc;
+
+	sckpt_shared_require();
+	PreventCommandDuringRecovery("checkpoint()");
+	pipelines = sckpt_catalog_pipelines();
+	for (int depth = 0; depth <= deepest; depth++)
+	{
+		XLogRecPtr	target = flush_log();
+
+		/* All of one depth at once, then wait for each. */
+		for (int pass = 0; pass < 2; pass++)
+		{
+			foreach(lc, pipelines)
+			{
+				SckptPipeline *pipeline = lfirst(lc);
+				SckptPipelineEntry entry;
+				int			at = chain_depth(pipeline, pipelines, list_length(pipelines));
+
+				deepest = Max(deepest, at);
+				if (at != depth || pipeline->paused || pipeline->error ||
+					!has_privs_of_role(GetUserId(), pipeline->owner))
+					continue;
+				if (pass == 0)
+				{
+					check_waitable(pipeline);
+					(void) copy_entry(pipeline->id, &entry, target);
+				}
+				else
+					(void) wait_for_checkpoint(pipeline, target, deadline);
+			}
+		}
+	}
+	PG_RETURN_VOID();
+}
+
+/* ---- Live counters ---- */
+
+Datum
+stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SckptPipelineEntry *copies;
+	int			ncopies = 0;
+	XLogRecPtr	insert;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (sckpt_shared == NULL)
+		return (Datum) 0;
+	insert = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) : GetXLogInsertRecPtr();
+
+	copies = palloc(sckpt_shared->npipelines * sizeof(SckptPipelineEntry));
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	{
+		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
+
+		if (entry->database != MyDatabaseId)
+			continue;
+		SpinLockAcquire(&entry->mutex);
+		copies[ncopies++] = *entry;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+
+	for (int i = 0; i < ncopies; i++)
+	{
+		SckptPipelineEntry *entry = &copies[i];
+		Datum		values[16];
+		bool		nulls[16] = {false};
+		int			n = 0;
+		XLogRecPtr	position = Max(entry->position, entry->covered);
+
+		values[n++] = Int64GetDatum(entry->id);
+		values[n++] = CStringGetTextDatum(status_names[entry->status]);
+		nulls[n] = entry->error[0] == '\0' || !sckpt_pipeline_visible(entry->owner);
+		values[n] = nulls[n] ? (Datum) 0 : CStringGetTextDatum(entry->error);
+		n++;
+		nulls[n] = entry->worker_pid == 0;
+		values[n++] = Int32GetDatum(entry->worker_pid);
+		values[n++] = LSNGetDatum(entry->position);
+		nulls[n] = entry->position_time == 0;
+		values[n++] = TimestampTzGetDatum(entry->position_time);
+		values[n++] = Int64GetDatum(insert > position ? (int64) (insert - position) : 0);
+		values[n++] = Int64GetDatum(entry->counters.rows_in);
+		values[n++] = Int64GetDatum(entry->counters.rows_out);
+		values[n++] = Int64GetDatum(entry->counters.late_rows);
+		values[n++] = Int64GetDatum(entry->counters.dead_letters);
+		values[n++] = Int64GetDatum(entry->counters.restarts);
+		values[n++] = Int64GetDatum(entry->counters.state_rows);
+		values[n++] = Int64GetDatum(entry->counters.state_bytes);
+		values[n++] = Float8GetDatum(entry->counters.busy_ms);
+		values[n++] = Float8GetDatum(entry->counters.idle_ms);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+Datum
+stream_ckpt_database_stats(PG_FUNCTION_ARGS)
+{
+	TupleDesc	desc;
+	Datum		values[5];
+	bool		nulls[5] = {true, true, true, true, true};
+	SckptDatabase copy = {0};
+
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	if (sckpt_shared)
+	{
+		SckptDatabase *database;
+
+		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+		database = sckpt_shared_find_database(MyDatabaseId);
+		if (database)
+			copy = *database;
+		LWLockRelease(sckpt_shared->lock);
+		nulls[0] = copy.worker_pid == 0;
+		values[0] = Int32GetDatum(copy.worker_pid);
+		nulls[1] = copy.error[0] == '\0';
+		values[1] = CStringGetTextDatum(copy.error);
+		nulls[2] = nulls[3] = copy.read_lsn == InvalidXLogRecPtr;
+		values[2] = LSNGetDatum(copy.read_lsn);
+		values[3] = LSNGetDatum(copy.restart_lsn);
+		nulls[4] = false;
+		values[4] = Int64GetDatum((int64) pg_atomic_read_u64(&sckpt_shared->state_bytes));
+	}
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
