@@ -290,7 +290,12 @@ append_row(StreamInsert *insert, TupleTableSlot *slot)
 		MAXALIGN(sizeof(SckptRecordHeader)) > SCKPT_RECORD_MAX_BYTES)
 		flush_large_row(insert);
 	else if (insert->used >= SCKPT_RECORD_TARGET_BYTES)
+	{
 		flush_rows(insert);
+
+		/* Much is coming: the worker can read along, and has it at hand when we commit. */
+		sckpt_shared_wake(MyDatabaseId, false);
+	}
 
 	if (values == insert->values)
 		MemoryContextReset(insert->row_context);

@@ -645,15 +645,10 @@ take_checkpoints(SckptPosition *position)
 		if (requested != InvalidXLogRecPtr && position->end < requested)
 			requested = InvalidXLogRecPtr;	/* not there yet */
 
-		/* While the reader is behind what the task has, the task's own position holds. */
-		if (task->def->position > position->commit)
-		{
-			if (task->changed)
-				elog(ERROR, "pipeline \"%s\" has changed behind its position", task->def->name);
-		}
-		else if (task->changed &&
-				 (task->checkpoint_at <= now || task->pending_bytes > PENDING_BYTES ||
-				  (requested != InvalidXLogRecPtr && task->waiting[0] == '\0')))
+		/* While the reader is behind what the task has, nothing can have happened to it. */
+		if (task->def->position <= position->commit && task->changed &&
+			(task->checkpoint_at <= now || task->pending_bytes > PENDING_BYTES ||
+			 (requested != InvalidXLogRecPtr && task->waiting[0] == '\0')))
 		{
 			int64		before = task->def->last_checkpoint;
 
