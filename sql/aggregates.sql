@@ -6,7 +6,9 @@ CREATE SCHEMA live;
 CREATE SCHEMA oracle;
 CREATE TABLE oracle.s (g int, i2 int2, i4 int4, i8 int8, f4 float4, f8 float8, n numeric, t text, b bool, d date, ts timestamptz,
                        iv interval, m money, bits bit(8), ip inet, lsn pg_lsn, r int4range, arr int[]);
-CREATE FOREIGN TABLE live.s (LIKE oracle.s) SERVER stream_ckpt;
+SELECT format('CREATE FOREIGN TABLE live.s (%s) SERVER stream_ckpt', string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)) AS ddl
+FROM pg_attribute WHERE attrelid = 'oracle.s'::regclass AND attnum > 0 \gset
+:ddl;
 CREATE AGGREGATE public.product (float8) (sfunc = float8mul, stype = float8, initcond = '1');
 CREATE FUNCTION public.keep_first(anyelement, anyelement) RETURNS anyelement LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1';
 CREATE AGGREGATE public.first (anyelement) (sfunc = public.keep_first, stype = anyelement);

@@ -37,13 +37,13 @@ SELECT stream_ckpt.checkpoint();
 SELECT * FROM large_by_key WHERE k = 'paused';
 
 -- a circle would never end; a stream that is written to stays
-CREATE FUNCTION try(command text, OUT sqlstate text, OUT message text, OUT hint text)
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
     RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 END $$;
 SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k || ''='' || v AS line FROM large', sink => 'raw')$$)).*;
 SELECT (try($$SELECT stream_ckpt.create_pipeline('self', 'SELECT k, v FROM large', sink => 'large')$$)).*;
@@ -56,7 +56,7 @@ SELECT stream_ckpt.create_pipeline('nulls', $$SELECT nullif(line, 'bad') AS k FR
 INSERT INTO raw VALUES ('good');
 SELECT stream_ckpt.checkpoint();
 INSERT INTO raw VALUES ('bad'), ('good');
-SELECT (try($$SELECT stream_ckpt.checkpoint('nulls', '10 s')$$)).sqlstate <> '00000' AS stopped;
+SELECT (try($$SELECT stream_ckpt.checkpoint('nulls', '10 s')$$)).code <> '00000' AS stopped;
 SELECT status FROM stream_ckpt.pipelines WHERE pipeline = 'nulls';
 SELECT stream_ckpt.checkpoint('by_key') > 0 AS done;
 SELECT * FROM by_key WHERE k = 'good';

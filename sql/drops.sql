@@ -6,13 +6,13 @@ CREATE SCHEMA drops;
 SET search_path = drops;
 CREATE FUNCTION left_behind(OUT streams bigint, OUT pipelines bigint, OUT checkpoints bigint) LANGUAGE sql AS
     'SELECT (SELECT count(*) FROM stream_ckpt.streams), (SELECT count(*) FROM stream_ckpt.pipelines), (SELECT count(*) FROM stream_ckpt.checkpoints)';
-CREATE FUNCTION try(command text, OUT sqlstate text, OUT message text, OUT hint text)
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
     RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 END $$;
 SELECT stream_ckpt.create_stream('s', 'a int');
 SELECT stream_ckpt.create_pipeline('p', 'SELECT a, count(*) AS n FROM s GROUP BY a');

@@ -7,13 +7,13 @@ CREATE ROLE regress_sckpt_other;
 CREATE ROLE regress_sckpt_member IN ROLE regress_sckpt_owner;
 CREATE ROLE regress_sckpt_stats IN ROLE pg_read_all_stats;
 CREATE SCHEMA priv;
-CREATE FUNCTION priv.try(command text, OUT sqlstate text, OUT message text)
+CREATE FUNCTION priv.try(command text, OUT code text, OUT message text)
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
     RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
 END $$;
 SET search_path = priv;
 GRANT USAGE ON SCHEMA priv TO PUBLIC;
@@ -125,7 +125,7 @@ SELECT stream_ckpt.checkpoint('looks_up') > 0 AS done;
 RESET ROLE;
 REVOKE SELECT ON dim FROM regress_sckpt_owner;
 INSERT INTO s VALUES ('x', 2);
-SELECT (try($$SELECT stream_ckpt.checkpoint('looks_up', '10 s')$$)).sqlstate <> '00000' AS stopped;
+SELECT (try($$SELECT stream_ckpt.checkpoint('looks_up', '10 s')$$)).code <> '00000' AS stopped;
 SELECT status, error FROM stream_ckpt.pipelines WHERE pipeline = 'looks_up';
 GRANT SELECT ON dim TO regress_sckpt_owner;
 SELECT stream_ckpt.resume_pipeline('looks_up');
@@ -134,7 +134,7 @@ SELECT count(*) FROM looks_up;
 
 -- the columns argument is a list of columns, nothing more
 SET ROLE regress_sckpt_owner;
-SELECT (try($$SELECT stream_ckpt.create_stream('x', 'a int) SERVER stream_ckpt; DROP TABLE priv.p; --')$$)).sqlstate;
+SELECT (try($$SELECT stream_ckpt.create_stream('x', 'a int) SERVER stream_ckpt; DROP TABLE priv.p; --')$$)).code;
 SELECT count(*) FROM p;
 RESET ROLE;
 

@@ -4,13 +4,13 @@ CREATE EXTENSION IF NOT EXISTS stream_ckpt;
 RESET client_min_messages;
 CREATE SCHEMA sinks;
 SET search_path = sinks;
-CREATE FUNCTION try(command text, OUT sqlstate text, OUT message text, OUT hint text)
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
     RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 END $$;
 SELECT stream_ckpt.create_stream('s', 'k text, v int');
 
@@ -92,7 +92,7 @@ SELECT stream_ckpt.create_pipeline('narrow', 'SELECT k, v FROM s', sink => 'log'
 INSERT INTO s VALUES ('abc', 1);
 SELECT stream_ckpt.checkpoint('narrow') > 0 AS done;
 INSERT INTO s VALUES ('def', 2), ('abcd', 3);
-SELECT (try($$SELECT stream_ckpt.checkpoint('narrow', '10 s')$$)).sqlstate <> '00000' AS stopped;
+SELECT (try($$SELECT stream_ckpt.checkpoint('narrow', '10 s')$$)).code <> '00000' AS stopped;
 SELECT status, error FROM stream_ckpt.pipelines WHERE pipeline = 'narrow';
 SELECT count(*) FROM log WHERE k = 'def';
 INSERT INTO s VALUES ('ghi', 4);

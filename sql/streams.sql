@@ -4,13 +4,13 @@ CREATE EXTENSION IF NOT EXISTS stream_ckpt;
 RESET client_min_messages;
 CREATE SCHEMA streams;
 SET search_path = streams;
-CREATE FUNCTION try(command text, OUT sqlstate text, OUT message text, OUT hint text)
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text)
 LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
-    RAISE EXCEPTION 'no error' USING ERRCODE = '00000', HINT = '';
+    RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS sqlstate = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 END $$;
 
 -- two ways to the same thing

@@ -23,6 +23,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
+#include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
@@ -51,6 +52,7 @@
 #include "launcher.h"
 #include "shared.h"
 #include "slot.h"
+#include "stream.h"
 
 /* What drops need to know of the utility command that they are part of. */
 typedef struct Command
@@ -602,6 +604,25 @@ prepare_stream(CreateForeignTableStmt *stmt)
 	sckpt_hook_wake_at_commit(true);
 }
 
+/* What a stream's options say must fit its columns. */
+static void
+check_stream(Node *stmt)
+{
+	RangeVar   *relation = NULL;
+	Oid			relid;
+
+	if (IsA(stmt, CreateForeignTableStmt))
+		relation = ((CreateForeignTableStmt *) stmt)->base.relation;
+	else if (IsA(stmt, AlterTableStmt) && ((AlterTableStmt *) stmt)->objtype == OBJECT_FOREIGN_TABLE)
+		relation = ((AlterTableStmt *) stmt)->relation;
+	if (relation == NULL)
+		return;
+	CommandCounterIncrement();
+	relid = RangeVarGetRelid(relation, NoLock, true);
+	if (OidIsValid(relid) && sckpt_catalog_is_stream(relid))
+		sckpt_stream_check_options(relid);
+}
+
 static void
 run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -678,6 +699,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	}
 	else
 		run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
+	check_stream(stmt);
 }
 
 void

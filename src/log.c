@@ -506,7 +506,7 @@ read_place(SckptLog *log, TransactionId xid, XLogRecPtr lsn)
 	LogReader  *reader = &log->place_reader;
 	MemoryContext old_context;
 	char	   *payload;
-	uint32		len;
+	uint32		len = 0;
 
 	if (reader->context == NULL)
 		reader_open(log, reader);

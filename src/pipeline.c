@@ -125,24 +125,6 @@ interval_text(Interval *interval)
 	return DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(interval)));
 }
 
-static void
-check_event_time(Oid stream, const char *column)
-{
-	AttrNumber	attnum = get_attnum(stream, column);
-	Oid			type;
-
-	if (attnum <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of stream \"%s\" does not exist", column, get_rel_name(stream))));
-	type = getBaseType(get_atttype(stream, attnum));
-	if (type != TIMESTAMPTZOID && type != TIMESTAMPOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("event_time column \"%s\" of stream \"%s\" must be of type timestamp with time zone or timestamp, not %s",
-						column, get_rel_name(stream), format_type_be(type))));
-}
-
 Datum
 stream_ckpt_create_stream(PG_FUNCTION_ARGS)
 {
@@ -153,7 +135,6 @@ stream_ckpt_create_stream(PG_FUNCTION_ARGS)
 	List	   *statements;
 	CreateForeignTableStmt *statement;
 	PlannedStmt *wrapper;
-	Oid			relid;
 
 	sckpt_shared_require();
 	require_argument(fcinfo, 0, "name");
@@ -202,10 +183,7 @@ stream_ckpt_create_stream(PG_FUNCTION_ARGS)
 	ProcessUtility(wrapper, sql, false, PROCESS_UTILITY_QUERY, NULL, NULL, None_Receiver, NULL);
 	CommandCounterIncrement();
 
-	relid = RangeVarGetRelid(relation, NoLock, false);
-	if (!PG_ARGISNULL(2))
-		check_event_time(relid, NameStr(*PG_GETARG_NAME(2)));
-	PG_RETURN_OID(relid);
+	PG_RETURN_OID(RangeVarGetRelid(relation, NoLock, false));
 }
 
 Datum
@@ -231,7 +209,8 @@ refuse_option(const char *option, const char *value)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s => %s is not supported yet", option, value)));
+			 errmsg("%s => %s is not supported yet", option, value),
+			 errhint("Leave the argument out.")));
 }
 
 static void
@@ -305,6 +284,11 @@ create_result(RangeVar *relation, SckptQuery *query)
 	StringInfoData keys;
 	Oid			relid;
 
+	if (isAnyTempNamespace(namespace))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a temporary table cannot be the result of a pipeline"),
+				 errhint("The pipeline's worker could not see it. Name another schema.")));
 	if (OidIsValid(get_relname_relid(relation->relname, namespace)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -373,10 +357,14 @@ leads_to(Oid sink, Oid stream, List **visited)
 static void
 check_sink(Oid sink, SckptQuery *query)
 {
-	Relation	rel = table_open(sink, RowExclusiveLock);
+	Relation	rel = try_table_open(sink, RowExclusiveLock);
 	List	   *visited = NIL;
 	AttrNumber *keys = palloc(Max(1, query->nkeys) * sizeof(AttrNumber));
 
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u, the sink, does not exist", sink)));
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

@@ -23,6 +23,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/parse_agg.h"
+#include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
@@ -215,7 +216,7 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 		{
 			found = sckpt_catalog_is_stream(rte->relid);
 			if (found && rte->tablesample)
-				refuse("TABLESAMPLE on a stream", NULL);
+				refuse("TABLESAMPLE on a stream", "Use WHERE random() < fraction.");
 		}
 		else if (rte->rtekind == RTE_SUBQUERY)
 			found = find_in_query(rte->subquery, use);
@@ -230,7 +231,7 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 				if (strcmp(cte->ctename, rte->ctename) == 0 && contains_stream(cte->ctequery))
 				{
 					if (cte->cterefcount > 1)
-						refuse("a WITH query over a stream that is used more than once", NULL);
+						refuse("a WITH query over a stream that is used more than once", "Create a pipeline for each use.");
 					found = find_in_query(castNode(Query, cte->ctequery), use);
 				}
 			}
@@ -246,7 +247,7 @@ check_level(Query *query)
 	if (query->setOperations)
 		refuse("UNION, INTERSECT or EXCEPT over a stream", "Create one pipeline for each part.");
 	if (query->hasDistinctOn)
-		refuse("DISTINCT ON", NULL);
+		refuse("DISTINCT ON", "Use GROUP BY with the same columns and aggregates for the others.");
 	if (query->distinctClause)
 		refuse("SELECT DISTINCT", "Use GROUP BY with the same columns.");
 	if (query->hasWindowFuncs || query->windowClause)
@@ -256,11 +257,11 @@ check_level(Query *query)
 	if (query->sortClause)
 		refuse("ORDER BY", "Order the rows in a query over the result table.");
 	if (query->rowMarks)
-		refuse("FOR UPDATE or FOR SHARE", NULL);
+		refuse("FOR UPDATE or FOR SHARE", "Leave the clause out: a pipeline only reads the tables it joins.");
 	if (query->hasRecursive)
-		refuse("WITH RECURSIVE", NULL);
+		refuse("WITH RECURSIVE", "Use it in a query over the result table.");
 	if (query->hasModifyingCTE)
-		refuse("a data-modifying statement in WITH", NULL);
+		refuse("a data-modifying statement in WITH", "Write the result into a sink; a trigger there can do the rest.");
 	if (query->groupingSets)
 		refuse("GROUPING SETS, ROLLUP or CUBE", "Create one pipeline for each grouping.");
 }
@@ -292,7 +293,7 @@ collect_calls(Node *node, GroupContext *context)
 		refuse("a sub-select in the target list or HAVING of a grouped query",
 			   "Join the result with the table in a view.");
 	if (IsA(node, GroupingFunc))
-		refuse("GROUPING()", NULL);
+		refuse("GROUPING()", "Create one pipeline for each grouping.");
 	if (IsA(node, Aggref))
 	{
 		ListCell   *lc;
@@ -536,16 +537,18 @@ sckpt_query_analyze(const char *text)
 	 * row-level security and changed views take effect when it is planned.
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
+	if (isQueryUsingTempRelation(query))
+		refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));
 	if (list_length(rewritten) != 1)
-		refuse("a query that a rule turns into several", NULL);
+		refuse("a query that a rule turns into several", "Select from the tables below the view with that rule.");
 	expanded = linitial_node(Query, rewritten);
 	if (expanded->commandType != CMD_SELECT)
-		refuse("a query that a rule turns into another command", NULL);
+		refuse("a query that a rule turns into another command", "Select from the tables below the view with that rule.");
 
 	check_level(expanded);
 	if (query->targetList == NIL)
-		refuse("a query without columns", NULL);
+		refuse("a query without columns", "Select at least one column.");
 	count_streams((Node *) expanded, &use);
 	if (use.count == 0)
 		ereport(ERROR,

@@ -24,7 +24,7 @@ int			sckpt_checkpoint_interval = 1000;
 int			sckpt_checkpoint_timeout = 10 * 60 * 1000;
 char	   *sckpt_fault = NULL;
 int			sckpt_lock_timeout = 5000;
-int			sckpt_log_memory_limit = 64 * 1024;
+int			sckpt_log_memory_limit = 8 * 1024;
 int			sckpt_max_databases = 64;
 int			sckpt_max_lag = 0;
 int			sckpt_max_pipelines = 1024;
@@ -74,8 +74,8 @@ sckpt_settings_init(void)
 							5000, 1, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.log_memory",
 							"Memory of a log reader for rows of open transactions.",
-							"Larger transactions are read a second time at their commit.", &sckpt_log_memory_limit,
-							64 * 1024, 1024, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+							"Larger transactions are read a second time at their commit, which is cheap while the log is in the page cache.", &sckpt_log_memory_limit,
+							8 * 1024, 64, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.max_lag",
 							"Producers wait while a pipeline is further behind than this much log; 0 is never.",
 							NULL, &sckpt_max_lag,

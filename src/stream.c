@@ -23,6 +23,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
+#include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "executor/executor.h"
 #include "foreign/fdwapi.h"
@@ -153,6 +154,35 @@ stream_ckpt_fdw_validator(PG_FUNCTION_ARGS)
 				 : errhint("Options belong to streams, not to the server or the wrapper.")));
 	}
 	PG_RETURN_VOID();
+}
+
+void
+sckpt_stream_check_options(Oid stream)
+{
+	ListCell   *lc;
+
+	foreach(lc, GetForeignTable(stream)->options)
+	{
+		DefElem    *def = lfirst(lc);
+		const char *column;
+		AttrNumber	attnum;
+		Oid			type;
+
+		if (strcmp(def->defname, "event_time") != 0)
+			continue;
+		column = defGetString(def);
+		attnum = get_attnum(stream, column);
+		if (attnum <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("event_time column \"%s\" of stream \"%s\" does not exist", column, get_rel_name(stream))));
+		type = getBaseType(get_atttype(stream, attnum));
+		if (type != TIMESTAMPTZOID && type != TIMESTAMPOID)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("event_time column \"%s\" of stream \"%s\" must be of type timestamp with time zone or timestamp, not %s",
+							column, get_rel_name(stream), format_type_be(type))));
+	}
 }
 
 /* ---- Inserting ---- */
@@ -391,6 +421,8 @@ stream_insert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleT
 	/* The executor leaves constraints of foreign tables to the wrapper. */
 	if (rinfo->ri_RelationDesc->rd_att->constr)
 		ExecConstraints(rinfo, slot, estate);
+	if (rinfo->ri_RelationDesc->rd_rel->relispartition && rinfo->ri_RootResultRelInfo == NULL)
+		ExecPartitionCheck(rinfo, slot, estate, true);
 
 	slot_getallattrs(slot);
 	old = MemoryContextSwitchTo(insert->row_context);

@@ -21,4 +21,7 @@ extern void sckpt_stream_arm(SckptScan *scan);
 /* 42P01 unless this is a stream. */
 extern void sckpt_stream_require(Oid relid, const char *name);
 
+/* Do the options fit the columns?  42703, 42804. */
+extern void sckpt_stream_check_options(Oid stream);
+
 #endif							/* SCKPT_STREAM_H */

@@ -78,8 +78,11 @@ sub start_again
 {
 	my ($node) = @_;
 
-	wait_for('the server to start',
-		sub { return $node->start(fail_ok => 1) }, 120);
+	wait_for('the server to start', sub {
+		# a start that failed leaves the pid of the file that it found
+		undef $node->{_pid};
+		return $node->start(fail_ok => 1);
+	}, 120);
 	return;
 }
 

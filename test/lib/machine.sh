@@ -138,10 +138,10 @@ machine_build()
     mkdir "$made"
     tar -C "$top" --exclude=.git --exclude='*.o' --exclude='*.so' --exclude='*.bc' \
         --exclude=test/demo/data -cf - . | tar -C "$made" --no-same-owner -xf -
-    make -C "$made" -j"$(nproc)" with_llvm=no ${1:+PG_CFLAGS="-std=gnu99 $1"} >"$log" 2>&1 ||
+    make -s -C "$made" -j"$(nproc)" with_llvm=no ${1:+PG_CFLAGS="-std=gnu99 $1"} >"$log" 2>&1 ||
         { cat "$log" >&2; die "the build failed"; }
     [ -w "$("$PG_CONFIG" --pkglibdir)" ] && sudo=
-    $sudo make -C "$made" with_llvm=no install >"$log" 2>&1 ||
+    $sudo make -s -C "$made" with_llvm=no install >"$log" 2>&1 ||
         { cat "$log" >&2; die "make install failed"; }
     [ "$(id -u)" != 0 ] || chown -R postgres: "$made"
 }
