@@ -100,6 +100,7 @@ typedef struct Call
 	FmgrInfo	final;
 	FmgrInfo	serialize;
 	FmgrInfo	deserialize;
+	FmgrInfo	combine;		/* fn_oid is invalid: none */
 	Oid			collation;
 	bool		result_by_value;
 	int16		result_length;
@@ -330,12 +331,6 @@ aggregate_end_batch(SckptOperator *operator)
 	ReScanExprContext(agg->agg_state->curaggcontext);
 }
 
-static Size
-aggregate_memory(SckptOperator *operator)
-{
-	return MemoryContextMemAllocated(((Aggregate *) operator)->context, true);
-}
-
 /* ---- Consuming rows ---- */
 
 /* Add an entry for the key at hand, with every aggregate's initial value. */
@@ -393,7 +388,7 @@ store_object(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue
 
 	if (isnull)
 	{
-		if (live && !call->internal && !(*flags & VALUE_NULL))
+		if (live && live->value && !call->internal && !(*flags & VALUE_NULL))
 			DeleteExpandedObject(live->value);
 		if (live)
 			live->value = (Datum) 0;
@@ -419,16 +414,18 @@ store_object(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue
 		return;
 	}
 
-	if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)))
+	/*
+	 * As nodeAgg.c: an expanded object that the function made in the aggregate context is ours; any other one is somebody
+	 * else's to free (PL/pgSQL's, say), and copied flat.
+	 */
+	if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)) &&
+		MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == agg->live_context)
 	{
-		Datum		kept = MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == agg->live_context
-			? new : TransferExpandedObject(new, agg->live_context);
-
 		if (live == NULL)
 			live = add_live(agg, ref, index, value);
-		else if (!(*flags & VALUE_NULL) && live->value && live->value != kept)
+		else if (!(*flags & VALUE_NULL) && live->value && live->value != new)
 			DeleteExpandedObject(live->value);
-		live->value = kept;
+		live->value = new;
 		live->changed = true;
 	}
 	else
@@ -547,6 +544,99 @@ aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
+}
+
+/* Add another aggregate's transition value to one of ours. */
+static void
+combine_value(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, Aggregate *other, SckptRef other_ref,
+			  SckptEntry *other_entry)
+{
+	Call	   *call = &agg->calls[index];
+	AggregateValue *value = &entry_values(entry)[index];
+	uint8	   *flags = &entry_flags(agg, entry)[index];
+	AggregateValue *other_value = &entry_values(other_entry)[index];
+	bool		other_null = (entry_flags(other, other_entry)[index] & VALUE_NULL) != 0;
+	Datum		input = other_null ? (Datum) 0 : current_value(other, call, index, other_ref, other_value);
+	Datum		old;
+	Datum		new;
+	LOCAL_FCINFO(fcinfo, 2);
+
+	if (call->combine.fn_strict)
+	{
+		if (other_null)
+			return;
+		if (*flags & VALUE_NULL)
+		{
+			/* Not internal: those have no strict combine functions without an initial value. */
+			if (call->by_value)
+				value->value = input;
+			else
+				set_flat(agg, call, value, input);
+			*flags = 0;
+			return;
+		}
+	}
+	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
+	fcinfo->args[0].isnull = (*flags & VALUE_NULL) != 0;
+	old = fcinfo->args[0].isnull ? (Datum) 0 : current_value(agg, call, index, ref, value);
+	fcinfo->args[0].value = old;
+	fcinfo->args[1].value = input;
+	fcinfo->args[1].isnull = other_null;
+	new = FunctionCallInvoke(fcinfo);
+	if (call->by_value && !call->internal)
+	{
+		value->value = new;
+		*flags = fcinfo->isnull ? VALUE_NULL : 0;
+	}
+	else
+		store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+}
+
+static void
+aggregate_merge(SckptOperator *operator, SckptOperator *source)
+{
+	Aggregate  *agg = (Aggregate *) operator;
+	Aggregate  *other = (Aggregate *) source;
+	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	Datum	   *values = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(Datum));
+	bool	   *nulls = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(bool));
+	uint64		cursor = 0;
+	SckptRef	other_ref;
+
+	agg->key_values = values;
+	agg->key_nulls = nulls;
+	while ((other_ref = sckpt_state_next(source->state, &cursor)) != SCKPT_NO_REF)
+	{
+		SckptEntry *other_entry = sckpt_state_address(source->state, other_ref);
+		SckptRef	ref;
+		SckptEntry *entry;
+
+		sckpt_group_key_load(agg->key, entry_key(other, other_entry), values, nulls);
+		ref = find_group(agg, other_entry->hash);
+		if (ref == SCKPT_NO_REF)
+			ref = add_group(agg, other_entry->hash);
+		entry = sckpt_state_address(operator->state, ref);
+		for (int i = 0; i < agg->ncalls; i++)
+			combine_value(agg, i, ref, entry, other, other_ref, other_entry);
+		sckpt_state_mark_dirty(operator->state, ref);
+		entry->flags &= ~SCKPT_ENTRY_REWRITE;
+		MemoryContextReset(agg->row_context);
+		CHECK_FOR_INTERRUPTS();
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static bool
+aggregate_mergeable(SckptOperator *operator)
+{
+	Aggregate  *agg = (Aggregate *) operator;
+
+	for (int i = 0; i < agg->ncalls; i++)
+	{
+		if (!OidIsValid(agg->calls[i].combine.fn_oid))
+			return false;
+	}
+	return true;
 }
 
 /* Without GROUP BY there is one group, also over no rows. */
@@ -869,6 +959,14 @@ prepare_call(Aggregate *agg, Call *call, SckptCall *source)
 		call->final_strict = call->final.fn_strict;
 	}
 
+	if (OidIsValid(form->aggcombinefn))
+	{
+		check_execute(form->aggcombinefn, owner, OBJECT_FUNCTION);
+		build_aggregate_transfn_expr(&call->type, 1, 0, false, call->type, aggref->inputcollid,
+									 form->aggcombinefn, InvalidOid, &expr, NULL);
+		fmgr_info_cxt(form->aggcombinefn, &call->combine, agg->context);
+		fmgr_info_set_expr((Node *) expr, &call->combine);
+	}
 	if (call->internal)
 	{
 		check_execute(form->aggserialfn, owner, OBJECT_FUNCTION);
@@ -953,7 +1051,8 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.result = aggregate_result;
 	agg->operator.end_results = aggregate_end_results;
 	agg->operator.destroy = aggregate_destroy;
-	agg->operator.memory = aggregate_memory;
+	agg->operator.mergeable = aggregate_mergeable;
+	agg->operator.merge = aggregate_merge;
 	MemoryContextSwitchTo(old);
 	return &agg->operator;
 }

@@ -80,6 +80,7 @@ add_segment(SckptBatch *batch, SckptRecord *record, SckptLogMessage *message)
 	segment->stream = record->header->stream;
 	segment->xid = batch->xids[batch->nxids - 1];
 	segment->commit_lsn = batch->commit_lsns[batch->nxids - 1];
+	segment->writer = message->xid;
 	segment->lsn = message->lsn;
 	segment->columns = record->columns;
 	segment->ncolumns = record->header->ncolumns;
@@ -187,9 +188,15 @@ sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible)
 bool
 sckpt_scan_wants(SckptScan *scan, SckptSegment *segment)
 {
-	return segment->stream == scan->stream &&
-		segment->commit_lsn > scan->after &&
-		(segment->xid != scan->creator || segment->lsn >= scan->start);
+	if (segment->stream != scan->stream || segment->commit_lsn <= scan->after ||
+		(segment->xid == scan->creator && segment->lsn < scan->start))
+		return false;
+	for (int i = 0; i < scan->nskip; i++)
+	{
+		if (segment->writer == scan->skip[i])
+			return false;
+	}
+	return true;
 }
 
 uint64

@@ -22,6 +22,7 @@ typedef struct SckptSegment
 {
 	Oid			stream;
 	TransactionId xid;			/* top-level transaction */
+	TransactionId writer;		/* that transaction, or the subtransaction that wrote it */
 	XLogRecPtr	lsn;			/* of the message */
 	XLogRecPtr	commit_lsn;		/* of the transaction */
 	SckptRecordColumn *columns; /* row type the rows were written with */
@@ -61,6 +62,8 @@ typedef struct SckptScan
 	XLogRecPtr	after;			/* only transactions whose commit record starts after this */
 	TransactionId creator;		/* of this transaction only messages from `start` on */
 	XLogRecPtr	start;
+	const TransactionId *skip;	/* writers whose rows it has already */
+	int			nskip;
 } SckptScan;
 
 extern SckptBatch *sckpt_batch_create(MemoryContext parent);

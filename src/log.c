@@ -69,6 +69,7 @@ struct SckptLog
 	SckptLogXact **members;
 	int			nmembers;
 	int			members_size;
+	bool		merged;			/* begin_merge() has been there */
 	binaryheap *merge;			/* by next place; NULL: one member, with its messages at hand */
 
 	/* Messages read again at the commit. */
@@ -229,6 +230,7 @@ drop_transaction(SckptLog *log)
 	for (int i = 0; i < log->nmembers; i++)
 		sckpt_log_store_free(log->store, log->members[i]);
 	log->nmembers = 0;
+	log->merged = false;
 	if (log->merge == NULL)
 		return;
 
@@ -291,9 +293,14 @@ compare_next_places(Datum a, Datum b, void *arg)
 static void
 begin_merge(SckptLog *log)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(log->context);
+	MemoryContext old_context;
 	SckptLogXact *scan = &log->scan;
 
+	log->merged = true;
+	if (log->nmembers == 1 && log->members[0]->kept == SCKPT_LOG_HELD)
+		return;
+
+	old_context = MemoryContextSwitchTo(log->context);
 	log->merge = binaryheap_allocate(log->nmembers, compare_next_places, NULL);
 	memset(scan, 0, sizeof(*scan));
 	scan->kept = SCKPT_LOG_RANGE;
@@ -343,6 +350,11 @@ end_with_commit(SckptLog *log, TransactionId xid, xl_xact_parsed_commit *parsed,
 		return false;
 	if (log->reader.state->ReadRecPtr <= log->skip_until)
 	{
+		for (int i = 0; i < log->nmembers; i++)
+		{
+			if (log->members[i]->tapped)
+				sckpt_log_store_note_dropped(log->store, log->members[i]->xid);
+		}
 		drop_transaction(log);
 		return false;
 	}
@@ -357,9 +369,6 @@ end_with_commit(SckptLog *log, TransactionId xid, xl_xact_parsed_commit *parsed,
 		transaction->nmessages += log->members[i]->nmessages;
 		transaction->nbytes += log->members[i]->nbytes;
 	}
-
-	if (log->nmembers > 1 || log->members[0]->kept != SCKPT_LOG_HELD)
-		begin_merge(log);
 	return true;
 }
 
@@ -521,7 +530,7 @@ read_place(SckptLog *log, TransactionId xid, XLogRecPtr lsn)
 		report_unreadable(lsn);
 	MemoryContextSwitchTo(old_context);
 
-	return sckpt_log_store_make_message(log->store, lsn, payload, len);
+	return sckpt_log_store_make_message(log->store, xid, lsn, payload, len);
 }
 
 /* Read on to the next message of any member that kept only a range. */
@@ -554,7 +563,7 @@ scan_on(SckptLog *log)
 		xid = XLogRecGetXid(reader->state);
 		if (bsearch(&xid, log->scan_xids, log->nscan_xids, sizeof(TransactionId), compare_xids) &&
 			(payload = message_payload(log, reader->state, &len)) != NULL)
-			message = sckpt_log_store_make_message(log->store, reader->state->ReadRecPtr,
+			message = sckpt_log_store_make_message(log->store, xid, reader->state->ReadRecPtr,
 												   payload, len);
 	}
 	MemoryContextSwitchTo(old_context);
@@ -591,6 +600,8 @@ sckpt_log_next_message(SckptLog *log)
 
 	if (log->nmembers == 0)
 		return NULL;
+	if (!log->merged)
+		begin_merge(log);
 	if (log->merge == NULL)
 		return sckpt_log_store_pop_message(log->store, log->members[0]);
 	if (binaryheap_empty(log->merge))
@@ -616,6 +627,54 @@ sckpt_log_next_message(SckptLog *log)
 	else
 		(void) binaryheap_remove_first(log->merge);
 	return message;
+}
+
+void
+sckpt_log_set_tap(SckptLog *log, Size bytes)
+{
+	sckpt_log_store_set_tap(log->store, bytes);
+}
+
+SckptLogMessage *
+sckpt_log_take_tap(SckptLog *log, TransactionId *xid)
+{
+	return sckpt_log_store_take_tap(log->store, xid);
+}
+
+bool
+sckpt_log_next_dropped(SckptLog *log, TransactionId *xid)
+{
+	return sckpt_log_store_next_dropped(log->store, xid);
+}
+
+TransactionId *
+sckpt_log_tapped_xids(SckptLog *log, int *count)
+{
+	TransactionId *xids = palloc_extended(Max(1, log->nmembers) * sizeof(TransactionId), MCXT_ALLOC_HUGE);
+
+	*count = 0;
+	for (int i = 0; i < log->nmembers; i++)
+	{
+		if (log->members[i]->tapped)
+			xids[(*count)++] = log->members[i]->xid;
+	}
+	return xids;
+}
+
+void
+sckpt_log_skip_tapped(SckptLog *log)
+{
+	int			left = 0;
+
+	Assert(!log->merged);
+	for (int i = 0; i < log->nmembers; i++)
+	{
+		if (log->members[i]->tapped)
+			sckpt_log_store_free(log->store, log->members[i]);
+		else
+			log->members[left++] = log->members[i];
+	}
+	log->nmembers = left;
 }
 
 XLogRecPtr

@@ -29,6 +29,7 @@ typedef struct SckptLog SckptLog;
 typedef struct SckptLogMessage
 {
 	struct SckptLogMessage *next;
+	TransactionId xid;			/* that wrote it, of a transaction or a subtransaction */
 	XLogRecPtr	lsn;			/* start of its record */
 	uint32		len;			/* bytes of payload */
 	char		data[FLEXIBLE_ARRAY_MEMBER] pg_attribute_aligned(MAXIMUM_ALIGNOF);
@@ -74,6 +75,22 @@ extern SckptLogResult sckpt_log_next(SckptLog *log, Size max_bytes,
 
 /* The next message of the transaction at hand by LSN, or NULL after the last. */
 extern SckptLogMessage *sckpt_log_next_message(SckptLog *log);
+
+/*
+ * Tapping: messages of large transactions are handed out while these are open, so that
+ * work on them can be done before the commit.  They count only if the commit comes: an xid that ends otherwise is told
+ * by sckpt_log_next_dropped().  What was tapped is handed out again with the transaction, unless skipped.
+ */
+/* Tap xids that hold more than `bytes`; 0: no others from now on. */
+extern void sckpt_log_set_tap(SckptLog *log, Size bytes);
+/* After sckpt_log_next(): messages, in the log's order, of an open xid (or of one of the transaction at hand); NULL: no more. */
+extern SckptLogMessage *sckpt_log_take_tap(SckptLog *log, TransactionId *xid);
+/* A tapped xid whose messages count for nothing. */
+extern bool sckpt_log_next_dropped(SckptLog *log, TransactionId *xid);
+/* The tapped xids of the transaction at hand, palloc'd. */
+extern TransactionId *sckpt_log_tapped_xids(SckptLog *log, int *count);
+/* Do not hand out their messages again.  Before the first sckpt_log_next_message(). */
+extern void sckpt_log_skip_tapped(SckptLog *log);
 
 /*
  * Start of the last record read: every commit record at or before it has been

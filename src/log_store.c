@@ -74,6 +74,11 @@ struct SckptLogStore
 	Size		held_bytes;		/* messages, also of xids taken out and not popped yet */
 	Size		placed_bytes;	/* places, likewise */
 	uint64		nspilled;
+	Size		tap_bytes;		/* xids that hold more are tapped; 0: none is */
+	dlist_head	taps;			/* those with messages to take */
+	TransactionId *dropped;		/* tapped xids that ended without a commit */
+	int			ndropped;
+	int			maxdropped;
 };
 
 static void free_content(SckptLogStore *store, SckptLogXact *xact);
@@ -89,6 +94,7 @@ sckpt_log_store_create(MemoryContext context, Size memory_limit)
 	dlist_init(&store->open);
 	dlist_init(&store->held);
 	dlist_init(&store->placed);
+	dlist_init(&store->taps);
 	return store;
 }
 
@@ -155,31 +161,58 @@ add_place(SckptLogStore *store, SckptLogXact *xact, XLogRecPtr lsn)
 	piece->lsn[piece->n++] = lsn;
 }
 
-/* Keep the places of an xid's messages, not the messages. */
-static void
-spill_messages(SckptLogStore *store, SckptLogXact *xact)
+/* Keep the places of an xid's messages instead of the messages, which are returned. */
+static SckptLogMessage *
+keep_places(SckptLogStore *store, SckptLogXact *xact)
 {
-	SckptLogMessage *message = xact->u.held.head;
+	SckptLogMessage *messages = xact->u.held.head;
 
 	Assert(xact->kept == SCKPT_LOG_HELD);
 	dlist_delete(&xact->large);
 	store->held_bytes -= xact->memory;
-	store->nspilled++;
 
 	xact->kept = SCKPT_LOG_PLACES;
 	xact->memory = 0;
 	xact->u.places.head = NULL;
 	xact->u.places.tail = NULL;
 
+	for (SckptLogMessage *message = messages; message; message = message->next)
+	{
+		if (message->lsn != xact->first_lsn && message->lsn != xact->last_lsn)
+			add_place(store, xact, message->lsn);
+	}
+	return messages;
+}
+
+static void
+free_messages(SckptLogMessage *message)
+{
 	while (message)
 	{
 		SckptLogMessage *next = message->next;
 
-		if (message->lsn != xact->first_lsn && message->lsn != xact->last_lsn)
-			add_place(store, xact, message->lsn);
 		pfree(message);
 		message = next;
 	}
+}
+
+static void
+spill_messages(SckptLogStore *store, SckptLogXact *xact)
+{
+	store->nspilled++;
+	free_messages(keep_places(store, xact));
+}
+
+/* From now on hand out what the xid writes, and what it has written. */
+static void
+start_tap(SckptLogStore *store, SckptLogXact *xact)
+{
+	SckptLogMessage *tail = xact->u.held.tail;
+
+	xact->tap_head = keep_places(store, xact);
+	xact->tap_tail = tail;
+	xact->tapped = true;
+	dlist_push_tail(&store->taps, &xact->tap);
 }
 
 /* Keep only the first and the last place. */
@@ -235,13 +268,67 @@ sckpt_log_store_set_limit(SckptLogStore *store, Size memory_limit)
 	enforce_limit(store);
 }
 
+void
+sckpt_log_store_set_tap(SckptLogStore *store, Size bytes)
+{
+	store->tap_bytes = bytes;
+}
+
 SckptLogMessage *
-sckpt_log_store_make_message(SckptLogStore *store, XLogRecPtr lsn, const char *payload, uint32 len)
+sckpt_log_store_take_tap_of(SckptLogStore *store, SckptLogXact *xact)
+{
+	SckptLogMessage *messages = xact->tap_head;
+
+	if (messages)
+		dlist_delete(&xact->tap);
+	xact->tap_head = xact->tap_tail = NULL;
+	return messages;
+}
+
+SckptLogMessage *
+sckpt_log_store_take_tap(SckptLogStore *store, TransactionId *xid)
+{
+	SckptLogXact *xact;
+
+	if (dlist_is_empty(&store->taps))
+		return NULL;
+	xact = dlist_head_element(SckptLogXact, tap, &store->taps);
+	*xid = xact->xid;
+	return sckpt_log_store_take_tap_of(store, xact);
+}
+
+bool
+sckpt_log_store_next_dropped(SckptLogStore *store, TransactionId *xid)
+{
+	if (store->ndropped == 0)
+		return false;
+	*xid = store->dropped[--store->ndropped];
+	return true;
+}
+
+/* Whoever took messages of this xid must hear that they count for nothing. */
+void
+sckpt_log_store_note_dropped(SckptLogStore *store, TransactionId xid)
+{
+	if (store->ndropped == store->maxdropped)
+	{
+		store->maxdropped = Max(16, store->maxdropped * 2);
+		if (store->dropped)
+			store->dropped = repalloc_huge(store->dropped, store->maxdropped * sizeof(TransactionId));
+		else
+			store->dropped = MemoryContextAlloc(store->context, store->maxdropped * sizeof(TransactionId));
+	}
+	store->dropped[store->ndropped++] = xid;
+}
+
+SckptLogMessage *
+sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, const char *payload, uint32 len)
 {
 	SckptLogMessage *message;
 
 	message = MemoryContextAlloc(store->context, offsetof(SckptLogMessage, data) + len);
 	message->next = NULL;
+	message->xid = xid;
 	message->lsn = lsn;
 	message->len = len;
 	memcpy(message->data, payload, len);
@@ -282,9 +369,23 @@ sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
 		store->last = xact;
 	}
 
+	if (xact->tapped)
+	{
+		SckptLogMessage *message = sckpt_log_store_make_message(store, xid, lsn, payload, len);
+
+		if (xact->tap_head)
+			xact->tap_tail->next = message;
+		else
+		{
+			xact->tap_head = message;
+			dlist_push_tail(&store->taps, &xact->tap);
+		}
+		xact->tap_tail = message;
+	}
+
 	if (xact->kept == SCKPT_LOG_HELD)
 	{
-		SckptLogMessage *message = sckpt_log_store_make_message(store, lsn, payload, len);
+		SckptLogMessage *message = sckpt_log_store_make_message(store, xid, lsn, payload, len);
 		Size		space = GetMemoryChunkSpace(message);
 
 		if (xact->u.held.tail)
@@ -301,6 +402,8 @@ sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
 	xact->last_lsn = lsn;
 	xact->nmessages++;
 	xact->nbytes += len;
+	if (store->tap_bytes && xact->kept == SCKPT_LOG_HELD && xact->memory > store->tap_bytes)
+		start_tap(store, xact);
 	enforce_limit(store);
 }
 
@@ -333,8 +436,11 @@ sckpt_log_store_drop(SckptLogStore *store, TransactionId xid)
 {
 	SckptLogXact *xact = sckpt_log_store_take(store, xid);
 
-	if (xact)
-		sckpt_log_store_free(store, xact);
+	if (xact == NULL)
+		return;
+	if (xact->tapped)
+		sckpt_log_store_note_dropped(store, xid);
+	sckpt_log_store_free(store, xact);
 }
 
 /*
@@ -433,16 +539,8 @@ free_content(SckptLogStore *store, SckptLogXact *xact)
 {
 	if (xact->kept == SCKPT_LOG_HELD)
 	{
-		SckptLogMessage *message = xact->u.held.head;
-
 		store->held_bytes -= xact->memory;
-		while (message)
-		{
-			SckptLogMessage *next = message->next;
-
-			pfree(message);
-			message = next;
-		}
+		free_messages(xact->u.held.head);
 	}
 	else if (xact->kept == SCKPT_LOG_PLACES)
 	{
@@ -465,5 +563,6 @@ void
 sckpt_log_store_free(SckptLogStore *store, SckptLogXact *xact)
 {
 	free_content(store, xact);
+	free_messages(sckpt_log_store_take_tap_of(store, xact));
 	pfree(xact);
 }

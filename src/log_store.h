@@ -37,6 +37,10 @@ typedef struct SckptLogXact
 	TransactionId xid;
 	uint8		kept;			/* SckptLogKept */
 	bool		prepared;		/* named by a PREPARE record */
+	bool		tapped;			/* its messages are handed out while it is open */
+	dlist_node	tap;			/* in the store's list of what can be taken, when tap_head is not NULL */
+	SckptLogMessage *tap_head;	/* not taken yet; their places are kept besides */
+	SckptLogMessage *tap_tail;
 	XLogRecPtr	first_lsn;
 	XLogRecPtr	last_lsn;
 	uint64		nmessages;
@@ -67,11 +71,20 @@ extern Size sckpt_log_store_memory(SckptLogStore *store);
 extern uint64 sckpt_log_store_spilled(SckptLogStore *store);
 
 /* A message read from the log, as its own chunk. */
-extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, XLogRecPtr lsn,
+extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
 													 const char *payload, uint32 len);
 /* Keep a message of an open xid.  Called in the order of the log. */
 extern void sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
 								const char *payload, uint32 len);
+
+/* Hand out messages of xids that hold more than `bytes` while they are open; 0: of none from now on. */
+extern void sckpt_log_store_set_tap(SckptLogStore *store, Size bytes);
+/* The messages of a tapped xid that were not taken yet, or NULL when there are none of any. */
+extern SckptLogMessage *sckpt_log_store_take_tap(SckptLogStore *store, TransactionId *xid);
+extern SckptLogMessage *sckpt_log_store_take_tap_of(SckptLogStore *store, SckptLogXact *xact);
+/* A tapped xid that was dropped since; false when there is none. */
+extern void sckpt_log_store_note_dropped(SckptLogStore *store, TransactionId xid);
+extern bool sckpt_log_store_next_dropped(SckptLogStore *store, TransactionId *xid);
 
 /* The xid has ended, or is known to have: take it out (NULL if it wrote nothing), or drop it. */
 extern SckptLogXact *sckpt_log_store_take(SckptLogStore *store, TransactionId xid);

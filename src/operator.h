@@ -52,8 +52,10 @@ struct SckptOperator
 	void		(*end_results) (SckptOperator *operator);
 
 	void		(*destroy) (SckptOperator *operator);
-	/* Process memory that it holds besides its store, bytes. */
-	Size		(*memory) (SckptOperator *operator);
+
+	/* Can another operator of the same query, fed with other rows, be added to this one?  And that: `source` is used up. */
+	bool		(*mergeable) (SckptOperator *operator);
+	void		(*merge) (SckptOperator *operator, SckptOperator *source);
 };
 
 #endif							/* SCKPT_OPERATOR_H */

@@ -494,6 +494,11 @@ split_group(Query *query, SckptQuery *result)
 		refuse("a volatile function in the target list or HAVING of a grouped query",
 			   "Use it in a query over the result table.");
 
+	result->pure = list_length(query->rtable) == 1 && !query->hasSubLinks &&
+		linitial_node(RangeTblEntry, query->rtable)->rtekind == RTE_RELATION &&
+		linitial_node(RangeTblEntry, query->rtable)->relid == result->stream &&
+		!contain_mutable_functions((Node *) columns) && !contain_mutable_functions(query->jointree->quals);
+
 	source = copyObject(query);
 	source->targetList = columns;
 	source->groupClause = NIL;

@@ -40,6 +40,7 @@ typedef struct SckptQuery
 	Oid			stream;
 	bool		grouped;
 	char	   *source;			/* SQL of the linear part */
+	bool		pure;			/* the source depends on nothing but the stream's rows */
 	int			nkeys;
 	SckptKey   *keys;			/* columns 1 … nkeys of the source */
 	int			ncalls;

@@ -25,6 +25,7 @@
 
 #include "aggregate.h"
 #include "checkpoint.h"
+#include "early.h"
 #include "settings.h"
 #include "stream.h"
 #include "task.h"
@@ -116,6 +117,7 @@ void
 sckpt_task_stop(SckptTask *task)
 {
 	sckpt_task_drop_pending(task);
+	sckpt_early_drop(task, InvalidTransactionId);
 	if (task->operator)
 		task->operator->destroy(task->operator);
 	task->operator = NULL;
@@ -240,6 +242,8 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->after = task->fed;
 	scan->creator = task->def->created_xid;
 	scan->start = task->def->start;
+	scan->skip = task->skip;
+	scan->nskip = task->nskip;
 	return sckpt_scan_count(scan);
 }
 

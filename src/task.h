@@ -55,6 +55,9 @@ typedef struct SckptTask
 	TimestampTz fed_time;		/* commit time of the last transaction taken in */
 	List	   *pending;		/* batches that a linear query will run over at its next checkpoint */
 	Size		pending_bytes;
+	List	   *early;			/* work on open transactions: early.c */
+	const TransactionId *skip;	/* writers of the transaction at hand whose rows are in the state already */
+	int			nskip;
 	int64		rows_in;		/* as of the state */
 	int64		rows_out;
 	bool		changed;		/* something to checkpoint */

@@ -47,6 +47,7 @@
 #include "batch.h"
 #include "catalog.h"
 #include "checkpoint.h"
+#include "early.h"
 #include "log.h"
 #include "settings.h"
 #include "shared.h"
@@ -59,6 +60,7 @@
 #define READ_BYTES			(16 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define PENDING_BYTES		(64 * 1024 * 1024)	/* kept for linear queries before an early checkpoint */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
+#define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
 #define POSITION_BYTES		(16 * 1024 * 1024)	/* of log without rows, before positions are stored */
 #define SLOT_BYTES			(1024 * 1024)	/* least step of the slot */
 #define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
@@ -73,6 +75,7 @@ static SckptDatabase *database;
 static SckptLog *reader;
 static List *tasks = NIL;		/* all pipelines of the database */
 static List *wanted_streams = NIL;	/* of running tasks */
+static List *tapped_xids = NIL;	/* open ones whose first messages were given to tasks */
 static uint64 generation;
 static XLogRecPtr known_visible;
 static XLogRecPtr slot_lsn;
@@ -318,6 +321,19 @@ open_reader(XLogRecPtr start, XLogRecPtr skip_until)
 	reader = sckpt_log_open(worker_context, MyDatabaseId, start, skip_until, (Size) sckpt_log_memory_limit * 1024);
 }
 
+static bool
+taps_wanted(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		if (sckpt_early_possible(lfirst(lc)))
+			return true;
+	}
+	return false;
+}
+
 /*
  * Start the tasks that can be, and bring the reader to where the furthest behind of them is.  At a transaction boundary.
  */
@@ -356,7 +372,10 @@ start_tasks(void)
 		}
 	}
 	if (!rewind)
+	{
+		sckpt_log_set_tap(reader, taps_wanted() ? TAP_BYTES : 0);
 		return;
+	}
 
 	/* From where everybody gets what is missing; who is ahead skips. */
 	if (reader != NULL)
@@ -384,10 +403,15 @@ start_tasks(void)
 	}
 	if (XLogRecPtrIsInvalid(start))
 		start = slot_lsn;
+	foreach(lc, tasks)
+		sckpt_early_drop(lfirst(lc), InvalidTransactionId);
+	list_free(tapped_xids);
+	tapped_xids = NIL;
 	if (reader != NULL)
 		sckpt_log_close(reader);
 	reader = NULL;
 	open_reader(start, skip_until);
+	sckpt_log_set_tap(reader, taps_wanted() ? TAP_BYTES : 0);
 }
 
 /* ---- Reading ---- */
@@ -522,6 +546,119 @@ run_large(SckptTask *task, void *arg)
 	PG_END_TRY();
 }
 
+/* ---- Large transactions, while they are open ---- */
+
+/* Give tasks what open transactions have written since we last looked. */
+static void
+feed_early(void)
+{
+	SckptLogMessage *message;
+	TransactionId xid;
+	ListCell   *lc;
+
+	while (sckpt_log_next_dropped(reader, &xid))
+	{
+		tapped_xids = list_delete_int(tapped_xids, (int) xid);
+		foreach(lc, tasks)
+			sckpt_early_drop(lfirst(lc), xid);
+	}
+	while ((message = sckpt_log_take_tap(reader, &xid)) != NULL)
+	{
+		SckptLogTransaction transaction = {xid, PG_UINT64_MAX, GetCurrentTimestamp(), 0, 0};
+		SckptBatch *batch = sckpt_batch_create(worker_context);
+		bool		first = !list_member_int(tapped_xids, (int) xid);
+
+		if (first)
+		{
+			MemoryContext old = MemoryContextSwitchTo(worker_context);
+
+			tapped_xids = lappend_int(tapped_xids, (int) xid);
+			MemoryContextSwitchTo(old);
+		}
+		sckpt_batch_add_transaction(batch, &transaction);
+		while (message)
+		{
+			SckptLogMessage *next = message->next;
+
+			(void) sckpt_batch_add(batch, message, wanted_streams);
+			message = next;
+		}
+		foreach(lc, tasks)
+		{
+			SckptTask  *task = lfirst(lc);
+
+			if (sckpt_early_possible(task))
+				sckpt_early_feed(task, xid, first, batch);
+		}
+		sckpt_batch_release(batch);
+	}
+}
+
+typedef struct MergeArg
+{
+	TransactionId *xids;
+	int			nxids;
+} MergeArg;
+
+static void
+merge_task(SckptTask *task, void *arg)
+{
+	sckpt_early_merge(task, ((MergeArg *) arg)->xids, ((MergeArg *) arg)->nxids);
+}
+
+/*
+ * A transaction that was tapped has committed: tasks that have all of its tapped rows take them in, and skip them when they
+ * are read again for the others, if there are others.
+ */
+static void
+merge_early(SckptLogTransaction *transaction, MergeArg *arg)
+{
+	bool		others = false;
+	ListCell   *lc;
+
+	arg->xids = sckpt_log_tapped_xids(reader, &arg->nxids);
+	if (arg->nxids == 0)
+		return;
+	feed_early();
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || task->fed >= transaction->commit_lsn)
+			continue;
+		if (!sckpt_early_covers(task, arg->xids, arg->nxids))
+			others = true;
+		else if (guard(task, merge_task, arg))
+		{
+			task->skip = arg->xids;
+			task->nskip = arg->nxids;
+			task->fed_time = transaction->commit_time;
+		}
+	}
+	if (!others)
+		sckpt_log_skip_tapped(reader);
+}
+
+static void
+end_early(MergeArg *arg)
+{
+	ListCell   *lc;
+
+	if (arg->nxids == 0)
+		return;
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		task->skip = NULL;
+		task->nskip = 0;
+		for (int i = 0; i < arg->nxids; i++)
+			sckpt_early_drop(task, arg->xids[i]);
+	}
+	for (int i = 0; i < arg->nxids; i++)
+		tapped_xids = list_delete_int(tapped_xids, (int) arg->xids[i]);
+}
+
 /*
  * Read up to a transaction boundary and give what was read to the tasks.  True when the log has been read to its end.
  */
@@ -541,9 +678,11 @@ read_log(bool *delivered)
 		if (result == SCKPT_LOG_TRANSACTION)
 		{
 			bool		large = transaction.nbytes > LARGE_BYTES;
+			MergeArg	early;
 
 			*delivered = true;
-			if (large)
+			merge_early(&transaction, &early);
+			if (large || early.nxids > 0)
 			{
 				/* What is before it goes first. */
 				feed_tasks(batch, false);
@@ -551,6 +690,14 @@ read_log(bool *delivered)
 				batch = sckpt_batch_create(worker_context);
 			}
 			batch = take_transaction(reader, &transaction, batch, batch_full, &large);
+			if (!large && early.nxids > 0)
+			{
+				feed_tasks(batch, false);
+				sckpt_batch_release(batch);
+				batch = sckpt_batch_create(worker_context);
+				end_early(&early);
+				break;
+			}
 			if (large)
 			{
 				LargeArg	arg = {NULL, &transaction, start, 0, 0};
@@ -566,6 +713,7 @@ read_log(bool *delivered)
 					if (task->status == SCKPT_RUNNING && task->operator == NULL && task->fed < transaction.commit_lsn)
 						guard(task, run_large, &arg);
 				}
+				end_early(&early);
 				break;
 			}
 			if (batch->bytes >= BATCH_BYTES)
@@ -581,6 +729,7 @@ read_log(bool *delivered)
 	}
 	feed_tasks(batch, false);
 	sckpt_batch_release(batch);
+	feed_early();
 
 	/* A boundary: everything that was delivered is taken in. */
 	foreach(lc, tasks)

@@ -16,7 +16,7 @@ use Test::More;
 use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(
-  new_cluster start_again wait_for worker_pid checkpoint seed_random
+  new_cluster kill_server start_again wait_for worker_pid checkpoint seed_random
   sql_state differences slots_of kill_pid session
 );
 
@@ -70,6 +70,18 @@ sub wait_for
 		usleep(20_000);
 	}
 	return 1;
+}
+
+# SIGKILL the postmaster, and wait for its orphans to notice.
+sub kill_server
+{
+	my ($node) = @_;
+	my (undef, $pids) = $node->psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
+	my @pids = split /\n/, $pids // '';
+
+	$node->kill9;
+	wait_for('the orphans to end', sub { return !grep { kill(0, $_) } @pids }, 60);
+	return;
 }
 
 # Start a server whose postmaster was killed, as soon as its last process has

@@ -20,6 +20,7 @@ scratch=
 server_pid=
 jobs_pids=()
 run_as=()
+run_under=()     # a tool that runs the server, such as valgrind
 apt_wants=()
 
 export LC_ALL=C.UTF-8
@@ -167,7 +168,7 @@ server_init()
 # container whose first process reaps nothing.
 server_start()
 {
-    "${run_as[@]}" "$pgbin/postgres" -D "$scratch/data" </dev/null >>"$scratch/server.log" 2>&1 &
+    "${run_as[@]}" "${run_under[@]}" "$pgbin/postgres" -D "$scratch/data" </dev/null >>"$scratch/server.log" 2>&1 &
     server_pid=$!
     disown
     until "$pgbin/pg_isready" -q; do

@@ -101,7 +101,7 @@ sub transaction
 			: '');
 	}
 	# many rows, some larger than the reader's memory for all of them
-	return "BEGIN;\n" . $both->("$txn, 300, 0, 6, 20") . "COMMIT;\n" if $shape < 0.99;
+	return "BEGIN;\n" . $both->("$txn, 60, 0, 6, 20") . "COMMIT;\n" if $shape < 0.99;
 	return large($txn);
 }
 
@@ -267,7 +267,7 @@ foreach my $round (1 .. $rounds)
 		kill_pid('KILL', $pid) if $pid;
 		$kind = 'no producer' if !$pid;
 	}
-	elsif ($kind eq 'postmaster') { $node->kill9; start_again($node); }
+	elsif ($kind eq 'postmaster') { kill_server($node); start_again($node); }
 	else { $node->stop('immediate'); start_again($node); }
 	$killed{$kind}++;
 

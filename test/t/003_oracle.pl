@@ -154,6 +154,7 @@ push @queries, 'SELECT k, tdigest_count(tdigest(f, 100)) AS c FROM s WHERE f IS 
 # ---- the stream, a table of the same name in another schema, and what queries use ----
 
 my $definition = join ', ', 'k int, v int, f float8, d numeric(12,3), ts timestamptz', map { "$_->[0] $_->[1]" } @columns;
+my $names = join ', ', qw(k v f d ts), map { $_->[0] } @columns;
 
 $node->safe_psql('postgres', <<"SQL");
 CREATE EXTENSION citext;
@@ -176,9 +177,11 @@ CREATE AGGREGATE list ("char") (sfunc = collect, stype = text, initcond = '>');
 CREATE SCHEMA live;
 CREATE SCHEMA oracle;
 SET search_path = oracle, public;
-CREATE TABLE oracle.s ($definition);
+-- a table keeps no order, and some aggregates depend on it
+CREATE TABLE oracle.rows ($definition, seq bigserial);
+CREATE VIEW oracle.s AS SELECT $names FROM oracle.rows ORDER BY seq;
 CREATE FOREIGN TABLE live.s ($definition) SERVER stream_ckpt;
-CREATE TABLE public.batch (LIKE oracle.s);
+CREATE TABLE public.batch ($definition);
 SQL
 
 sub quoted

@@ -1,0 +1,187 @@
+/*-------------------------------------------------------------------------
+ *
+ * early.c
+ *		Work on large transactions before they commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timeout.h"
+
+#include "aggregate.h"
+#include "early.h"
+#include "settings.h"
+#include "stream.h"
+
+/* Merging pays only where many rows fall into a group; judged after this many rows. */
+#define TRIAL_ROWS		50000
+#define ROWS_PER_GROUP	4
+
+/* What a task has of one open xid. */
+typedef struct EarlyWork
+{
+	TransactionId xid;
+	SckptOperator *operator;	/* NULL: given up */
+	int64		rows;
+} EarlyWork;
+
+bool
+sckpt_early_possible(SckptTask *task)
+{
+	return task->status == SCKPT_RUNNING && task->operator && task->query->pure &&
+		task->operator->mergeable(task->operator);
+}
+
+static EarlyWork *
+find_work(SckptTask *task, TransactionId xid)
+{
+	ListCell   *lc;
+
+	foreach(lc, task->early)
+	{
+		if (((EarlyWork *) lfirst(lc))->xid == xid)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+static void
+give_up(EarlyWork *work)
+{
+	if (work->operator)
+		work->operator->destroy(work->operator);
+	work->operator = NULL;
+}
+
+void
+sckpt_early_drop(SckptTask *task, TransactionId xid)
+{
+	ListCell   *lc;
+
+	foreach(lc, task->early)
+	{
+		EarlyWork  *work = lfirst(lc);
+
+		if (TransactionIdIsValid(xid) && work->xid != xid)
+			continue;
+		give_up(work);
+		task->early = foreach_delete_current(task->early, lc);
+		pfree(work);
+	}
+}
+
+static void
+feed(SckptTask *task, EarlyWork *work, SckptScan *scan)
+{
+	SckptIdentity identity;
+	MemoryContext old;
+
+	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+	sckpt_task_become_owner(task, &identity);
+	old = MemoryContextSwitchTo(task->run_context);
+	if (work->operator == NULL)
+		work->operator = sckpt_aggregate_create(task->query, task->run_context);
+	sckpt_stage_run(&task->stage, scan, task->query, work->operator);
+	work->operator->end_batch(work->operator);
+	MemoryContextSwitchTo(old);
+	sckpt_task_become_self(&identity);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	CommitTransactionCommand();
+}
+
+void
+sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *batch)
+{
+	MemoryContext context = CurrentMemoryContext;
+	EarlyWork  *volatile work = find_work(task, xid);
+	SckptScan	scan;
+	uint64		rows = sckpt_task_scan(task, batch, &scan);
+
+	if (work == NULL)
+	{
+		MemoryContext old;
+
+		/* Rows that we did not see, or that may be from before the pipeline's start. */
+		if (!first || batch->nsegments == 0 || batch->segments[0].lsn < task->def->start)
+			return;
+		old = MemoryContextSwitchTo(task->run_context);
+		work = palloc0(sizeof(EarlyWork));
+		work->xid = xid;
+		task->early = lappend(task->early, work);
+		MemoryContextSwitchTo(old);
+	}
+	else if (work->operator == NULL)
+		return;
+
+	PG_TRY();
+	{
+		feed(task, work, &scan);
+		work->rows += rows;
+	}
+	PG_CATCH();
+	{
+		/* The transaction may yet abort; if it does not, the error comes again. */
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		sckpt_stream_arm(NULL);
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		give_up(work);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+
+	if (work->operator &&
+		((work->rows > TRIAL_ROWS && sckpt_state_rows(work->operator->state) * ROWS_PER_GROUP > work->rows) ||
+		 sckpt_state_bytes(work->operator->state) > (Size) sckpt_state_memory * 1024 / 4))
+		give_up(work);
+}
+
+bool
+sckpt_early_covers(SckptTask *task, const TransactionId *xids, int nxids)
+{
+	for (int i = 0; i < nxids; i++)
+	{
+		EarlyWork  *work = find_work(task, xids[i]);
+
+		if (work == NULL || work->operator == NULL)
+			return false;
+	}
+	return true;
+}
+
+void
+sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
+{
+	SckptIdentity identity;
+	MemoryContext old;
+
+	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+	sckpt_task_become_owner(task, &identity);
+	old = MemoryContextSwitchTo(task->run_context);
+	for (int i = 0; i < nxids; i++)
+	{
+		EarlyWork  *work = find_work(task, xids[i]);
+
+		task->operator->merge(task->operator, work->operator);
+		task->rows_in += work->rows;
+		if (work->rows > 0)
+			task->changed = true;
+	}
+	task->operator->end_batch(task->operator);
+	MemoryContextSwitchTo(old);
+	sckpt_task_become_self(&identity);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	CommitTransactionCommand();
+	for (int i = 0; i < nxids; i++)
+		sckpt_early_drop(task, xids[i]);
+}
