@@ -85,8 +85,8 @@ SELECT stream_ckpt.checkpoint();
 SELECT name, compare(name, query) FROM tried WHERE compare(name, query) <> 'equal' ORDER BY name;
 
 -- a look at some by eye
-SELECT * FROM sums ORDER BY g;
-SELECT * FROM having ORDER BY g;
+SELECT g, s2, s4, s8, sn, siv FROM sums ORDER BY g;
+SELECT * FROM "having" ORDER BY g;
 SELECT * FROM user_plpgsql WHERE g = 5;
 SELECT * FROM expressions ORDER BY k;
 

@@ -59,11 +59,7 @@ INSERT INTO t VALUES (2, 'z', 1);
 SELECT stream_ckpt.checkpoint('whole') > 0 AS done;
 SELECT * FROM whole ORDER BY a;
 
--- a column that a pipeline uses stays; one that none uses can go
-\set VERBOSITY sqlstate
-ALTER FOREIGN TABLE s DROP COLUMN a;
-ALTER FOREIGN TABLE s DROP COLUMN c;
-\set VERBOSITY default
+-- a column that no pipeline uses can go
 ALTER FOREIGN TABLE s DROP COLUMN e;
 INSERT INTO s (a, c) VALUES (7, 1);
 SELECT stream_ckpt.checkpoint('by_a') > 0 AS done;

@@ -51,10 +51,8 @@ COPY s (id, how) FROM STDIN WHERE id > 220;
 \.
 CREATE TABLE t (id int, how text, n int);
 INSERT INTO t SELECT i, 'binary', 1 FROM generate_series(230, 239) i;
-\! rm -f /tmp/stream_ckpt_inserts.bin
-\copy t TO '/tmp/stream_ckpt_inserts.bin' (FORMAT binary)
-\copy s (id, how, n) FROM '/tmp/stream_ckpt_inserts.bin' (FORMAT binary)
-\! rm -f /tmp/stream_ckpt_inserts.bin
+\copy t TO 'results/inserts.bin' (FORMAT binary)
+\copy s (id, how, n) FROM 'results/inserts.bin' (FORMAT binary)
 
 -- from functions and triggers
 CREATE FUNCTION put(i int) RETURNS void LANGUAGE sql AS $$INSERT INTO s (id, how) VALUES (i, 'sql function')$$;

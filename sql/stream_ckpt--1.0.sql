@@ -32,6 +32,7 @@ CREATE TABLE stream_ckpt.pipeline_def (
 	result_owned boolean NOT NULL,
 	query text NOT NULL,
 	streams regclass[] NOT NULL,
+	columns smallint[] NOT NULL,
 	search_path text NOT NULL,
 	timezone text NOT NULL,
 	datestyle text NOT NULL,
@@ -332,7 +333,7 @@ FROM stream_ckpt.restore_log r
 JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id;
 COMMENT ON VIEW stream_ckpt.restores IS 'history of restores; rows_replayed: rows read again or anew until the first checkpoint after it';
 
-CREATE VIEW stream_ckpt.dead_letters AS
+CREATE VIEW stream_ckpt.dead_letters WITH (security_barrier) AS
 SELECT d.name AS pipeline, l.dead_letter_id, l.stream, l.position, l.row_data, l.sqlstate, l.error, l.failed_at
 FROM stream_ckpt.dead_letter l
 JOIN stream_ckpt.pipeline_def d ON d.id = l.pipeline_id

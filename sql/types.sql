@@ -26,15 +26,15 @@ INSERT INTO sent VALUES
      '(1,2)', '{1,2,3}', '((0,0),(1,1))', '[(0,0),(1,1)]', '((0,0),(1,1),(1,0))', '<(0,0),1>', 'a:1 b:2', 'a & b',
      '[1,5)', '(1.5,2.5]', '{[1,3),[5,7)}', '12.34', 'happy', '(1,"x y")', array[(1,'a'),(2,NULL)]::pair[], 5,
      42, '42', '42', '(1,2)', '1/2A', 'pg_class', 'int4', 'cur',
-     'Abc', '10:20:10,14,15', 'postgres=r/postgres'),
+     'Abc', '10:20:10,14,15', 'pg_monitor=r/pg_monitor'),
     (2, false, -9223372036854775808, '', -32768, '-0', '', 'NaN', 'NaN', '', '', '', '', 'infinity', '00:00', '00:00+14',
      '-infinity', 'infinity', '-1 mons', '00000000-0000-0000-0000-000000000000', '::1', '::/0', '00:00:00:00:00:00',
      '00:00:00:00:00:00:00:00', B'000', B'', 'null', 'null', '$', '', '{}', '{}',
      '(NaN,Infinity)', '{1,0,0}', '((0,0),(0,0))', '((0,0))', '((0,0))', '<(0,0),0>', '', '',
      'empty', '(,)', '{}', '-0.01', 'sad', '(,)', '{}', 1,
      0, '0', '0', '(0,0)', '0/0', '0', '0', '',
-     '', '1:1:', 'postgres=/postgres'),
-    (3);
+     '', '1:1:', 'pg_monitor=/pg_monitor');
+INSERT INTO sent (id) VALUES (3);
 SELECT count(*) AS columns FROM pg_attribute WHERE attrelid = 'sent'::regclass AND attnum > 0;
 SELECT format('CREATE FOREIGN TABLE s (%s) SERVER stream_ckpt',
               string_agg(format('%I %s%s', attname, format_type(atttypid, atttypmod),

@@ -46,7 +46,7 @@
 	"(extract(epoch FROM d.checkpoint_interval) * 1000)::bigint, d.paused, d.error, d.created_xid, d.start, " \
 	"p.last_checkpoint, greatest(p.next_checkpoint, coalesce((SELECT max(c.checkpoint_id) + 1 " \
 	"FROM stream_ckpt.checkpoint_log c WHERE c.pipeline_id = d.id), 1)), " \
-	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters "
+	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters, d.columns::int4[] "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -220,6 +220,10 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->rows_out = DatumGetInt64(column(tuple, 25, &isnull));
 	pipeline->late_rows = DatumGetInt64(column(tuple, 26, &isnull));
 	pipeline->dead_letters = DatumGetInt64(column(tuple, 27, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(column(tuple, 28, &isnull)), INT4OID, sizeof(int32), true,
+					  TYPALIGN_INT, &elements, NULL, &nelements);
+	for (int i = 0; i < nelements; i++)
+		pipeline->columns = lappend_int(pipeline->columns, DatumGetInt32(elements[i]));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

@@ -23,6 +23,7 @@ typedef struct SckptPipeline
 	bool		result_owned;	/* the result table was made by create_pipeline() */
 	char	   *query;
 	List	   *streams;		/* oids */
+	List	   *columns;		/* attribute numbers of the stream that the query uses; 0: the whole row */
 	char	   *search_path;
 	char	   *timezone;
 	char	   *datestyle;

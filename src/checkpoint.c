@@ -51,6 +51,7 @@ typedef struct Attempt
 {
 	int64		id;				/* 0: none */
 	SckptTask  *task;
+	bool		committing;		/* it may have committed: only the tables know */
 	MemoryContext context;
 	TimestampTz triggered_at;
 	TimestampTz packed_at;
@@ -173,6 +174,12 @@ sckpt_checkpoint_in_progress(void)
 	return attempt.id != 0;
 }
 
+bool
+sckpt_checkpoint_may_have_committed(void)
+{
+	return attempt.id != 0 && attempt.committing;
+}
+
 void
 sckpt_checkpoint_add_rows(uint64 rows)
 {
@@ -243,6 +250,7 @@ trigger(SckptTask *task)
 
 	attempt.id = task->def->next_checkpoint;
 	attempt.task = task;
+	attempt.committing = false;
 	attempt.triggered_at = GetCurrentTimestamp();
 	attempt.context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
 	attempt.outcomes = NULL;
@@ -676,6 +684,7 @@ sckpt_checkpoint_finish(SckptTask *task, SckptPosition *position)
 	sckpt_fault_point("chunks-written");
 	store_checkpoint(task, position);
 	sckpt_fault_point("before-commit");
+	attempt.committing = true;
 	end_transaction();
 	sckpt_fault_point("after-commit");
 	switch_state(task, position);

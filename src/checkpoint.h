@@ -36,6 +36,8 @@ extern void sckpt_checkpoint_add_rows(uint64 rows);
 extern void sckpt_checkpoint_record_failure(SckptTask *task, const char *error);
 /* Is an attempt being made? */
 extern bool sckpt_checkpoint_in_progress(void);
+/* May it have committed, although an error came?  Then what is in memory counts for nothing. */
+extern bool sckpt_checkpoint_may_have_committed(void);
 
 /* Load the last completed checkpoint into the task's operator; in the transaction at hand. */
 extern void sckpt_checkpoint_restore(SckptTask *task);

@@ -256,6 +256,63 @@ refuse_drop(Oid relid, bool stream, List *pipelines)
 			 errhint("Drop the pipelines first with stream_ckpt.drop_pipeline(), or use DROP ... CASCADE to drop them too.")));
 }
 
+/* Refuse what the pipelines do not survive, or, in a command with CASCADE, remember to drop them with it. */
+static void
+refuse_or_cascade(Oid relid, bool stream, int column)
+{
+	MemoryContext oldcontext = command ? MemoryContextSwitchTo(command->context) : CurrentMemoryContext;
+	List	   *pipelines = sckpt_catalog_pipelines_of(relid, stream, column == 0);
+	List	   *refused = NIL;
+	ListCell   *lc;
+
+	foreach(lc, pipelines)
+	{
+		SckptPipeline *pipeline = (SckptPipeline *) lfirst(lc);
+
+		if (column > 0 && !list_member_int(pipeline->columns, column) && !list_member_int(pipeline->columns, 0))
+			continue;
+		if (command == NULL || !(command->cascade || list_member_oid(command->owners, pipeline->owner)))
+			refused = lappend(refused, pipeline);
+		else if (!has_pipeline(command->pipelines, pipeline->id))
+			command->pipelines = lappend(command->pipelines, pipeline);
+	}
+	MemoryContextSwitchTo(oldcontext);
+
+	if (refused)
+		refuse_drop(relid, stream, refused);
+}
+
+/* A column of a stream is about to be dropped. */
+static void
+column_drop(Oid relid, int column, int flags)
+{
+	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE || (flags & PERFORM_DELETION_INTERNAL) ||
+		!OidIsValid(sckpt_catalog_extension()) || !sckpt_catalog_is_stream(relid))
+		return;
+	sckpt_hook_wake_at_commit(true);
+	if (!drop_allowed && !(command && command->extension_goes))
+		refuse_or_cascade(relid, true, column);
+}
+
+/* Renaming a stream or its columns would break the queries that name them. */
+static void
+check_rename(RangeVar *relation)
+{
+	Oid			relid = relation ? RangeVarGetRelid(relation, NoLock, true) : InvalidOid;
+	List	   *pipelines;
+
+	if (!OidIsValid(relid) || get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE ||
+		!OidIsValid(sckpt_catalog_extension()) || !sckpt_catalog_is_stream(relid))
+		return;
+	pipelines = sckpt_catalog_pipelines_of(relid, true, false);
+	if (pipelines)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot rename stream \"%s\" or its columns because pipelines depend on it", get_rel_name(relid)),
+				 errdetail("The query of pipeline \"%s\" names it.", ((SckptPipeline *) linitial(pipelines))->name),
+				 errhint("Drop the pipelines first with stream_ckpt.drop_pipeline().")));
+}
+
 /* A relation is about to be dropped: refuse, or remember the pipelines that go with it. */
 static void
 relation_drop(Oid relid, int flags)
@@ -263,10 +320,6 @@ relation_drop(Oid relid, int flags)
 	char		relkind = get_rel_relkind(relid);
 	Oid			extension;
 	bool		stream;
-	List	   *refused = NIL;
-	List	   *pipelines;
-	ListCell   *lc;
-	MemoryContext oldcontext;
 
 	if (relkind != RELKIND_FOREIGN_TABLE && relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
 		return;
@@ -290,21 +343,7 @@ relation_drop(Oid relid, int flags)
 		return;
 	}
 
-	oldcontext = command ? MemoryContextSwitchTo(command->context) : CurrentMemoryContext;
-	pipelines = sckpt_catalog_pipelines_of(relid, stream, true);
-	foreach(lc, pipelines)
-	{
-		SckptPipeline *pipeline = (SckptPipeline *) lfirst(lc);
-
-		if (command == NULL || !(command->cascade || list_member_oid(command->owners, pipeline->owner)))
-			refused = lappend(refused, pipeline);
-		else if (!has_pipeline(command->pipelines, pipeline->id))
-			command->pipelines = lappend(command->pipelines, pipeline);
-	}
-	MemoryContextSwitchTo(oldcontext);
-
-	if (refused)
-		refuse_drop(relid, stream, refused);
+	refuse_or_cascade(relid, stream, 0);
 }
 
 /* A column was added, dropped or changed, or the relation was. */
@@ -338,7 +377,7 @@ object_access(ObjectAccessType access, Oid classid, Oid objectid, int subid, voi
 			if (classid == RelationRelationId && subid == 0)
 				relation_drop(objectid, ((ObjectAccessDrop *) arg)->dropflags);
 			else if (classid == RelationRelationId)
-				relation_changed(objectid, 0);
+				column_drop(objectid, subid, ((ObjectAccessDrop *) arg)->dropflags);
 			else if (classid == ExtensionRelationId && objectid == sckpt_catalog_extension())
 			{
 				if (command)
@@ -447,6 +486,21 @@ changes_column_type(AlterTableStmt *stmt)
 
 /* Fill in what drops need to know of a statement; false if they need nothing. */
 static bool
+drops_column_cascade(AlterTableStmt *stmt)
+{
+	ListCell   *lc;
+
+	foreach(lc, stmt->cmds)
+	{
+		AlterTableCmd *cmd = lfirst_node(AlterTableCmd, lc);
+
+		if (cmd->subtype == AT_DropColumn && cmd->behavior == DROP_CASCADE)
+			return true;
+	}
+	return false;
+}
+
+static bool
 describe_command(Node *stmt, Command *result)
 {
 	memset(result, 0, sizeof(Command));
@@ -463,7 +517,8 @@ describe_command(Node *stmt, Command *result)
 			return true;
 		case T_AlterTableStmt:
 			result->changes_type = changes_column_type((AlterTableStmt *) stmt);
-			return result->changes_type;
+			result->cascade = drops_column_cascade((AlterTableStmt *) stmt);
+			return result->changes_type || result->cascade;
 		default:
 			return false;
 	}
@@ -662,7 +717,11 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		return;
 	}
 
-	if (IsA(stmt, CreateForeignTableStmt))
+	if (IsA(stmt, RenameStmt))
+		check_rename(((RenameStmt *) stmt)->relation);
+	else if (IsA(stmt, AlterObjectSchemaStmt))
+		check_rename(((AlterObjectSchemaStmt *) stmt)->relation);
+	else if (IsA(stmt, CreateForeignTableStmt))
 		prepare_stream((CreateForeignTableStmt *) stmt);
 
 	database = database_to_block(stmt, context == PROCESS_UTILITY_TOPLEVEL);

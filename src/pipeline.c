@@ -465,20 +465,22 @@ hold_log(void)
 
 static void
 insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oid result, bool owned,
-				Oid stream, XLogRecPtr start, XLogRecPtr restart)
+				SckptQuery *analyzed, XLogRecPtr start, XLogRecPtr restart)
 {
 	static const char sql[] =
-		"WITH def AS (INSERT INTO stream_ckpt.pipeline_def (name, owner, result, result_owned, query, streams, search_path, "
+		"WITH def AS (INSERT INTO stream_ckpt.pipeline_def (name, owner, result, result_owned, query, streams, columns, search_path, "
 		"timezone, datestyle, intervalstyle, text_search_config, emit, on_error, checkpoint_interval, "
 		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system) "
-		"VALUES ($1, $2, $3, $4, $5, ARRAY[$6], $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
+		"VALUES ($1, $2, $3, $4, $5, ARRAY[$6], $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
 		"RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
 		"SELECT id, $23, $24 FROM def";
-	Oid			types[24] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID,
+	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, XIDOID, LSNOID,
-	OIDOID, TEXTOID, LSNOID, LSNOID};
-	Datum		values[24];
-	char		nulls[24];
+	OIDOID, TEXTOID, LSNOID, LSNOID, INT2ARRAYOID};
+	Datum		values[25];
+	char		nulls[25];
+	Datum	   *columns = palloc(Max(1, list_length(analyzed->columns)) * sizeof(Datum));
+	ListCell   *lc;
 	SckptUser	saved;
 	int			n = 0;
 
@@ -488,7 +490,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	values[n++] = ObjectIdGetDatum(result);
 	values[n++] = BoolGetDatum(owned);
 	values[n++] = CStringGetTextDatum(query);
-	values[n++] = ObjectIdGetDatum(stream);
+	values[n++] = ObjectIdGetDatum(analyzed->stream);
 	values[n++] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
 	values[n++] = CStringGetTextDatum(GetConfigOption("TimeZone", false, false));
 	values[n++] = CStringGetTextDatum(GetConfigOption("DateStyle", false, false));
@@ -507,6 +509,10 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	values[n++] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
 	values[n++] = LSNGetDatum(start - 1);
 	values[n++] = LSNGetDatum(restart);
+	foreach(lc, analyzed->columns)
+		columns[foreach_current_index(lc)] = Int16GetDatum(lfirst_int(lc));
+	values[n++] = PointerGetDatum(construct_array(columns, list_length(analyzed->columns), INT2OID, sizeof(int16), true,
+												  TYPALIGN_SHORT));
 	Assert(n == lengthof(values));
 
 	sckpt_catalog_enter(&saved);
@@ -567,7 +573,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 
 	restart = hold_log();
 	start = GetXLogInsertRecPtr();
-	insert_pipeline(fcinfo, relation->relname, query_text, result, owned, query->stream, start, restart);
+	insert_pipeline(fcinfo, relation->relname, query_text, result, owned, query, start, restart);
 	sckpt_hook_wake_at_commit(true);
 	PG_RETURN_OID(result);
 }

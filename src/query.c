@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -43,6 +44,7 @@ typedef struct StreamUse
 {
 	Oid			stream;			/* the last one seen */
 	int			count;			/* streams seen, anywhere */
+	List	   *columns;		/* of it that are used; 0: all */
 } StreamUse;
 
 typedef struct GroupContext
@@ -77,8 +79,12 @@ count_streams(Node *node, StreamUse *use)
 			return false;
 		if (sckpt_catalog_is_stream(rte->relid))
 		{
+			int			column = -1;
+
 			use->stream = rte->relid;
 			use->count++;
+			while ((column = bms_next_member(rte->selectedCols, column)) >= 0)
+				use->columns = lappend_int(use->columns, column + FirstLowInvalidHeapAttributeNumber);
 		}
 		else if (rte->inh && has_subclass(rte->relid))
 		{
@@ -104,7 +110,7 @@ count_streams(Node *node, StreamUse *use)
 static bool
 contains_stream(Node *node)
 {
-	StreamUse	use = {InvalidOid, 0};
+	StreamUse	use = {InvalidOid, 0, NIL};
 
 	count_streams(node, &use);
 	return use.count > 0;
@@ -517,7 +523,7 @@ SckptQuery *
 sckpt_query_analyze(const char *text)
 {
 	SckptQuery *result = palloc0(sizeof(SckptQuery));
-	StreamUse	use = {InvalidOid, 0};
+	StreamUse	use = {InvalidOid, 0, NIL};
 	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	RawStmt    *statement;
 	List	   *rewritten;
@@ -563,6 +569,7 @@ sckpt_query_analyze(const char *text)
 	if (use.count > 1)
 		refuse("a join of streams", "Join one stream with ordinary tables, such as results of other pipelines.");
 	result->stream = use.stream;
+	result->columns = use.columns;
 	if (!find_in_join_tree((Node *) expanded->jointree, expanded, &use))
 		refuse("a stream in a sub-select outside FROM", "Name the stream in FROM.");
 	find_system_column((Node *) expanded->targetList, expanded);

@@ -38,6 +38,7 @@ typedef struct SckptCall
 typedef struct SckptQuery
 {
 	Oid			stream;
+	List	   *columns;		/* attribute numbers of the stream that it uses; 0: the whole row */
 	bool		grouped;
 	char	   *source;			/* SQL of the linear part */
 	bool		pure;			/* the source depends on nothing but the stream's rows */

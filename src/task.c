@@ -98,6 +98,7 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	else
 		task->status = def->paused ? SCKPT_PAUSED : SCKPT_STARTING;
 	strlcpy(task->cause, "worker start", SCKPT_ERROR_BYTES);
+	task->known_since = GetCurrentTimestamp();
 	return task;
 }
 
@@ -361,7 +362,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
-	if (transient && sckpt_checkpoint_in_progress() && task->status == SCKPT_RUNNING &&
+	if (transient && sckpt_checkpoint_in_progress() && !sckpt_checkpoint_may_have_committed() &&
+		task->status == SCKPT_RUNNING &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -373,6 +375,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	sckpt_task_stop(task);
+	if (transient)
+		task->restarts++;
 	task->retry_at = transient ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), task->backoff) : 0;
 	task->status = starved || !transient ? SCKPT_FAILED : SCKPT_RESTARTING;
 	if (!transient)
@@ -418,6 +422,8 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
 	entry->counters.state_rows = task->operator ? sckpt_state_rows(task->operator->state) : 0;
 	entry->counters.state_bytes = task->operator ? sckpt_state_bytes(task->operator->state) : 0;
+	entry->counters.restarts = task->restarts;
+	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0);
 	entry->counters.busy_ms = task->busy_us / 1000.0;
 	entry->position = task->query ? task->fed : task->def->position;
 	if (task->fed_time)

@@ -40,6 +40,8 @@ typedef struct SckptTask
 	SckptStatus status;
 	TimestampTz retry_at;		/* of a RESTARTING or memory-starved one */
 	int			backoff;		/* ms, the last one used */
+	int64		restarts;
+	TimestampTz known_since;
 	bool		seen;			/* while pipelines are being compared with the catalog */
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */

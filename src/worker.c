@@ -122,6 +122,7 @@ guard(SckptTask *task, TaskWork work, void *arg)
 		RESUME_INTERRUPTS();
 		MemoryContextSwitchTo(context);
 		sckpt_task_fail(task, error);
+		sckpt_task_publish(task, InvalidXLogRecPtr);
 		FreeErrorData(error);
 		ok = false;
 	}

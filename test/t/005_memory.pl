@@ -78,7 +78,7 @@ cmp_ok($most - $base, '<', 64, sprintf('the worker took %.0f MB more', $most - $
 # as many single-row statements, in one transaction and then each in its own subtransaction
 my $statements = $rows / 2;
 $node->safe_psql('postgres', "DO \$\$BEGIN FOR i IN 1..$statements LOOP INSERT INTO s VALUES (i, 'one'); END LOOP; END\$\$");
-$node->safe_psql('postgres', 'DO $$BEGIN FOR i IN 1..20000 LOOP BEGIN INSERT INTO s VALUES (i, $x$sub$x$); IF i % 3 = 0 THEN RAISE no_data; END IF; EXCEPTION WHEN no_data THEN NULL; END; END LOOP; END$$');
+$node->safe_psql('postgres', 'DO $$BEGIN FOR i IN 1..20000 LOOP BEGIN INSERT INTO s VALUES (i, $x$sub$x$); IF i % 3 = 0 THEN RAISE division_by_zero; END IF; EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END$$');
 $most = checkpoint_watching_memory();
 is($node->safe_psql('postgres', 'SELECT sum(n) FROM g'), 1 + $rows + $statements + 20000 - 6666, "$statements statements are counted once");
 cmp_ok($most - $base, '<', 64, sprintf('the worker took %.0f MB more', $most - $base));
