@@ -11,7 +11,8 @@ PG_CFLAGS = -std=gnu99
 # a user who is not root: initdb refuses that. The first two run against the
 # server that is up instead, if it is asked so: make installcheck TEMP_INSTANCE=
 TEMP_INSTANCE = yes
-temp_instance = $(if $(TEMP_INSTANCE),--temp-instance=./$(1) --temp-config=$(CURDIR)/test/stream_ckpt.conf)
+temp_instance = $(if $(TEMP_INSTANCE),--temp-instance=./$(1) --temp-config=$(CURDIR)/test/stream_ckpt.conf \
+	--no-locale --encoding=UTF8)
 REGRESS := $(foreach test,$(basename $(notdir $(sort $(wildcard sql/*.sql)))),$(if $(findstring --,$(test)),,$(test)))
 REGRESS_OPTS = $(call temp_instance,tmp_regress)
 ISOLATION := $(basename $(notdir $(sort $(wildcard test/isolation/specs/*.spec))))

@@ -484,7 +484,6 @@ changes_column_type(AlterTableStmt *stmt)
 	return false;
 }
 
-/* Fill in what drops need to know of a statement; false if they need nothing. */
 static bool
 drops_column_cascade(AlterTableStmt *stmt)
 {
@@ -500,6 +499,7 @@ drops_column_cascade(AlterTableStmt *stmt)
 	return false;
 }
 
+/* Fill in what drops need to know of a statement; false if they need nothing. */
 static bool
 describe_command(Node *stmt, Command *result)
 {

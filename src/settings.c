@@ -47,6 +47,10 @@ define_preload_settings(void)
 							"Pipelines that the cluster's workers can run at the same time.",
 							NULL, &sckpt_max_pipelines,
 							1024, 1, 100000, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_ckpt.workers",
+							"Workers per database.",
+							NULL, &sckpt_workers,
+							1, 1, 1, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 void
@@ -100,10 +104,6 @@ sckpt_settings_init(void)
 							"Consecutive failed checkpoints before the pipeline restarts from its last completed one.",
 							NULL, &sckpt_tolerable_failed_checkpoints,
 							3, 0, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
-	DefineCustomIntVariable("stream_ckpt.workers",
-							"Workers per database.",
-							NULL, &sckpt_workers,
-							1, 1, 1, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	if (process_shared_preload_libraries_in_progress)
 		define_preload_settings();
 	MarkGUCPrefixReserved("stream_ckpt");
