@@ -21,7 +21,7 @@ SELECT * FROM by_key ORDER BY k;
 SELECT * FROM large_by_key ORDER BY k;
 
 -- rows inserted by hand are as good
-INSERT INTO parsed VALUES ('hand', 500), ('hand');
+INSERT INTO parsed VALUES ('hand', 500), ('hand', DEFAULT);
 SELECT stream_ckpt.checkpoint();
 SELECT * FROM by_key WHERE k = 'hand';
 SELECT * FROM large_by_key WHERE k = 'hand';

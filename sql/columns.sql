@@ -59,11 +59,26 @@ INSERT INTO t VALUES (2, 'z', 1);
 SELECT stream_ckpt.checkpoint('whole') > 0 AS done;
 SELECT * FROM whole ORDER BY a;
 
+-- names and columns that a pipeline's query uses stay
+ALTER FOREIGN TABLE s DROP COLUMN a;
+ALTER FOREIGN TABLE s RENAME COLUMN a TO renamed;
+ALTER FOREIGN TABLE s RENAME TO renamed;
+ALTER FOREIGN TABLE s SET SCHEMA public;
+ALTER FOREIGN TABLE s ALTER COLUMN a TYPE text;
 -- a column that no pipeline uses can go
 ALTER FOREIGN TABLE s DROP COLUMN e;
 INSERT INTO s (a, c) VALUES (7, 1);
 SELECT stream_ckpt.checkpoint('by_a') > 0 AS done;
 SELECT a, n FROM by_a WHERE a = 7;
+
+-- with CASCADE, what uses it goes
+SET client_min_messages = warning;
+ALTER FOREIGN TABLE s DROP COLUMN c CASCADE;
+RESET client_min_messages;
+SELECT pipeline FROM stream_ckpt.pipelines ORDER BY 1;
+INSERT INTO s (a, d) VALUES (8, 9);
+SELECT stream_ckpt.checkpoint();
+SELECT * FROM by_d WHERE d = 9;
 
 -- its type can change only when nothing unread needs the old one
 \set VERBOSITY sqlstate

@@ -260,6 +260,37 @@ deserialize(Aggregate *agg, Call *call, SckptRef ref)
 	return result;
 }
 
+/*
+ * The same, fit for transitions.  What a deserialization function returns is
+ * only promised to be good for combining: those of stddev() and its like give
+ * a state that leaves out the squares of what is added to it.  Combined
+ * into nothing it becomes a whole one.  (Combine functions of internal states
+ * are never strict.)
+ */
+static Datum
+revive(Aggregate *agg, Call *call, SckptRef ref)
+{
+	LOCAL_FCINFO(fcinfo, 2);
+	MemoryContext old;
+	Datum		partial;
+	Datum		result;
+
+	if (!OidIsValid(call->combine.fn_oid))
+		return deserialize(agg, call, ref);
+	old = MemoryContextSwitchTo(agg->row_context);
+	partial = deserialize(agg, call, ref);
+	MemoryContextSwitchTo(old);
+	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
+	fcinfo->args[0].value = (Datum) 0;
+	fcinfo->args[0].isnull = true;
+	fcinfo->args[1].value = partial;
+	fcinfo->args[1].isnull = false;
+	result = FunctionCallInvoke(fcinfo);
+	if (fcinfo->isnull)
+		elog(ERROR, "aggregate combine function returned NULL");
+	return result;
+}
+
 /* Bring one live object's value into the store. */
 static void
 flatten_live(Aggregate *agg, LiveValue *live)
@@ -457,7 +488,7 @@ current_value(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValu
 		MemoryContext old = MemoryContextSwitchTo(agg->live_context);
 		LiveValue  *live = value->object.live ? &agg->live[value->object.live - 1] : add_live(agg, ref, index, value);
 
-		live->value = deserialize(agg, call, value->object.ref);
+		live->value = revive(agg, call, value->object.ref);
 		MemoryContextSwitchTo(old);
 		return live->value;
 	}

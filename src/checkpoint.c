@@ -646,6 +646,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->changed = false;
 	task->failed_checkpoints = 0;
 	task->backoff = 0;
+	task->starved = false;
+	task->error[0] = '\0';
 	task->waiting[0] = '\0';
 	MemoryContextDelete(attempt.context);
 	attempt.id = 0;

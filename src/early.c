@@ -58,6 +58,15 @@ give_up(EarlyWork *work)
 }
 
 void
+sckpt_early_give_up(SckptTask *task, TransactionId xid)
+{
+	EarlyWork  *work = find_work(task, xid);
+
+	if (work)
+		give_up(work);
+}
+
+void
 sckpt_early_drop(SckptTask *task, TransactionId xid)
 {
 	ListCell   *lc;

@@ -28,6 +28,8 @@ extern bool sckpt_early_possible(SckptTask *task);
  * interrupts.
  */
 extern void sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *batch);
+/* An xid has rows that will not be fed: do without early work on it. */
+extern void sckpt_early_give_up(SckptTask *task, TransactionId xid);
 /* Does the task have all rows of these xids? */
 extern bool sckpt_early_covers(SckptTask *task, const TransactionId *xids, int nxids);
 /* The xids have committed: merge what the task has of them, in a transaction of its own.  Throws. */

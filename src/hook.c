@@ -233,7 +233,7 @@ has_pipeline(List *pipelines, int64 id)
 }
 
 static void
-refuse_drop(Oid relid, bool stream, List *pipelines)
+refuse_drop(Oid relid, bool stream, int column, List *pipelines)
 {
 	StringInfoData detail;
 	ListCell   *lc;
@@ -251,7 +251,9 @@ refuse_drop(Oid relid, bool stream, List *pipelines)
 	}
 	ereport(ERROR,
 			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
-			 errmsg("cannot drop %s \"%s\" because pipelines depend on it", kind, get_rel_name(relid)),
+			 column > 0 ? errmsg("cannot drop column \"%s\" of stream \"%s\" because pipelines depend on it",
+								 get_attname(relid, column, false), get_rel_name(relid))
+			 : errmsg("cannot drop %s \"%s\" because pipelines depend on it", kind, get_rel_name(relid)),
 			 errdetail_internal("%s", detail.data),
 			 errhint("Drop the pipelines first with stream_ckpt.drop_pipeline(), or use DROP ... CASCADE to drop them too.")));
 }
@@ -279,7 +281,7 @@ refuse_or_cascade(Oid relid, bool stream, int column)
 	MemoryContextSwitchTo(oldcontext);
 
 	if (refused)
-		refuse_drop(relid, stream, refused);
+		refuse_drop(relid, stream, column, refused);
 }
 
 /* A column of a stream is about to be dropped. */

@@ -355,7 +355,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 
 	sckpt_stream_arm(NULL);
 	snprintf(task->error, SCKPT_ERROR_BYTES, "%s%s%s%s%s", error->message,
-			 error->detail ? " " : "", error->detail ? error->detail : "",
+			 error->detail ? ". " : "", error->detail ? error->detail : "",
 			 starved && error->hint ? " " : "", starved && error->hint ? error->hint : "");
 	strlcpy(task->cause, error->message, SCKPT_ERROR_BYTES);
 	task->backoff = task->backoff == 0 ? sckpt_restart_backoff_min
@@ -375,6 +375,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	sckpt_task_stop(task);
+	task->starved = starved;
 	if (transient)
 		task->restarts++;
 	task->retry_at = transient ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), task->backoff) : 0;
@@ -387,6 +388,7 @@ void
 sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 {
 	SckptPipelineEntry *entry;
+	SckptStatus status;
 	bool		changed;
 
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
@@ -412,11 +414,12 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 				 errmsg("too many pipelines in this cluster"),
 				 errhint("Raise \"stream_ckpt.max_pipelines\" to more than %d.", sckpt_max_pipelines)));
 
+	status = task->starved ? SCKPT_FAILED : task->status;
 	SpinLockAcquire(&entry->mutex);
-	changed = entry->status != task->status || entry->last_checkpoint != task->def->last_checkpoint ||
+	changed = entry->status != status || entry->last_checkpoint != task->def->last_checkpoint ||
 		entry->covered < covered;
 	entry->owner = task->def->owner;
-	entry->status = task->status;
+	entry->status = status;
 	entry->worker_pid = MyProcPid;
 	entry->counters.rows_in = task->query ? task->rows_in : task->def->rows_in;
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
@@ -431,8 +434,55 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->last_checkpoint = task->def->last_checkpoint;
 	if (covered > entry->covered)
 		entry->covered = covered;
-	strlcpy(entry->error, task->status == SCKPT_RUNNING ? task->waiting : task->error, SCKPT_ERROR_BYTES);
+	strlcpy(entry->error, status == SCKPT_RUNNING ? task->waiting : task->error, SCKPT_ERROR_BYTES);
 	SpinLockRelease(&entry->mutex);
 	if (changed)
 		sckpt_shared_broadcast();
+}
+
+/* ---- Isolation ---- */
+
+static void
+task_context(void *arg)
+{
+	errcontext("pipeline \"%s\"", ((SckptTask *) arg)->def->name);
+}
+
+bool
+sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
+{
+	ErrorContextCallback callback = {error_context_stack, task_context, task};
+	MemoryContext context = CurrentMemoryContext;
+	TimestampTz started = GetCurrentTimestamp();
+	volatile bool ok = true;
+
+	error_context_stack = &callback;
+	PG_TRY();
+	{
+		work(task, arg);
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		HOLD_INTERRUPTS();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		QueryCancelPending = false;
+		EmitErrorReport();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		sckpt_task_fail(task, error);
+		sckpt_task_publish(task, InvalidXLogRecPtr);
+		FreeErrorData(error);
+		ok = false;
+	}
+	PG_END_TRY();
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(context);
+	task->busy_us += GetCurrentTimestamp() - started;
+	return ok;
 }

@@ -40,6 +40,7 @@ typedef struct SckptTask
 	SckptStatus status;
 	TimestampTz retry_at;		/* of a RESTARTING or memory-starved one */
 	int			backoff;		/* ms, the last one used */
+	bool		starved;		/* ran out of state memory; shown as FAILED until a checkpoint shows that it has enough */
 	int64		restarts;
 	TimestampTz known_since;
 	bool		seen;			/* while pipelines are being compared with the catalog */
@@ -96,6 +97,13 @@ extern void sckpt_task_become_self(SckptIdentity *saved);
 
 extern SckptTask *sckpt_task_create(MemoryContext parent, SckptPipeline *def);
 extern void sckpt_task_destroy(SckptTask *task);
+
+/*
+ * Run something for a task, with its own error context and transactions; when that fails, the task does, and nobody else.  False
+ * then.
+ */
+typedef void (*SckptTaskWork) (SckptTask *task, void *arg);
+extern bool sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg);
 
 /* INSERT INTO result (columns) query: what a linear query runs as. */
 extern char *sckpt_task_insert_sql(Oid result, SckptQuery *query);

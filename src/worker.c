@@ -3,8 +3,8 @@
  * worker.c
  *		The background worker that runs the pipelines of one database.
  *
- * One loop: read the log up to a transaction boundary, give the batch to every
- * running task, take the checkpoints that are due, move the slot, wait.
+ * One loop: for each lane (lane.h) read the log up to a transaction boundary, give the batch to its
+ * tasks, take the checkpoints that are due; move the slot; wait.
  *
  * Waiting: while rows come in, the worker looks at the log by itself every few
  * milliseconds and producers leave it alone; when nothing came for a while it
@@ -23,6 +23,7 @@
 #include <malloc.h>
 #endif
 
+#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -44,10 +45,9 @@
 #include "utils/timestamp.h"
 
 #include "attach.h"
-#include "batch.h"
 #include "catalog.h"
 #include "checkpoint.h"
-#include "early.h"
+#include "lane.h"
 #include "log.h"
 #include "settings.h"
 #include "shared.h"
@@ -56,14 +56,9 @@
 #include "task.h"
 #include "worker.h"
 
-#define BATCH_BYTES			(2 * 1024 * 1024)	/* rows given to the tasks at a time */
-#define READ_BYTES			(16 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define PENDING_BYTES		(64 * 1024 * 1024)	/* kept for linear queries before an early checkpoint */
-#define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
-#define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
 #define POSITION_BYTES		(16 * 1024 * 1024)	/* of log without rows, before positions are stored */
 #define SLOT_BYTES			(1024 * 1024)	/* least step of the slot */
-#define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
 #define LOOK_MS				50		/* between looks at the log while rows come in */
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
@@ -72,66 +67,13 @@
 static MemoryContext worker_context;
 static MemoryContext loop_context;	/* reset in each round */
 static SckptDatabase *database;
-static SckptLog *reader;
 static List *tasks = NIL;		/* all pipelines of the database */
-static List *wanted_streams = NIL;	/* of running tasks */
-static List *tapped_xids = NIL;	/* open ones whose first messages were given to tasks */
+static SckptLane *main_lane;	/* follows the end of the log */
+static List *other_lanes = NIL; /* catch up */
 static uint64 generation;
-static XLogRecPtr known_visible;
 static XLogRecPtr slot_lsn;
 static TimestampTz slot_moved_at;
 static XLogRecPtr stored_at;	/* end of the log when idle positions were last stored */
-
-/* Work done for one task, and its argument. */
-typedef void (*TaskWork) (SckptTask *task, void *arg);
-
-static void
-task_context(void *arg)
-{
-	errcontext("pipeline \"%s\"", ((SckptTask *) arg)->def->name);
-}
-
-/*
- * Run something for a task; when it fails, the task does, and nobody else.
- */
-static bool
-guard(SckptTask *task, TaskWork work, void *arg)
-{
-	ErrorContextCallback callback = {error_context_stack, task_context, task};
-	MemoryContext context = CurrentMemoryContext;
-	TimestampTz started = GetCurrentTimestamp();
-	volatile bool ok = true;
-
-	error_context_stack = &callback;
-	PG_TRY();
-	{
-		work(task, arg);
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		HOLD_INTERRUPTS();
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		QueryCancelPending = false;
-		EmitErrorReport();
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-		MemoryContextSwitchTo(context);
-		sckpt_task_fail(task, error);
-		sckpt_task_publish(task, InvalidXLogRecPtr);
-		FreeErrorData(error);
-		ok = false;
-	}
-	PG_END_TRY();
-	error_context_stack = callback.previous;
-	MemoryContextSwitchTo(context);
-	task->busy_us += GetCurrentTimestamp() - started;
-	return ok;
-}
 
 /* ---- Which pipelines there are ---- */
 
@@ -170,6 +112,18 @@ find_task(int64 id)
 			return lfirst(lc);
 	}
 	return NULL;
+}
+
+/* The task is about to be destroyed. */
+static void
+leave_lanes(SckptTask *task)
+{
+	ListCell   *lc;
+
+	if (main_lane)
+		sckpt_lane_remove(main_lane, task);
+	foreach(lc, other_lanes)
+		sckpt_lane_remove(lfirst(lc), task);
 }
 
 /*
@@ -228,11 +182,16 @@ sync_tasks(void)
 		{
 			task->seen = true;
 			if (task->retry_at != 0)
-				task->retry_at = 1; /* resume_pipeline(): do not wait for the back-off */
+			{
+				/* resume_pipeline(): do not wait for the back-off. */
+				task->retry_at = 1;
+				task->starved = false;
+			}
 			continue;
 		}
 		if (task)
 		{
+			leave_lanes(task);
 			tasks = list_delete_ptr(tasks, task);
 			sckpt_task_destroy(task);
 		}
@@ -251,6 +210,7 @@ sync_tasks(void)
 		if (!task->seen)
 		{
 			tasks = foreach_delete_current(tasks, lc);
+			leave_lanes(task);
 			sckpt_task_destroy(task);
 		}
 		else
@@ -268,10 +228,13 @@ check_log(SckptTask *task)
 {
 	char		path[MAXPGPATH];
 	XLogSegNo	segment;
+	TimeLineID	tli;
 	struct stat st;
 
+	/* Segments from before a promotion have the old timeline's name. */
+	tli = tliOfPointInHistory(task->def->restart, readTimeLineHistory(GetWALInsertionTimeLine()));
 	XLByteToSeg(task->def->restart, segment, wal_segment_size);
-	XLogFilePath(path, GetWALInsertionTimeLine(), segment, wal_segment_size);
+	XLogFilePath(path, tli, segment, wal_segment_size);
 	if (segment <= XLogGetLastRemovedSegno() || (stat(path, &st) != 0 && errno == ENOENT))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -310,33 +273,12 @@ start_task(SckptTask *task, void *arg)
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	CommitTransactionCommand();
 	task->status = SCKPT_RUNNING;
-	task->error[0] = '\0';
-}
-
-static void
-open_reader(XLogRecPtr start, XLogRecPtr skip_until)
-{
-	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
-
-	known_visible = flushed > VISIBLE_BYTES ? flushed - VISIBLE_BYTES : InvalidXLogRecPtr;
-	reader = sckpt_log_open(worker_context, MyDatabaseId, start, skip_until, (Size) sckpt_log_memory_limit * 1024);
-}
-
-static bool
-taps_wanted(void)
-{
-	ListCell   *lc;
-
-	foreach(lc, tasks)
-	{
-		if (sckpt_early_possible(lfirst(lc)))
-			return true;
-	}
-	return false;
+	if (!task->starved)
+		task->error[0] = '\0';
 }
 
 /*
- * Start the tasks that can be, and bring the reader to where the furthest behind of them is.  At a transaction boundary.
+ * Start the tasks that can be.  Those that are not further back than the main lane join it; the others get one together.
  */
 static void
 start_tasks(void)
@@ -344,403 +286,75 @@ start_tasks(void)
 	TimestampTz now = GetCurrentTimestamp();
 	XLogRecPtr	start = InvalidXLogRecPtr;
 	XLogRecPtr	skip_until = InvalidXLogRecPtr;
-	bool		rewind = reader == NULL;
+	List	   *behind = NIL;
+	SckptLane  *lane;
+	MemoryContext old;
 	ListCell   *lc;
 
-	list_free(wanted_streams);
-	wanted_streams = NIL;
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_STARTING || (task->retry_at != 0 && task->retry_at <= now &&
-											   (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
+		if (task->status != SCKPT_STARTING &&
+			!(task->retry_at != 0 && task->retry_at <= now &&
+			  (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
+			continue;
+		task->retry_at = 0;
+		if (sckpt_task_guard(task, start_task, NULL))
 		{
-			task->retry_at = 0;
-			if (guard(task, start_task, NULL))
+			if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
+				sckpt_lane_add(main_lane, task);
+			else
 			{
-				if (reader == NULL || task->def->position < sckpt_log_read_lsn(reader))
-					rewind = true;
+				behind = lappend(behind, task);
+				if (XLogRecPtrIsInvalid(start) || task->def->restart < start)
+					start = task->def->restart;
+				if (XLogRecPtrIsInvalid(skip_until) || task->def->position < skip_until)
+					skip_until = task->def->position;
 			}
-			sckpt_task_publish(task, InvalidXLogRecPtr);
 		}
-		if (task->status == SCKPT_RUNNING)
-		{
-			MemoryContext old = MemoryContextSwitchTo(worker_context);
-
-			wanted_streams = list_append_unique_oid(wanted_streams, task->query->stream);
-			MemoryContextSwitchTo(old);
-		}
+		sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
-	if (!rewind)
-	{
-		sckpt_log_set_tap(reader, taps_wanted() ? TAP_BYTES : 0);
+	if (behind == NIL && main_lane != NULL)
 		return;
-	}
 
-	/* From where everybody gets what is missing; who is ahead skips. */
-	if (reader != NULL)
+	lane = sckpt_lane_open(worker_context, behind ? start : slot_lsn, skip_until);
+	foreach(lc, behind)
+		sckpt_lane_add(lane, lfirst(lc));
+	if (main_lane == NULL)
+		main_lane = lane;
+	else
 	{
-		start = sckpt_log_restart_lsn(reader);
-		skip_until = sckpt_log_read_lsn(reader);
-	}
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-
-		if (task->status != SCKPT_RUNNING && reader != NULL)
-			continue;
-		if (task->pending)
-		{
-			/* Read again: a batch does not outlive the reader that its rows came from. */
-			sckpt_task_drop_pending(task);
-			task->fed = task->def->position;
-			task->rows_in = task->def->rows_in;
-		}
-		if (XLogRecPtrIsInvalid(start) || task->def->restart < start)
-			start = task->def->restart;
-		if (XLogRecPtrIsInvalid(skip_until) || task->def->position < skip_until)
-			skip_until = task->def->position;
-	}
-	if (XLogRecPtrIsInvalid(start))
-		start = slot_lsn;
-	foreach(lc, tasks)
-		sckpt_early_drop(lfirst(lc), InvalidTransactionId);
-	list_free(tapped_xids);
-	tapped_xids = NIL;
-	if (reader != NULL)
-		sckpt_log_close(reader);
-	reader = NULL;
-	open_reader(start, skip_until);
-	sckpt_log_set_tap(reader, taps_wanted() ? TAP_BYTES : 0);
-}
-
-/* ---- Reading ---- */
-
-typedef struct FeedArg
-{
-	SckptBatch *batch;
-	bool		stateful_only;
-} FeedArg;
-
-static void
-feed_task(SckptTask *task, void *arg)
-{
-	sckpt_task_feed(task, ((FeedArg *) arg)->batch, known_visible);
-}
-
-static void
-feed_tasks(SckptBatch *batch, bool stateful_only)
-{
-	FeedArg		arg = {batch, stateful_only};
-	ListCell   *lc;
-
-	if (batch->nsegments == 0)
-		return;
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-
-		if (task->status == SCKPT_RUNNING && (task->operator || !stateful_only))
-			guard(task, feed_task, &arg);
+		old = MemoryContextSwitchTo(worker_context);
+		other_lanes = lappend(other_lanes, lane);
+		MemoryContextSwitchTo(old);
 	}
 }
 
-/*
- * Give the rest of the transaction at hand to the tasks, in batches, the last of which is returned unless it is
- * full.
- */
-static SckptBatch *
-take_transaction(SckptLog *log, SckptLogTransaction *transaction, SckptBatch *batch,
-				 void (*full) (SckptBatch *batch, void *arg), void *arg)
-{
-	SckptLogMessage *message;
-	bool		incomplete = false;
-
-	sckpt_batch_add_transaction(batch, transaction);
-	while ((message = sckpt_log_next_message(log)) != NULL)
-	{
-		incomplete = sckpt_batch_add(batch, message, wanted_streams);
-		if (batch->bytes >= BATCH_BYTES && !incomplete)
-		{
-			full(batch, arg);
-			sckpt_batch_release(batch);
-			batch = sckpt_batch_create(worker_context);
-			sckpt_batch_add_transaction(batch, transaction);
-			CHECK_FOR_INTERRUPTS();
-		}
-	}
-	return batch;
-}
-
-static void
-batch_full(SckptBatch *batch, void *arg)
-{
-	feed_tasks(batch, *(bool *) arg);
-}
-
-/* A transaction too large to keep, for a linear query: read it once more, into a checkpoint. */
-typedef struct LargeArg
-{
-	SckptTask  *task;
-	SckptLogTransaction *transaction;
-	XLogRecPtr	start;
-	uint64		rows_in;
-	uint64		rows_out;
-} LargeArg;
-
-static void
-run_large_batch(SckptBatch *batch, void *arg)
-{
-	LargeArg   *large = arg;
-	SckptScan	scan;
-	uint64		rows = sckpt_task_scan(large->task, batch, &scan);
-
-	if (rows == 0)
-		return;
-	sckpt_batch_wait_visible(batch, known_visible);
-	large->rows_in += rows;
-	sckpt_checkpoint_add_rows(sckpt_task_run_linear(large->task, batch));
-}
-
-static void
-run_large(SckptTask *task, void *arg)
-{
-	LargeArg   *large = arg;
-	SckptLog   *volatile log = sckpt_log_open(worker_context, MyDatabaseId, large->start, large->transaction->commit_lsn - 1,
-											  (Size) sckpt_log_memory_limit * 1024);
-	SckptBatch *volatile batch = NULL;
-
-	large->task = task;
-	PG_TRY();
-	{
-		SckptLogTransaction transaction;
-		SckptLogResult result;
-		SckptPosition position;
-
-		do
-		{
-			result = sckpt_log_next(log, READ_BYTES, &transaction);
-		} while (result == SCKPT_LOG_MORE);
-		if (result != SCKPT_LOG_TRANSACTION || transaction.commit_lsn != large->transaction->commit_lsn)
-			elog(ERROR, "could not find a transaction again in the log");
-		if (!sckpt_checkpoint_begin(task))
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not take a checkpoint of pipeline \"%s\": %s", task->def->name, task->waiting)));
-		batch = take_transaction(log, &transaction, sckpt_batch_create(worker_context), run_large_batch, large);
-		run_large_batch(batch, large);
-		task->rows_in += large->rows_in;
-		task->fed_time = transaction.commit_time;
-		position.commit = sckpt_log_read_lsn(log);
-		position.restart = sckpt_log_restart_lsn(log);
-		position.end = sckpt_log_end_lsn(log);
-		sckpt_checkpoint_finish(task, &position);
-		task->fed = position.commit;
-	}
-	PG_FINALLY();
-	{
-		if (batch)
-			sckpt_batch_release(batch);
-		sckpt_log_close(log);
-	}
-	PG_END_TRY();
-}
-
-/* ---- Large transactions, while they are open ---- */
-
-/* Give tasks what open transactions have written since we last looked. */
-static void
-feed_early(void)
-{
-	SckptLogMessage *message;
-	TransactionId xid;
-	ListCell   *lc;
-
-	while (sckpt_log_next_dropped(reader, &xid))
-	{
-		tapped_xids = list_delete_int(tapped_xids, (int) xid);
-		foreach(lc, tasks)
-			sckpt_early_drop(lfirst(lc), xid);
-	}
-	while ((message = sckpt_log_take_tap(reader, &xid)) != NULL)
-	{
-		SckptLogTransaction transaction = {xid, PG_UINT64_MAX, GetCurrentTimestamp(), 0, 0};
-		SckptBatch *batch = sckpt_batch_create(worker_context);
-		bool		first = !list_member_int(tapped_xids, (int) xid);
-
-		if (first)
-		{
-			MemoryContext old = MemoryContextSwitchTo(worker_context);
-
-			tapped_xids = lappend_int(tapped_xids, (int) xid);
-			MemoryContextSwitchTo(old);
-		}
-		sckpt_batch_add_transaction(batch, &transaction);
-		while (message)
-		{
-			SckptLogMessage *next = message->next;
-
-			(void) sckpt_batch_add(batch, message, wanted_streams);
-			message = next;
-		}
-		foreach(lc, tasks)
-		{
-			SckptTask  *task = lfirst(lc);
-
-			if (sckpt_early_possible(task))
-				sckpt_early_feed(task, xid, first, batch);
-		}
-		sckpt_batch_release(batch);
-	}
-}
-
-typedef struct MergeArg
-{
-	TransactionId *xids;
-	int			nxids;
-} MergeArg;
-
-static void
-merge_task(SckptTask *task, void *arg)
-{
-	sckpt_early_merge(task, ((MergeArg *) arg)->xids, ((MergeArg *) arg)->nxids);
-}
-
-/*
- * A transaction that was tapped has committed: tasks that have all of its tapped rows take them in, and skip them when they
- * are read again for the others, if there are others.
- */
-static void
-merge_early(SckptLogTransaction *transaction, MergeArg *arg)
-{
-	bool		others = false;
-	ListCell   *lc;
-
-	arg->xids = sckpt_log_tapped_xids(reader, &arg->nxids);
-	if (arg->nxids == 0)
-		return;
-	feed_early();
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-
-		if (task->status != SCKPT_RUNNING || task->fed >= transaction->commit_lsn)
-			continue;
-		if (!sckpt_early_covers(task, arg->xids, arg->nxids))
-			others = true;
-		else if (guard(task, merge_task, arg))
-		{
-			task->skip = arg->xids;
-			task->nskip = arg->nxids;
-			task->fed_time = transaction->commit_time;
-		}
-	}
-	if (!others)
-		sckpt_log_skip_tapped(reader);
-}
-
-static void
-end_early(MergeArg *arg)
-{
-	ListCell   *lc;
-
-	if (arg->nxids == 0)
-		return;
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-
-		task->skip = NULL;
-		task->nskip = 0;
-		for (int i = 0; i < arg->nxids; i++)
-			sckpt_early_drop(task, arg->xids[i]);
-	}
-	for (int i = 0; i < arg->nxids; i++)
-		tapped_xids = list_delete_int(tapped_xids, (int) arg->xids[i]);
-}
-
-/*
- * Read up to a transaction boundary and give what was read to the tasks.  True when the log has been read to its end.
- */
+/* A lane that has caught up gives its tasks to the main one; one without tasks ends. */
 static bool
-read_log(bool *delivered)
+end_lane(SckptLane *lane)
 {
-	SckptBatch *batch = sckpt_batch_create(worker_context);
-	bool		at_end = false;
 	ListCell   *lc;
 
-	for (;;)
+	if (lane->tasks && sckpt_log_read_lsn(lane->reader) < sckpt_log_read_lsn(main_lane->reader))
+		return false;
+
+	/* A batch does not outlive the reader that its rows came from. */
+	foreach(lc, lane->tasks)
 	{
-		SckptLogTransaction transaction;
-		XLogRecPtr	start = sckpt_log_restart_lsn(reader);
-		SckptLogResult result = sckpt_log_next(reader, READ_BYTES, &transaction);
-
-		if (result == SCKPT_LOG_TRANSACTION)
-		{
-			bool		large = transaction.nbytes > LARGE_BYTES;
-			MergeArg	early;
-
-			*delivered = true;
-			merge_early(&transaction, &early);
-			if (large || early.nxids > 0)
-			{
-				/* What is before it goes first. */
-				feed_tasks(batch, false);
-				sckpt_batch_release(batch);
-				batch = sckpt_batch_create(worker_context);
-			}
-			batch = take_transaction(reader, &transaction, batch, batch_full, &large);
-			if (!large && early.nxids > 0)
-			{
-				feed_tasks(batch, false);
-				sckpt_batch_release(batch);
-				batch = sckpt_batch_create(worker_context);
-				end_early(&early);
-				break;
-			}
-			if (large)
-			{
-				LargeArg	arg = {NULL, &transaction, start, 0, 0};
-
-				feed_tasks(batch, true);
-				sckpt_batch_release(batch);
-				batch = sckpt_batch_create(worker_context);
-				foreach(lc, tasks)
-				{
-					SckptTask  *task = lfirst(lc);
-
-					arg.rows_in = 0;
-					if (task->status == SCKPT_RUNNING && task->operator == NULL && task->fed < transaction.commit_lsn)
-						guard(task, run_large, &arg);
-				}
-				end_early(&early);
-				break;
-			}
-			if (batch->bytes >= BATCH_BYTES)
-				break;
-			if (batch->nxids >= 10000)
-				break;
-		}
-		else
-		{
-			at_end = result == SCKPT_LOG_END;
-			break;
-		}
+		if (((SckptTask *) lfirst(lc))->pending)
+			return false;
 	}
-	feed_tasks(batch, false);
-	sckpt_batch_release(batch);
-	feed_early();
-
-	/* A boundary: everything that was delivered is taken in. */
-	foreach(lc, tasks)
+	while (lane->tasks)
 	{
-		SckptTask  *task = lfirst(lc);
+		SckptTask  *task = linitial(lane->tasks);
 
-		if (task->status == SCKPT_RUNNING)
-			task->fed = Max(task->fed, sckpt_log_read_lsn(reader));
+		sckpt_lane_remove(lane, task);
+		sckpt_lane_add(main_lane, task);
 	}
-	return at_end;
+	sckpt_lane_close(lane);
+	return true;
 }
 
 /* ---- Checkpoints ---- */
@@ -779,12 +393,12 @@ checkpoint_interval(SckptTask *task)
 
 /* Returns whether a checkpoint was completed. */
 static bool
-take_checkpoints(SckptPosition *position)
+take_checkpoints(SckptLane *lane, SckptPosition *position)
 {
 	bool		completed = false;
 	ListCell   *lc;
 
-	foreach(lc, tasks)
+	foreach(lc, lane->tasks)
 	{
 		SckptTask  *task = lfirst(lc);
 		TimestampTz now = GetCurrentTimestamp();
@@ -805,7 +419,7 @@ take_checkpoints(SckptPosition *position)
 		{
 			int64		before = task->def->last_checkpoint;
 
-			(void) guard(task, take_checkpoint, &at);
+			(void) sckpt_task_guard(task, take_checkpoint, &at);
 			if (task->status == SCKPT_RUNNING && task->def->last_checkpoint > before)
 			{
 				task->checkpoint_at = TimestampTzPlusMilliseconds(now, checkpoint_interval(task));
@@ -819,6 +433,23 @@ take_checkpoints(SckptPosition *position)
 	return completed;
 }
 
+/* Read on, and take the checkpoints that are due then.  True at the end of the log. */
+static bool
+run_lane(SckptLane *lane, bool *delivered)
+{
+	SckptPosition position;
+	bool		at_end;
+
+	sckpt_lane_drop_stopped(lane);
+	at_end = sckpt_lane_read(lane, delivered);
+	sckpt_lane_drop_stopped(lane);
+	sckpt_lane_position(lane, &position);
+	if (position.commit != InvalidXLogRecPtr)
+		(void) take_checkpoints(lane, &position);
+	sckpt_lane_drop_stopped(lane);
+	return at_end;
+}
+
 /* Pipelines to which nothing happens follow the log all the same, so that the slot can. */
 static void
 store_idle_positions(SckptPosition *position)
@@ -829,7 +460,7 @@ store_idle_positions(SckptPosition *position)
 	if (position->end < stored_at + POSITION_BYTES)
 		return;
 	stored_at = position->end;
-	foreach(lc, tasks)
+	foreach(lc, main_lane->tasks)
 	{
 		SckptTask  *task = lfirst(lc);
 
@@ -915,8 +546,10 @@ reload_settings(void)
 
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	if (reader)
-		sckpt_log_set_memory_limit(reader, (Size) sckpt_log_memory_limit * 1024);
+	if (main_lane)
+		sckpt_log_set_memory_limit(main_lane->reader, (Size) sckpt_log_memory_limit * 1024);
+	foreach(lc, other_lanes)
+		sckpt_log_set_memory_limit(((SckptLane *) lfirst(lc))->reader, (Size) sckpt_log_memory_limit * 1024);
 
 	/* There may be more memory for state now. */
 	foreach(lc, tasks)
@@ -924,7 +557,10 @@ reload_settings(void)
 		SckptTask  *task = lfirst(lc);
 
 		if (task->status == SCKPT_FAILED && task->retry_at != 0)
+		{
 			task->retry_at = 1;
+			task->starved = false;
+		}
 	}
 }
 
@@ -1007,6 +643,7 @@ sckpt_worker_main(Datum arg)
 		SckptPosition position;
 		bool		delivered = false;
 		bool		at_end;
+		ListCell   *lc;
 
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(loop_context);
@@ -1020,18 +657,23 @@ sckpt_worker_main(Datum arg)
 			sync_tasks();
 		start_tasks();
 
-		at_end = read_log(&delivered);
-		position.commit = sckpt_log_read_lsn(reader);
-		position.restart = sckpt_log_restart_lsn(reader);
-		position.end = sckpt_log_end_lsn(reader);
+		at_end = run_lane(main_lane, &delivered);
+		foreach(lc, other_lanes)
+		{
+			SckptLane  *lane = lfirst(lc);
+
+			at_end &= run_lane(lane, &delivered);
+			if (end_lane(lane))
+				other_lanes = foreach_delete_current(other_lanes, lc);
+		}
+		sckpt_lane_position(main_lane, &position);
 		if (position.commit != InvalidXLogRecPtr)
 		{
-			(void) take_checkpoints(&position);
 			store_idle_positions(&position);
 			move_slot(&position);
 		}
-		active = delivered || sckpt_log_memory(reader) != memory;
-		memory = sckpt_log_memory(reader);
+		active = delivered || sckpt_log_memory(main_lane->reader) != memory;
+		memory = sckpt_log_memory(main_lane->reader);
 		if (!at_end)
 			continue;
 
@@ -1040,7 +682,7 @@ sckpt_worker_main(Datum arg)
 		{
 			pg_atomic_write_u32(&database->wants_rows, 1);
 			pg_memory_barrier();
-			if (GetFlushRecPtr(NULL) > sckpt_log_end_lsn(reader) + XLOG_BLCKSZ)
+			if (GetFlushRecPtr(NULL) > sckpt_log_end_lsn(main_lane->reader) + XLOG_BLCKSZ)
 				active = true;
 		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, time_to_wait(active),

@@ -1,0 +1,474 @@
+/*-------------------------------------------------------------------------
+ *
+ * lane.c
+ *		A reader of the log and the tasks that it feeds.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "batch.h"
+#include "checkpoint.h"
+#include "early.h"
+#include "lane.h"
+#include "settings.h"
+
+#define BATCH_BYTES			(2 * 1024 * 1024)	/* rows given to the tasks at a time */
+#define BATCH_TRANSACTIONS	10000	/* the same, of small transactions */
+#define READ_BYTES			(16 * 1024 * 1024)	/* of log, before looking whether something is due */
+#define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
+#define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
+#define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
+
+SckptLane *
+sckpt_lane_open(MemoryContext parent, XLogRecPtr start, XLogRecPtr skip_until)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt lane", ALLOCSET_DEFAULT_SIZES);
+	SckptLane  *lane = MemoryContextAllocZero(context, sizeof(SckptLane));
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+
+	lane->context = context;
+	lane->known_visible = flushed > VISIBLE_BYTES ? flushed - VISIBLE_BYTES : InvalidXLogRecPtr;
+	lane->reader = sckpt_log_open(context, MyDatabaseId, start, skip_until, (Size) sckpt_log_memory_limit * 1024);
+	return lane;
+}
+
+void
+sckpt_lane_close(SckptLane *lane)
+{
+	Assert(lane->tasks == NIL);
+	sckpt_log_close(lane->reader);
+	MemoryContextDelete(lane->context);
+}
+
+/* Which streams matter, and whether open transactions are worth looking at, depends on the tasks. */
+static void
+tasks_changed(SckptLane *lane)
+{
+	bool		tap = false;
+	ListCell   *lc;
+
+	list_free(lane->streams);
+	lane->streams = NIL;
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		lane->streams = list_append_unique_oid(lane->streams, task->query->stream);
+		tap |= sckpt_early_possible(task);
+	}
+	sckpt_log_set_tap(lane->reader, tap ? TAP_BYTES : 0);
+}
+
+void
+sckpt_lane_add(SckptLane *lane, SckptTask *task)
+{
+	MemoryContext old = MemoryContextSwitchTo(lane->context);
+
+	lane->tasks = lappend(lane->tasks, task);
+	tasks_changed(lane);
+	MemoryContextSwitchTo(old);
+}
+
+void
+sckpt_lane_remove(SckptLane *lane, SckptTask *task)
+{
+	MemoryContext old;
+
+	if (!list_member_ptr(lane->tasks, task))
+		return;
+	old = MemoryContextSwitchTo(lane->context);
+	lane->tasks = list_delete_ptr(lane->tasks, task);
+	sckpt_task_drop_pending(task);
+	sckpt_early_drop(task, InvalidTransactionId);
+	for (ListCell *lc = list_head(lane->tasks); lc; lc = lnext(lane->tasks, lc))
+		Assert(((SckptTask *) lfirst(lc))->status == SCKPT_RUNNING || ((SckptTask *) lfirst(lc))->query == NULL);
+	lane->stale = true;
+	MemoryContextSwitchTo(old);
+}
+
+void
+sckpt_lane_drop_stopped(SckptLane *lane)
+{
+	MemoryContext old = MemoryContextSwitchTo(lane->context);
+	ListCell   *lc;
+
+	foreach(lc, lane->tasks)
+	{
+		if (((SckptTask *) lfirst(lc))->status != SCKPT_RUNNING)
+		{
+			lane->tasks = foreach_delete_current(lane->tasks, lc);
+			lane->stale = true;
+		}
+	}
+	if (lane->stale)
+		tasks_changed(lane);
+	lane->stale = false;
+	MemoryContextSwitchTo(old);
+}
+
+void
+sckpt_lane_position(SckptLane *lane, SckptPosition *position)
+{
+	position->commit = sckpt_log_read_lsn(lane->reader);
+	position->restart = sckpt_log_restart_lsn(lane->reader);
+	position->end = sckpt_log_end_lsn(lane->reader);
+}
+
+/* ---- Giving rows to tasks ---- */
+
+typedef struct FeedArg
+{
+	SckptLane  *lane;
+	SckptBatch *batch;
+} FeedArg;
+
+static void
+feed_task(SckptTask *task, void *arg)
+{
+	sckpt_task_feed(task, ((FeedArg *) arg)->batch, ((FeedArg *) arg)->lane->known_visible);
+}
+
+static void
+feed_tasks(SckptLane *lane, SckptBatch *batch, bool stateful_only)
+{
+	FeedArg		arg = {lane, batch};
+	ListCell   *lc;
+
+	if (batch->nsegments == 0)
+		return;
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status == SCKPT_RUNNING && (task->operator || !stateful_only))
+			sckpt_task_guard(task, feed_task, &arg);
+	}
+}
+
+/*
+ * Give the rest of the transaction at hand to the tasks, in batches, the last of which is returned unless it is
+ * full.
+ */
+static SckptBatch *
+take_transaction(SckptLane *lane, SckptLog *log, SckptLogTransaction *transaction, SckptBatch *batch,
+				 void (*full) (SckptBatch *batch, void *arg), void *arg)
+{
+	SckptLogMessage *message;
+	bool		incomplete = false;
+
+	sckpt_batch_add_transaction(batch, transaction);
+	while ((message = sckpt_log_next_message(log)) != NULL)
+	{
+		incomplete = sckpt_batch_add(batch, message, lane->streams);
+		if (batch->bytes >= BATCH_BYTES && !incomplete)
+		{
+			full(batch, arg);
+			sckpt_batch_release(batch);
+			batch = sckpt_batch_create(lane->context);
+			sckpt_batch_add_transaction(batch, transaction);
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	return batch;
+}
+
+typedef struct FullArg
+{
+	SckptLane  *lane;
+	bool		stateful_only;
+} FullArg;
+
+static void
+batch_full(SckptBatch *batch, void *arg)
+{
+	feed_tasks(((FullArg *) arg)->lane, batch, ((FullArg *) arg)->stateful_only);
+}
+
+/* A transaction too large to keep, for a linear query: read it once more, into a checkpoint. */
+typedef struct LargeArg
+{
+	SckptLane  *lane;
+	SckptTask  *task;
+	SckptLogTransaction *transaction;
+	XLogRecPtr	start;
+	uint64		rows_in;
+	uint64		rows_out;
+} LargeArg;
+
+static void
+run_large_batch(SckptBatch *batch, void *arg)
+{
+	LargeArg   *large = arg;
+	SckptScan	scan;
+	uint64		rows = sckpt_task_scan(large->task, batch, &scan);
+
+	if (rows == 0)
+		return;
+	sckpt_batch_wait_visible(batch, large->lane->known_visible);
+	large->rows_in += rows;
+	sckpt_checkpoint_add_rows(sckpt_task_run_linear(large->task, batch));
+}
+
+static void
+run_large(SckptTask *task, void *arg)
+{
+	LargeArg   *large = arg;
+	SckptLog   *volatile log = sckpt_log_open(large->lane->context, MyDatabaseId, large->start, large->transaction->commit_lsn - 1,
+											  (Size) sckpt_log_memory_limit * 1024);
+	SckptBatch *volatile batch = NULL;
+
+	large->task = task;
+	PG_TRY();
+	{
+		SckptLogTransaction transaction;
+		SckptLogResult result;
+		SckptPosition position;
+
+		do
+		{
+			result = sckpt_log_next(log, READ_BYTES, &transaction);
+		} while (result == SCKPT_LOG_MORE);
+		if (result != SCKPT_LOG_TRANSACTION || transaction.commit_lsn != large->transaction->commit_lsn)
+			elog(ERROR, "could not find a transaction again in the log");
+		if (!sckpt_checkpoint_begin(task))
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not take a checkpoint of pipeline \"%s\": %s", task->def->name, task->waiting)));
+		batch = take_transaction(large->lane, log, &transaction, sckpt_batch_create(large->lane->context),
+								 run_large_batch, large);
+		run_large_batch(batch, large);
+		task->rows_in += large->rows_in;
+		task->fed_time = transaction.commit_time;
+		position.commit = sckpt_log_read_lsn(log);
+		position.restart = sckpt_log_restart_lsn(log);
+		position.end = sckpt_log_end_lsn(log);
+		sckpt_checkpoint_finish(task, &position);
+		task->fed = position.commit;
+	}
+	PG_FINALLY();
+	{
+		if (batch)
+			sckpt_batch_release(batch);
+		sckpt_log_close(log);
+	}
+	PG_END_TRY();
+}
+
+/* ---- Large transactions, while they are open ---- */
+
+/* Pieces of rows larger than a record would have to be put together across calls: not worth it. */
+static bool
+has_fragments(SckptLogMessage *message)
+{
+	for (; message; message = message->next)
+	{
+		if (((SckptRecordHeader *) message->data)->flags & SCKPT_RECORD_FRAGMENT)
+			return true;
+	}
+	return false;
+}
+
+/* Give tasks what open transactions have written since we last looked. */
+static void
+feed_early(SckptLane *lane)
+{
+	SckptLogMessage *message;
+	TransactionId xid;
+	ListCell   *lc;
+
+	while (sckpt_log_next_dropped(lane->reader, &xid))
+	{
+		lane->tapped_xids = list_delete_int(lane->tapped_xids, (int) xid);
+		foreach(lc, lane->tasks)
+			sckpt_early_drop(lfirst(lc), xid);
+	}
+	while ((message = sckpt_log_take_tap(lane->reader, &xid)) != NULL)
+	{
+		SckptLogTransaction transaction = {xid, PG_UINT64_MAX, GetCurrentTimestamp(), 0, 0};
+		SckptBatch *batch = sckpt_batch_create(lane->context);
+		bool		fragments;
+		bool		first = !list_member_int(lane->tapped_xids, (int) xid);
+
+		if (first)
+		{
+			MemoryContext old = MemoryContextSwitchTo(lane->context);
+
+			lane->tapped_xids = lappend_int(lane->tapped_xids, (int) xid);
+			MemoryContextSwitchTo(old);
+		}
+		sckpt_batch_add_transaction(batch, &transaction);
+		fragments = has_fragments(message);
+		while (message)
+		{
+			SckptLogMessage *next = message->next;
+
+			if (fragments)
+				pfree(message);
+			else
+				(void) sckpt_batch_add(batch, message, lane->streams);
+			message = next;
+		}
+		foreach(lc, lane->tasks)
+		{
+			SckptTask  *task = lfirst(lc);
+
+			if (fragments)
+				sckpt_early_give_up(task, xid);
+			else if (sckpt_early_possible(task))
+				sckpt_early_feed(task, xid, first, batch);
+		}
+		sckpt_batch_release(batch);
+	}
+}
+
+typedef struct MergeArg
+{
+	TransactionId *xids;
+	int			nxids;
+} MergeArg;
+
+static void
+merge_task(SckptTask *task, void *arg)
+{
+	sckpt_early_merge(task, ((MergeArg *) arg)->xids, ((MergeArg *) arg)->nxids);
+}
+
+/*
+ * A transaction that was tapped has committed: tasks that have all of its tapped rows take them in, and skip them when they
+ * are read again for the others, if there are others.
+ */
+static void
+merge_early(SckptLane *lane, SckptLogTransaction *transaction, MergeArg *arg)
+{
+	bool		others = false;
+	ListCell   *lc;
+
+	arg->xids = sckpt_log_tapped_xids(lane->reader, &arg->nxids);
+	if (arg->nxids == 0)
+		return;
+	feed_early(lane);
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || task->fed >= transaction->commit_lsn)
+			continue;
+		if (!sckpt_early_covers(task, arg->xids, arg->nxids))
+			others = true;
+		else if (sckpt_task_guard(task, merge_task, arg))
+		{
+			task->skip = arg->xids;
+			task->nskip = arg->nxids;
+			task->fed_time = transaction->commit_time;
+		}
+	}
+	if (!others)
+		sckpt_log_skip_tapped(lane->reader);
+}
+
+static void
+end_early(SckptLane *lane, MergeArg *arg)
+{
+	ListCell   *lc;
+
+	if (arg->nxids == 0)
+		return;
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		task->skip = NULL;
+		task->nskip = 0;
+		for (int i = 0; i < arg->nxids; i++)
+			sckpt_early_drop(task, arg->xids[i]);
+	}
+	for (int i = 0; i < arg->nxids; i++)
+		lane->tapped_xids = list_delete_int(lane->tapped_xids, (int) arg->xids[i]);
+}
+
+bool
+sckpt_lane_read(SckptLane *lane, bool *delivered)
+{
+	SckptBatch *batch = sckpt_batch_create(lane->context);
+	bool		at_end = false;
+	ListCell   *lc;
+
+	for (;;)
+	{
+		SckptLogTransaction transaction;
+		XLogRecPtr	start = sckpt_log_restart_lsn(lane->reader);
+		SckptLogResult result = sckpt_log_next(lane->reader, READ_BYTES, &transaction);
+
+		if (result == SCKPT_LOG_TRANSACTION)
+		{
+			bool		large = transaction.nbytes > LARGE_BYTES;
+			FullArg		full = {lane, large};
+			MergeArg	early;
+
+			*delivered = true;
+			merge_early(lane, &transaction, &early);
+			if (large || early.nxids > 0)
+			{
+				/* What is before it goes first. */
+				feed_tasks(lane, batch, false);
+				sckpt_batch_release(batch);
+				batch = sckpt_batch_create(lane->context);
+			}
+			batch = take_transaction(lane, lane->reader, &transaction, batch, batch_full, &full);
+			if (!large && early.nxids > 0)
+			{
+				feed_tasks(lane, batch, false);
+				sckpt_batch_release(batch);
+				batch = sckpt_batch_create(lane->context);
+				end_early(lane, &early);
+				break;
+			}
+			if (large)
+			{
+				LargeArg	arg = {lane, NULL, &transaction, start, 0, 0};
+
+				feed_tasks(lane, batch, true);
+				sckpt_batch_release(batch);
+				batch = sckpt_batch_create(lane->context);
+				foreach(lc, lane->tasks)
+				{
+					SckptTask  *task = lfirst(lc);
+
+					arg.rows_in = 0;
+					if (task->status == SCKPT_RUNNING && task->operator == NULL && task->fed < transaction.commit_lsn)
+						sckpt_task_guard(task, run_large, &arg);
+				}
+				end_early(lane, &early);
+				break;
+			}
+			if (batch->bytes >= BATCH_BYTES)
+				break;
+			if (batch->nxids >= 10000)
+				break;
+		}
+		else
+		{
+			at_end = result == SCKPT_LOG_END;
+			break;
+		}
+	}
+	feed_tasks(lane, batch, false);
+	sckpt_batch_release(batch);
+	feed_early(lane);
+
+	/* A boundary: everything that was delivered is taken in. */
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status == SCKPT_RUNNING)
+			task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
+	}
+	return at_end;
+}
