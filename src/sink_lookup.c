@@ -274,6 +274,9 @@ find_first(SckptLookup *lookup, TupleTableSlot *row)
 	TableScanDesc scan = table_beginscan(lookup->relation, &lookup->dirty, 0, NULL);
 	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, row);
 
+	/* The slot may point into the scan, and shall outlive it. */
+	if (found)
+		ExecMaterializeSlot(row);
 	table_endscan(scan);
 	return found;
 }

@@ -56,7 +56,7 @@ receive_nothing(DestReceiver *self)
 uint64
 sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptOperator *operator)
 {
-	OperatorReceiver receiver = {{receive_row, receive_startup, receive_nothing, receive_nothing, DestNone}};
+	OperatorReceiver receiver = {{receive_row, receive_startup, receive_nothing, receive_nothing, DestNone}, NULL, NULL};
 	SPIExecuteOptions options = {0};
 	uint64		processed;
 	int			rc;

@@ -53,6 +53,9 @@
 PG_FUNCTION_INFO_V1(stream_ckpt_fdw_handler);
 PG_FUNCTION_INFO_V1(stream_ckpt_fdw_validator);
 
+/* Bytes that a statement's buffer begins with. */
+#define INSERT_BYTES 1024
+
 /* Rows a planner should expect of a scan: a typical batch. */
 #define BATCH_ROWS_ESTIMATE 1000
 
@@ -60,7 +63,7 @@ PG_FUNCTION_INFO_V1(stream_ckpt_fdw_validator);
 typedef struct StreamInsert
 {
 	MemoryContext context;		/* holds everything here */
-	MemoryContext row_context;	/* fetched out-of-line values of one row */
+	MemoryContext row_context;	/* fetched out-of-line values of one row; NULL: none yet */
 	Oid			stream;
 	SckptRecordColumn *columns;
 	int			ncolumns;
@@ -234,7 +237,7 @@ flush_large_row(StreamInsert *insert)
 
 	/* Do not keep a buffer of hundreds of megabytes. */
 	pfree(insert->rows);
-	insert->size = SCKPT_RECORD_TARGET_BYTES * 2;
+	insert->size = INSERT_BYTES;
 	insert->rows = MemoryContextAlloc(insert->context, insert->size);
 	sckpt_hook_wake_at_commit(false);
 }
@@ -245,6 +248,7 @@ fetch_values(StreamInsert *insert, TupleTableSlot *slot)
 {
 	TupleDesc	desc = slot->tts_tupleDescriptor;
 	bool		copied = false;
+	MemoryContext old;
 
 	for (int i = 0; i < desc->natts; i++)
 	{
@@ -261,7 +265,11 @@ fetch_values(StreamInsert *insert, TupleTableSlot *slot)
 			memcpy(insert->values, slot->tts_values, desc->natts * sizeof(Datum));
 			copied = true;
 		}
+		if (insert->row_context == NULL)
+			insert->row_context = AllocSetContextCreate(insert->context, "stream_ckpt insert row", ALLOCSET_SMALL_SIZES);
+		old = MemoryContextSwitchTo(insert->row_context);
 		insert->values[i] = PointerGetDatum(detoast_external_attr(value));
+		MemoryContextSwitchTo(old);
 	}
 	return copied ? insert->values : slot->tts_values;
 }
@@ -299,11 +307,11 @@ append_row(StreamInsert *insert, TupleTableSlot *slot)
 		flush_rows(insert);
 	if (insert->used + total > insert->size)
 	{
-		Assert(insert->nrows == 0);
-		pfree(insert->rows);
-		insert->rows = NULL;
-		insert->rows = MemoryContextAllocExtended(insert->context, total, MCXT_ALLOC_HUGE);
-		insert->size = total;
+		/* Most statements insert one row: the buffer begins small. */
+		Size		size = Max(insert->used + total, Min(insert->size * 4, SCKPT_RECORD_TARGET_BYTES * 2));
+
+		insert->rows = repalloc_huge(insert->rows, size);
+		insert->size = size;
 	}
 
 	tuple = (MinimalTuple) (insert->rows + insert->used);
@@ -337,7 +345,7 @@ begin_insert(ResultRelInfo *rinfo)
 	Relation	rel = rinfo->ri_RelationDesc;
 	TupleDesc	desc = RelationGetDescr(rel);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt insert",
-												  ALLOCSET_DEFAULT_SIZES);
+												  ALLOCSET_START_SMALL_SIZES);
 	StreamInsert *insert = MemoryContextAllocZero(context, sizeof(StreamInsert));
 	XLogRecPtr	retained;
 
@@ -351,7 +359,6 @@ begin_insert(ResultRelInfo *rinfo)
 	}
 
 	insert->context = context;
-	insert->row_context = AllocSetContextCreate(context, "stream_ckpt insert row", ALLOCSET_SMALL_SIZES);
 	insert->stream = RelationGetRelid(rel);
 	insert->ncolumns = desc->natts;
 	insert->columns = MemoryContextAllocZero(context, Max(1, desc->natts) * sizeof(SckptRecordColumn));
@@ -366,7 +373,7 @@ begin_insert(ResultRelInfo *rinfo)
 		insert->columns[i].by_value = att->attbyval;
 		insert->varlenas |= att->attlen == -1;
 	}
-	insert->size = SCKPT_RECORD_TARGET_BYTES * 2;
+	insert->size = INSERT_BYTES;
 	insert->rows = MemoryContextAlloc(context, insert->size);
 	rinfo->ri_FdwState = insert;
 }
@@ -416,7 +423,6 @@ static TupleTableSlot *
 stream_insert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleTableSlot *plan_slot)
 {
 	StreamInsert *insert = rinfo->ri_FdwState;
-	MemoryContext old;
 
 	/* The executor leaves constraints of foreign tables to the wrapper. */
 	if (rinfo->ri_RelationDesc->rd_att->constr)
@@ -425,9 +431,7 @@ stream_insert(EState *estate, ResultRelInfo *rinfo, TupleTableSlot *slot, TupleT
 		ExecPartitionCheck(rinfo, slot, estate, true);
 
 	slot_getallattrs(slot);
-	old = MemoryContextSwitchTo(insert->row_context);
 	append_row(insert, slot);
-	MemoryContextSwitchTo(old);
 	return slot;
 }
 

@@ -251,7 +251,8 @@ machine_exit()
     if [ -n "$scratch" ]; then
         if [ $status -ne 0 ] && [ -s "$scratch/server.log" ]; then
             note "== The end of the server's log"
-            tail -n 40 "$scratch/server.log" >&2
+            grep -vE 'system is starting up|not yet accepting|Consistent recovery' "$scratch/server.log" |
+                tail -n 40 >&2
         fi
         server_stop immediate
         [ -n "${KEEP:-}" ] && note "kept: $scratch" || rm -rf "$scratch"
