@@ -49,6 +49,9 @@
 /* Live objects are flattened and dropped at the end of a batch when they hold more than this. */
 #define LIVE_MEMORY (32 * 1024 * 1024)
 
+/* Rows looked up together, so that the memory of their groups is on its way while others are worked on. */
+#define BLOCK_ROWS 64
+
 #define VALUE_NULL		0x01	/* the transition value is NULL */
 #define VALUE_ABSENT	0x02	/* nothing but NULLs so far: the first input becomes the value (strict transition functions) */
 
@@ -126,6 +129,12 @@ typedef struct Aggregate
 	uint32		maxlive;
 	Datum	   *key_values;		/* of the row at hand */
 	bool	   *key_nulls;
+	/* rows waiting to be looked up, where the query's values are stable */
+	int			ncolumns;		/* of the source */
+	int			nblock;
+	uint32	   *block_hashes;
+	Datum	   *block_values;	/* ncolumns for each row */
+	bool	   *block_nulls;
 	/* for results */
 	EState	   *estate;
 	TupleTableSlot *group_slot;
@@ -496,7 +505,7 @@ current_value(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValu
 }
 
 static inline void
-advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, TupleTableSlot *slot)
+advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
 {
 	Call	   *call = &agg->calls[index];
 	FunctionCallInfo fcinfo = call->fcinfo;
@@ -506,16 +515,16 @@ advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, TupleTableSl
 	Datum		new;
 
 	if (call->filter &&
-		(slot->tts_isnull[call->filter - 1] || !DatumGetBool(slot->tts_values[call->filter - 1])))
+		(nulls[call->filter - 1] || !DatumGetBool(values[call->filter - 1])))
 		return;
 	for (int i = 0; i < call->nargs; i++)
 	{
 		int			column = call->args[i] - 1;
 
-		if (call->strict && slot->tts_isnull[column])
+		if (call->strict && nulls[column])
 			return;
-		fcinfo->args[i + 1].value = slot->tts_values[column];
-		fcinfo->args[i + 1].isnull = slot->tts_isnull[column];
+		fcinfo->args[i + 1].value = values[column];
+		fcinfo->args[i + 1].isnull = nulls[column];
 	}
 	if (*flags && call->strict)
 	{
@@ -548,31 +557,75 @@ advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, TupleTableSl
 		store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
 }
 
+/* Take a row in: find or add its group, and advance the aggregates. */
+static inline void
+take_row(Aggregate *agg, uint32 hash, Datum *values, bool *nulls)
+{
+	SckptRef	ref;
+	SckptEntry *entry;
+
+	agg->key_values = values;
+	agg->key_nulls = nulls;
+	ref = find_group(agg, hash);
+	if (ref == SCKPT_NO_REF)
+		ref = add_group(agg, hash);
+	entry = sckpt_state_address(agg->operator.state, ref);
+	for (int i = 0; i < agg->ncalls; i++)
+		advance(agg, i, ref, entry, values, nulls);
+	sckpt_state_mark_dirty(agg->operator.state, ref);
+	entry->flags &= ~SCKPT_ENTRY_REWRITE;
+}
+
+static void
+take_block(Aggregate *agg)
+{
+	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	int			n = agg->nblock;
+
+	agg->nblock = 0;
+	for (int i = 0; i < n; i++)
+		sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
+	for (int i = 0; i < n; i++)
+		take_row(agg, agg->block_hashes[i], agg->block_values + i * agg->ncolumns, agg->block_nulls + i * agg->ncolumns);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(agg->row_context);
+}
+
+static void
+aggregate_end_rows(SckptOperator *operator)
+{
+	take_block((Aggregate *) operator);
+}
+
 static void
 aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 {
 	Aggregate  *agg = (Aggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	uint32		hash;
-	SckptRef	ref;
-	SckptEntry *entry;
 
 	if (weight != 1)
 		elog(ERROR, "aggregate over retracted rows");
 
 	slot_getallattrs(slot);
-	agg->key_values = slot->tts_values;
-	agg->key_nulls = slot->tts_isnull;
-	hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
-	ref = find_group(agg, hash);
-	if (ref == SCKPT_NO_REF)
-		ref = add_group(agg, hash);
-	entry = sckpt_state_address(operator->state, ref);
-	for (int i = 0; i < agg->ncalls; i++)
-		advance(agg, i, ref, entry, slot);
-	sckpt_state_mark_dirty(operator->state, ref);
-	entry->flags &= ~SCKPT_ENTRY_REWRITE;
+	if (agg->block_hashes)
+	{
+		Datum	   *values = agg->block_values + agg->nblock * agg->ncolumns;
+		bool	   *nulls = agg->block_nulls + agg->nblock * agg->ncolumns;
 
+		memcpy(values, slot->tts_values, agg->ncolumns * sizeof(Datum));
+		memcpy(nulls, slot->tts_isnull, agg->ncolumns * sizeof(bool));
+		hash = sckpt_group_key_hash(agg->key, values, nulls);
+		sckpt_state_prefetch(operator->state, hash);
+		agg->block_hashes[agg->nblock++] = hash;
+		MemoryContextSwitchTo(old);
+		if (agg->nblock == BLOCK_ROWS)
+			take_block(agg);
+		return;
+	}
+
+	hash = sckpt_group_key_hash(agg->key, slot->tts_values, slot->tts_isnull);
+	take_row(agg, hash, slot->tts_values, slot->tts_isnull);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
@@ -1069,9 +1122,18 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->flags_offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(AggregateValue);
 	agg->key_offset = agg->flags_offset + agg->ncalls;
 
+	agg->ncolumns = query->nsource;
+	if (query->stable && query->nkeys > 0)
+	{
+		agg->block_hashes = palloc(BLOCK_ROWS * sizeof(uint32));
+		agg->block_values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
+		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));
+	}
+
 	agg->operator.name = "aggregate";
 	agg->operator.state = sckpt_state_create(context);
 	agg->operator.consume = aggregate_consume;
+	agg->operator.end_rows = aggregate_end_rows;
 	agg->operator.end_batch = aggregate_end_batch;
 	agg->operator.start = aggregate_start;
 	agg->operator.describe = aggregate_describe;

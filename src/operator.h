@@ -28,6 +28,8 @@ struct SckptOperator
 
 	/* A row of the stage's input, of the source's row type, with its weight. */
 	void		(*consume) (SckptOperator *operator, TupleTableSlot *slot, int32 weight);
+	/* After the last row of a run, while the rows are still there. */
+	void		(*end_rows) (SckptOperator *operator);
 	/* After each batch: keep process memory within bounds. */
 	void		(*end_batch) (SckptOperator *operator);
 	/* Before the first row ever: entries that exist over no input, such as the one group of an ungrouped aggregate. */

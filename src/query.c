@@ -505,6 +505,14 @@ split_group(Query *query, SckptQuery *result)
 		linitial_node(RangeTblEntry, query->rtable)->relid == result->stream &&
 		!contain_mutable_functions((Node *) columns) && !contain_mutable_functions(query->jointree->quals);
 
+	result->stable = result->pure;
+	foreach(lc, columns)
+	{
+		Expr	   *expr = ((TargetEntry *) lfirst(lc))->expr;
+
+		result->stable &= get_typbyval(exprType((Node *) expr)) || (IsA(expr, Var) && ((Var *) expr)->varattno > 0);
+	}
+
 	source = copyObject(query);
 	source->targetList = columns;
 	source->groupClause = NIL;

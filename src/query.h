@@ -42,6 +42,7 @@ typedef struct SckptQuery
 	bool		grouped;
 	char	   *source;			/* SQL of the linear part */
 	bool		pure;			/* the source depends on nothing but the stream's rows */
+	bool		stable;			/* its by-reference columns point into the batch, so that they outlive the row */
 	int			nkeys;
 	SckptKey   *keys;			/* columns 1 … nkeys of the source */
 	int			ncalls;

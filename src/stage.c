@@ -49,14 +49,22 @@ receive_startup(DestReceiver *self, int operation, TupleDesc type)
 }
 
 static void
-receive_nothing(DestReceiver *self)
+receive_shutdown(DestReceiver *self)
+{
+	SckptOperator *operator = ((OperatorReceiver *) self)->operator;
+
+	operator->end_rows(operator);
+}
+
+static void
+receive_destroy(DestReceiver *self)
 {
 }
 
 uint64
 sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptOperator *operator)
 {
-	OperatorReceiver receiver = {{receive_row, receive_startup, receive_nothing, receive_nothing, DestNone}, NULL, NULL};
+	OperatorReceiver receiver = {{receive_row, receive_startup, receive_shutdown, receive_destroy, DestNone}, NULL, NULL};
 	SPIExecuteOptions options = {0};
 	uint64		processed;
 	int			rc;
