@@ -719,7 +719,9 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 			put_line(rsinfo, "    Key: %s %s", NameStr(TupleDescAttr(query->result, query->keys[i].result_column - 1)->attname),
 					 format_type_with_typemod(query->keys[i].type, query->keys[i].typmod));
 		for (int i = 0; i < query->ncalls; i++)
-			put_line(rsinfo, "    Aggregate: %s", format_procedure(query->calls[i].aggref->aggfnoid));
+			put_line(rsinfo, "    Aggregate: %s", query->calls[i].aggref->aggstar
+					 ? psprintf("%s(*)", get_func_name(query->calls[i].aggref->aggfnoid))
+					 : format_procedure(query->calls[i].aggref->aggfnoid));
 		if (query->having)
 			put_line(rsinfo, "    Having: a condition on keys and aggregates");
 		put_line(rsinfo, "    State: " INT64_FORMAT " rows, " INT64_FORMAT " bytes; grows with the number of groups",

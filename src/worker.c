@@ -510,14 +510,25 @@ move_slot(SckptPosition *position)
 static long
 time_to_wait(bool active)
 {
+	static XLogRecPtr last_insert = InvalidXLogRecPtr;
+	static int	unflushed_wait = UNFLUSHED_MS;
+	XLogRecPtr	insert;
 	TimestampTz now = GetCurrentTimestamp();
 	int64		wait = IDLE_MS;
 	ListCell   *lc;
 
 	if (active)
 		wait = LOOK_MS;
-	if (GetXLogInsertRecPtr() > GetFlushRecPtr(NULL))
-		wait = Min(wait, UNFLUSHED_MS);
+
+	/* An asynchronous commit is flushed soon, but hint bits may stay unflushed for as long as nothing else happens. */
+	insert = GetXLogInsertRecPtr();
+	if (insert != last_insert)
+		unflushed_wait = UNFLUSHED_MS;
+	else
+		unflushed_wait = Min(unflushed_wait * 2, IDLE_MS);
+	last_insert = insert;
+	if (insert > GetFlushRecPtr(NULL))
+		wait = Min(wait, unflushed_wait);
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
@@ -677,17 +688,17 @@ sckpt_worker_main(Datum arg)
 		if (!at_end)
 			continue;
 
-		/* Say that commits should wake us before looking a last time. */
-		if (!active)
+		if (active)
+			pg_atomic_write_u32(&database->wants_rows, 0);
+		else if (pg_atomic_read_u32(&database->wants_rows) == 0)
 		{
+			/* Ask commits to wake us, and look once more: one may have come in between. */
 			pg_atomic_write_u32(&database->wants_rows, 1);
 			pg_memory_barrier();
-			if (GetFlushRecPtr(NULL) > sckpt_log_end_lsn(main_lane->reader) + XLOG_BLCKSZ)
-				active = true;
+			continue;
 		}
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, time_to_wait(active),
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
-		pg_atomic_write_u32(&database->wants_rows, 0);
 	}
 }
