@@ -30,6 +30,9 @@
 #include "stream.h"
 #include "task.h"
 
+/* Longest time before a failed checkpoint is tried again, ms. */
+#define CHECKPOINT_RETRY_MAX 10000
+
 /* ---- Identity ---- */
 
 static void
@@ -367,7 +370,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
-		task->checkpoint_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), sckpt_restart_backoff_min);
+		task->checkpoint_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(task->backoff, CHECKPOINT_RETRY_MAX));
 		strlcpy(task->waiting, task->error, SCKPT_ERROR_BYTES);
 		return;
 	}
