@@ -42,6 +42,12 @@ extern void sckpt_sink_check_deferred(Relation relation);
 extern Oid	sckpt_sink_key_index(Relation relation, int nkeys, const AttrNumber *keys);
 
 /*
+ * Keys have come that are too long for the unique index (54000): replace it by one on a hash of the key.  For tables
+ * of our own, as the current user, in the transaction at hand.  False when there is no such index any more.
+ */
+extern bool sckpt_sink_index_by_hash(Oid relid, int nkeys, const AttrNumber *keys);
+
+/*
  * Lock RowExclusive, check as above, open indexes, prepare triggers; 42P10 too if the key's index is gone.
  * Close in the same subtransaction; after an error just abort that and forget the sink.  Everything is
  * kept below the current memory context.

@@ -8,11 +8,13 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/table.h"
 #include "catalog/catalog.h"
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "commands/trigger.h"
+#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "nodes/primnodes.h"
@@ -259,4 +261,32 @@ sckpt_sink_check(Relation relation, int nkeys, const AttrNumber *keys, bool exis
 													RelationGetRelationName(relation)),
 						 columns)));
 	}
+}
+
+static void
+run_ddl(const char *sql)
+{
+	if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not run \"%s\"", sql);
+}
+
+bool
+sckpt_sink_index_by_hash(Oid relid, int nkeys, const AttrNumber *keys)
+{
+	Relation	relation = table_open(relid, AccessExclusiveLock);
+	Oid			unique = find_index(relation, nkeys, keys, true);
+	char	   *name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
+												  RelationGetRelationName(relation));
+	char	   *columns = key_list(relation, nkeys, keys);
+
+	table_close(relation, NoLock);
+	if (!OidIsValid(unique))
+		return false;
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	run_ddl(psprintf("DROP INDEX %s", quote_qualified_identifier(get_namespace_name(get_rel_namespace(unique)),
+																   get_rel_name(unique))));
+	run_ddl(psprintf("CREATE INDEX ON %s (pg_catalog.hash_record_extended(ROW(%s), 0))", name, columns));
+	SPI_finish();
+	return true;
 }

@@ -18,11 +18,14 @@
 #include "access/tableam.h"
 #include "access/xlog.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
+#include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
+#include "catalog.h"
 #include "slot.h"
 
 static void
@@ -144,8 +147,8 @@ require_slots_possible(void)
 						 max_replication_slots + 1)));
 }
 
-XLogRecPtr
-sckpt_slot_ensure(Oid database)
+static XLogRecPtr
+make_slot(Oid database)
 {
 	char		name[NAMEDATALEN];
 	XLogRecPtr	restart_lsn;
@@ -198,6 +201,28 @@ sckpt_slot_ensure(Oid database)
 	}
 	PG_END_TRY();
 
+	return restart_lsn;
+}
+
+/*
+ * One process at a time: a slot that another one is still making has the name already.  In a copied
+ * database the worker and the first inserts all come here.  Not until commit: who finds it made need
+ * not wait for the transaction that made it.
+ */
+XLogRecPtr
+sckpt_slot_ensure(Oid database)
+{
+	Oid			server;
+	XLogRecPtr	restart_lsn;
+
+	if (sckpt_slot_check(database, &restart_lsn) == SCKPT_SLOT_VALID)
+		return restart_lsn;
+	server = sckpt_catalog_server();
+	if (OidIsValid(server))
+		LockDatabaseObject(ForeignServerRelationId, server, 0, ShareUpdateExclusiveLock);
+	restart_lsn = make_slot(database);
+	if (OidIsValid(server))
+		UnlockDatabaseObject(ForeignServerRelationId, server, 0, ShareUpdateExclusiveLock);
 	return restart_lsn;
 }
 

@@ -30,6 +30,7 @@ extern SckptSlotState sckpt_slot_check(Oid database, XLogRecPtr *restart_lsn);
 /*
  * Make the slot if it is absent, replace it if lost; returns from where the log is retained.  Errors: 53400 naming
  * max_replication_slots and the value needed; 55000 wal_level = minimal (name it); 42710 name taken by a foreign slot.
+ * In a transaction; takes a lock on the foreign server meanwhile.
  */
 extern XLogRecPtr sckpt_slot_ensure(Oid database);
 /* Move it forward to `lsn` (never back) and save it.  No-op when absent, lost, or already there; busy: false. */

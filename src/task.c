@@ -27,6 +27,7 @@
 #include "checkpoint.h"
 #include "early.h"
 #include "settings.h"
+#include "sink.h"
 #include "stream.h"
 #include "task.h"
 
@@ -349,12 +350,50 @@ store_error(SckptTask *task)
 	CommitTransactionCommand();
 }
 
+/*
+ * A key did not fit the result's btree index.  The index of a table of ours gives way to one on a hash of the keys; then
+ * the checkpoint can be tried again.
+ */
+static bool
+index_by_hash(SckptTask *task)
+{
+	MemoryContext context = CurrentMemoryContext;
+	volatile bool done = false;
+
+	if (!task->def->result_owned || task->query == NULL || task->query->nkeys == 0)
+		return false;
+	PG_TRY();
+	{
+		SckptIdentity identity;
+
+		StartTransactionCommand();
+		sckpt_task_become_owner(task, &identity);
+		done = sckpt_sink_index_by_hash(task->def->result, task->query->nkeys, task->key_columns);
+		sckpt_task_become_self(&identity);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		EmitErrorReport();
+		MemoryContextSwitchTo(context);
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		RESUME_INTERRUPTS();
+		done = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	return done;
+}
+
 void
 sckpt_task_fail(SckptTask *task, ErrorData *error)
 {
 	bool		starved = error->sqlerrcode == ERRCODE_OUT_OF_MEMORY && error->hint &&
 		strstr(error->hint, "stream_ckpt.state_memory") != NULL;
-	bool		transient = starved || is_transient(error->sqlerrcode);
+	bool		transient = starved || is_transient(error->sqlerrcode) ||
+		(error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && sckpt_checkpoint_in_progress() && index_by_hash(task));
 
 	sckpt_stream_arm(NULL);
 	snprintf(task->error, SCKPT_ERROR_BYTES, "%s%s%s%s%s", error->message,

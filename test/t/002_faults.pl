@@ -123,6 +123,20 @@ set_fault('');
 insert();
 compare('after failures in a row');
 
+# history and state are kept within bounds
+$node->append_conf('postgresql.conf', "stream_ckpt.checkpoint_history = 10\n");
+$node->reload;
+foreach my $i (1 .. 60)
+{
+	$node->safe_psql('postgres', qq{BEGIN; INSERT INTO s SELECT i, i FROM generate_series(1, 300) i; INSERT INTO oracle SELECT i, i FROM generate_series(1, 300) i; COMMIT;
+		SELECT stream_ckpt.checkpoint('by_group')});
+}
+cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM stream_ckpt.checkpoints WHERE pipeline = 'by_group'}),
+	'<=', 11, 'only so many checkpoints stay in the history');
+cmp_ok($node->safe_psql('postgres', q{SELECT sum(entries) FROM stream_ckpt.chunk c JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id WHERE d.name = 'by_group'}),
+	'<=', 10_000, 'old versions of the state are cleaned up');
+compare('after many checkpoints');
+
 # a checkpoint that hangs does not keep the server from stopping, and counts for nothing
 set_fault('before-commit:wait');
 insert();

@@ -57,6 +57,16 @@ sub sql_at_once
 	return at_once($sql, 3, sub { $node->safe_psql('postgres', $sql) });
 }
 
+# Hundredths of a second that a process has run; 0 where that cannot be known.
+sub processor_ticks
+{
+	my ($pid) = @_;
+
+	return 0 if !-r "/proc/$pid/stat";
+	my @fields = split / /, slurp_file("/proc/$pid/stat") =~ s/^.*\) //sr;
+	return $fields[11] + $fields[12];
+}
+
 # ---- several databases ----
 
 populate($_) foreach 'one', 'two', 'three';
@@ -190,7 +200,9 @@ ok(1, 'the slot of an idle database follows the log');
 $node->safe_psql('postgres', 'CHECKPOINT');
 my $rows = $node->safe_psql('one', 'SELECT sum(checkpoint_id) FROM stream_ckpt.checkpoints');
 my $lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
+my $ticks = processor_ticks(worker_pid($node, 'one'));
 usleep(1_500_000);
+cmp_ok(processor_ticks(worker_pid($node, 'one')) - $ticks, '<=', 3, 'an idle worker takes no processor time');
 cmp_ok($node->safe_psql('postgres', "SELECT pg_current_wal_insert_lsn() - '$lsn'"), '<', 2000, 'and an idle database writes nothing');
 is($node->safe_psql('one', 'SELECT sum(checkpoint_id) FROM stream_ckpt.checkpoints'), $rows, 'nor takes checkpoints');
 

@@ -1,6 +1,6 @@
 # Memory is bounded: state by stream_ckpt.state_memory, the log reader by
 # stream_ckpt.log_memory.  Reaching a bound loses nothing.
-# STREAM_CKPT_LARGE=1 runs five million rows instead of 300,000.
+# STREAM_CKPT_LARGE=1 runs five million rows instead of one.
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,7 +12,7 @@ use PostgreSQL::Test::Utils;
 use StreamCkpt;
 use Test::More;
 
-my $rows = $ENV{STREAM_CKPT_LARGE} ? 5_000_000 : 300_000;
+my $rows = $ENV{STREAM_CKPT_LARGE} ? 5_000_000 : 1_000_000;
 my $node = new_cluster('memory',
 	max_wal_size => "'4GB'",
 	shared_buffers => "'128MB'",
@@ -76,7 +76,7 @@ is( $node->safe_psql('postgres', "SELECT count(*) FROM (SELECT i % 10, count(*),
 cmp_ok($most - $base, '<', 64, sprintf('the worker took %.0f MB more', $most - $base));
 
 # as many single-row statements, in one transaction and then each in its own subtransaction
-my $statements = $rows / 2;
+my $statements = $rows;
 $node->safe_psql('postgres', "DO \$\$BEGIN FOR i IN 1..$statements LOOP INSERT INTO s VALUES (i, 'one'); END LOOP; END\$\$");
 $node->safe_psql('postgres', 'DO $$BEGIN FOR i IN 1..20000 LOOP BEGIN INSERT INTO s VALUES (i, $x$sub$x$); IF i % 3 = 0 THEN RAISE division_by_zero; END IF; EXCEPTION WHEN division_by_zero THEN NULL; END; END LOOP; END$$');
 $most = checkpoint_watching_memory();

@@ -21,6 +21,8 @@ SELECT stream_ckpt.create_pipeline('copied', 'SELECT id, v, w FROM s');
 SELECT stream_ckpt.create_pipeline('lengths', 'SELECT length(v) AS l, count(*) AS n, max(md5(v)) AS md5 FROM s GROUP BY length(v)');
 CREATE TABLE t (id int, v text, w bytea);
 ALTER TABLE t ALTER COLUMN v SET STORAGE EXTERNAL;
+-- compressing 100 MB takes its time
+ALTER TABLE copied ALTER COLUMN v SET STORAGE EXTERNAL, ALTER COLUMN w SET STORAGE EXTERNAL;
 -- that no compression makes small: 1 MB around the limit of a record, 3 MB, 5 MB
 CREATE FUNCTION noise(bytes int) RETURNS text LANGUAGE sql AS
 	$$SELECT substr(string_agg(md5(i::text || bytes), ''), 1, bytes) FROM generate_series(0, bytes / 32) i$$;
