@@ -5,7 +5,7 @@
  *
  * An entry of the store is
  *
- *		SckptEntry | AggregateValue × ncalls | flags × ncalls | key (group.h)
+ *		SckptEntry | SckptAggValue × ncalls | flags × ncalls | key (group.h)
  *
  * A transition value lives in one of three ways:
  *	- by value: in its slot;
@@ -23,158 +23,28 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_aggregate.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/execnodes.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parse_agg.h"
-#include "utils/acl.h"
-#include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/expandeddatum.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/syscache.h"
 
-#include "aggregate.h"
-#include "codec.h"
-#include "group.h"
-
-/* Live objects are flattened and dropped at the end of a batch when they hold more than this. */
-#define LIVE_MEMORY (32 * 1024 * 1024)
-
-/* Rows looked up together, so that the memory of their groups is on its way while others are worked on. */
-#define BLOCK_ROWS 64
-
-#define VALUE_NULL		0x01	/* the transition value is NULL */
-#define VALUE_ABSENT	0x02	/* nothing but NULLs so far: the first input becomes the value (strict transition functions) */
-
-/* What an entry holds of a transition value. */
-typedef union AggregateValue
-{
-	Datum		value;			/* by value */
-	struct
-	{
-		SckptRef	ref;		/* chunk: FlatHeader, then the bytes; or none */
-		uint32		live;		/* 1 + index of the live object, 0: none */
-	}			object;
-} AggregateValue;
-
-/* Before flat bytes in the store. */
-typedef struct FlatHeader
-{
-	uint64		size;			/* of the chunk, this header included */
-} FlatHeader;
-
-/* A value that is more recent than its flat form. */
-typedef struct LiveValue
-{
-	Datum		value;
-	SckptRef	entry;
-	int			call;
-	bool		changed;		/* since it was flattened */
-} LiveValue;
-
-/* An aggregate call, ready to run. */
-typedef struct Call
-{
-	FmgrInfo	transition;
-	FunctionCallInfo fcinfo;
-	int			nargs;
-	AttrNumber *args;			/* columns of the source */
-	AttrNumber	filter;
-	bool		strict;
-	bool		internal;
-	bool		by_value;
-	int16		length;
-	Oid			type;			/* of the transition value */
-	Datum		initial;
-	bool		initial_null;
-	bool		has_final;
-	bool		final_strict;
-	bool		final_reads_only;
-	int			final_nargs;
-	FmgrInfo	final;
-	FmgrInfo	serialize;
-	FmgrInfo	deserialize;
-	FmgrInfo	combine;		/* fn_oid is invalid: none */
-	Oid			collation;
-	bool		result_by_value;
-	int16		result_length;
-	SckptCodec	codec;			/* of the transition value, unless internal */
-	char	   *signature;		/* names the aggregate and its argument types */
-} Call;
-
-typedef struct Aggregate
-{
-	SckptOperator operator;
-	SckptQuery *query;
-	MemoryContext context;
-	MemoryContext live_context;
-	MemoryContext row_context;	/* reset after each row and each result */
-	AggState   *agg_state;		/* what aggregate functions see */
-	SckptGroupKey *key;
-	Call	   *calls;
-	int			ncalls;
-	Size		flags_offset;	/* within an entry */
-	Size		key_offset;
-	LiveValue  *live;
-	uint32		nlive;
-	uint32		maxlive;
-	Datum	   *key_values;		/* of the row at hand */
-	bool	   *key_nulls;
-	/* rows waiting to be looked up, where the query's values are stable */
-	int			ncolumns;		/* of the source */
-	int			nblock;
-	uint32	   *block_hashes;
-	Datum	   *block_values;	/* ncolumns for each row */
-	bool	   *block_nulls;
-	/* for results */
-	EState	   *estate;
-	TupleTableSlot *group_slot;
-	ProjectionInfo *projection;
-	ExprState  *having;
-} Aggregate;
-
-static inline AggregateValue *
-entry_values(SckptEntry *entry)
-{
-	return (AggregateValue *) ((char *) entry + SCKPT_ENTRY_HEADER);
-}
-
-static inline uint8 *
-entry_flags(Aggregate *agg, SckptEntry *entry)
-{
-	return (uint8 *) entry + agg->flags_offset;
-}
-
-static inline char *
-entry_key(Aggregate *agg, SckptEntry *entry)
-{
-	return (char *) entry + agg->key_offset;
-}
+#include "aggregate_private.h"
 
 /* ---- Flat and live values ---- */
 
-static inline Datum
-flat_value(Aggregate *agg, SckptRef ref)
+Datum
+sckpt_aggregate_flat_value(SckptAggregate *agg, SckptRef ref)
 {
-	return PointerGetDatum((char *) sckpt_state_address(agg->operator.state, ref) + sizeof(FlatHeader));
+	return PointerGetDatum((char *) sckpt_state_address(agg->operator.state, ref) + sizeof(SckptAggFlat));
 }
 
 /* Put `len` bytes into a value's chunk, which is replaced when it is too small or far too large. */
-static char *
-flat_room(Aggregate *agg, AggregateValue *value, Size len)
+char *
+sckpt_aggregate_flat_room(SckptAggregate *agg, SckptAggValue *value, Size len)
 {
 	SckptState *state = agg->operator.state;
-	FlatHeader *header = NULL;
-	Size		need = sizeof(FlatHeader) + len;
+	SckptAggFlat *header = NULL;
+	Size		need = sizeof(SckptAggFlat) + len;
 
 	if (value->object.ref != SCKPT_NO_REF)
 		header = sckpt_state_address(state, value->object.ref);
@@ -190,11 +60,11 @@ flat_room(Aggregate *agg, AggregateValue *value, Size len)
 		header = sckpt_state_address(state, ref);
 		header->size = size;
 	}
-	return (char *) header + sizeof(FlatHeader);
+	return (char *) header + sizeof(SckptAggFlat);
 }
 
 static Size
-value_size(Call *call, Datum value)
+value_size(SckptAggCall *call, Datum value)
 {
 	if (call->length == -1)
 		return VARSIZE_ANY(DatumGetPointer(value));
@@ -204,8 +74,8 @@ value_size(Call *call, Datum value)
 }
 
 /* Copy a by-reference value, not an expanded one, into the store. */
-static void
-set_flat(Aggregate *agg, Call *call, AggregateValue *value, Datum new)
+void
+sckpt_aggregate_set_flat(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value, Datum new)
 {
 	Size		len;
 
@@ -216,7 +86,7 @@ set_flat(Aggregate *agg, Call *call, AggregateValue *value, Datum new)
 	/* The new value may lie inside the old one. */
 	if (value->object.ref != SCKPT_NO_REF)
 	{
-		FlatHeader *header = sckpt_state_address(agg->operator.state, value->object.ref);
+		SckptAggFlat *header = sckpt_state_address(agg->operator.state, value->object.ref);
 
 		if (DatumGetPointer(new) > (char *) header && DatumGetPointer(new) < (char *) header + header->size)
 		{
@@ -226,21 +96,21 @@ set_flat(Aggregate *agg, Call *call, AggregateValue *value, Datum new)
 			new = PointerGetDatum(copy);
 		}
 	}
-	memcpy(flat_room(agg, value, len), DatumGetPointer(new), len);
+	memcpy(sckpt_aggregate_flat_room(agg, value, len), DatumGetPointer(new), len);
 }
 
-static LiveValue *
-add_live(Aggregate *agg, SckptRef ref, int call, AggregateValue *value)
+static SckptAggLive *
+add_live(SckptAggregate *agg, SckptRef ref, int call, SckptAggValue *value)
 {
-	LiveValue  *live;
+	SckptAggLive  *live;
 
 	if (agg->nlive == agg->maxlive)
 	{
 		agg->maxlive = Max(64, agg->maxlive * 2);
 		if (agg->live)
-			agg->live = repalloc_huge(agg->live, (Size) agg->maxlive * sizeof(LiveValue));
+			agg->live = repalloc_huge(agg->live, (Size) agg->maxlive * sizeof(SckptAggLive));
 		else
-			agg->live = MemoryContextAllocHuge(agg->context, (Size) agg->maxlive * sizeof(LiveValue));
+			agg->live = MemoryContextAllocHuge(agg->context, (Size) agg->maxlive * sizeof(SckptAggLive));
 	}
 	live = &agg->live[agg->nlive++];
 	live->entry = ref;
@@ -252,14 +122,14 @@ add_live(Aggregate *agg, SckptRef ref, int call, AggregateValue *value)
 }
 
 /* An internal value made from the store's bytes, in the current context. */
-static Datum
-deserialize(Aggregate *agg, Call *call, SckptRef ref)
+Datum
+sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
 {
 	LOCAL_FCINFO(fcinfo, 2);
 	Datum		result;
 
 	InitFunctionCallInfoData(*fcinfo, &call->deserialize, 2, InvalidOid, (Node *) agg->agg_state, NULL);
-	fcinfo->args[0].value = flat_value(agg, ref);
+	fcinfo->args[0].value = sckpt_aggregate_flat_value(agg, ref);
 	fcinfo->args[0].isnull = false;
 	fcinfo->args[1].value = (Datum) 0;
 	fcinfo->args[1].isnull = false;
@@ -277,7 +147,7 @@ deserialize(Aggregate *agg, Call *call, SckptRef ref)
  * are never strict.)
  */
 static Datum
-revive(Aggregate *agg, Call *call, SckptRef ref)
+revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
 {
 	LOCAL_FCINFO(fcinfo, 2);
 	MemoryContext old;
@@ -285,9 +155,9 @@ revive(Aggregate *agg, Call *call, SckptRef ref)
 	Datum		result;
 
 	if (!OidIsValid(call->combine.fn_oid))
-		return deserialize(agg, call, ref);
+		return sckpt_aggregate_deserialize(agg, call, ref);
 	old = MemoryContextSwitchTo(agg->row_context);
-	partial = deserialize(agg, call, ref);
+	partial = sckpt_aggregate_deserialize(agg, call, ref);
 	MemoryContextSwitchTo(old);
 	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
 	fcinfo->args[0].value = (Datum) 0;
@@ -302,11 +172,11 @@ revive(Aggregate *agg, Call *call, SckptRef ref)
 
 /* Bring one live object's value into the store. */
 static void
-flatten_live(Aggregate *agg, LiveValue *live)
+flatten_live(SckptAggregate *agg, SckptAggLive *live)
 {
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, live->entry);
-	AggregateValue *value = &entry_values(entry)[live->call];
-	Call	   *call = &agg->calls[live->call];
+	SckptAggValue *value = &entry_values(entry)[live->call];
+	SckptAggCall	   *call = &agg->calls[live->call];
 
 	if (!live->changed || (entry_flags(agg, entry)[live->call] & VALUE_NULL))
 		return;
@@ -322,7 +192,7 @@ flatten_live(Aggregate *agg, LiveValue *live)
 		if (fcinfo->isnull)
 			elog(ERROR, "aggregate serialization function returned NULL");
 		bytes = PointerGetDatum(PG_DETOAST_DATUM(bytes));
-		memcpy(flat_room(agg, value, VARSIZE(DatumGetPointer(bytes))), DatumGetPointer(bytes),
+		memcpy(sckpt_aggregate_flat_room(agg, value, VARSIZE(DatumGetPointer(bytes))), DatumGetPointer(bytes),
 			   VARSIZE(DatumGetPointer(bytes)));
 	}
 	else
@@ -330,7 +200,7 @@ flatten_live(Aggregate *agg, LiveValue *live)
 		ExpandedObjectHeader *object = DatumGetEOHP(live->value);
 		Size		len = EOH_get_flat_size(object);
 
-		EOH_flatten_into(object, flat_room(agg, value, len), len);
+		EOH_flatten_into(object, sckpt_aggregate_flat_room(agg, value, len), len);
 	}
 	live->changed = false;
 }
@@ -338,7 +208,7 @@ flatten_live(Aggregate *agg, LiveValue *live)
 static void
 aggregate_flush(SckptOperator *operator)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 
 	for (uint32 i = 0; i < agg->nlive; i++)
@@ -354,7 +224,7 @@ aggregate_flush(SckptOperator *operator)
 static void
 aggregate_end_batch(SckptOperator *operator)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 
 	if (MemoryContextMemAllocated(agg->live_context, true) <= LIVE_MEMORY)
 		return;
@@ -375,32 +245,32 @@ aggregate_end_batch(SckptOperator *operator)
 
 /* Add an entry for the key at hand, with every aggregate's initial value. */
 static SckptRef
-add_group(Aggregate *agg, uint32 hash)
+add_group(SckptAggregate *agg, uint32 hash)
 {
 	Size		bytes = agg->key_offset - SCKPT_ENTRY_HEADER +
 		sckpt_group_key_size(agg->key, agg->key_values, agg->key_nulls);
 	SckptRef	ref = sckpt_state_insert(agg->operator.state, hash, bytes);
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
-	AggregateValue *values = entry_values(entry);
+	SckptAggValue *values = entry_values(entry);
 	uint8	   *flags = entry_flags(agg, entry);
 
 	sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
-		Call	   *call = &agg->calls[i];
+		SckptAggCall	   *call = &agg->calls[i];
 
 		if (call->initial_null)
 			flags[i] = VALUE_NULL | (call->strict ? VALUE_ABSENT : 0);
 		else if (call->by_value)
 			values[i].value = call->initial;
 		else
-			set_flat(agg, call, &values[i], call->initial);
+			sckpt_aggregate_set_flat(agg, call, &values[i], call->initial);
 	}
 	return ref;
 }
 
-static SckptRef
-find_group(Aggregate *agg, uint32 hash)
+SckptRef
+sckpt_aggregate_find_group(SckptAggregate *agg, uint32 hash)
 {
 	SckptProbe	probe;
 	SckptRef	ref;
@@ -421,10 +291,10 @@ find_group(Aggregate *agg, uint32 hash)
  * Store what a transition function returned for a value kept by reference or as a live object.
  */
 static void
-store_object(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue *value, uint8 *flags,
+store_object(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value, uint8 *flags,
 			 Datum old, Datum new, bool isnull)
 {
-	LiveValue  *live = value->object.live ? &agg->live[value->object.live - 1] : NULL;
+	SckptAggLive  *live = value->object.live ? &agg->live[value->object.live - 1] : NULL;
 
 	if (isnull)
 	{
@@ -470,7 +340,7 @@ store_object(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue
 	}
 	else
 	{
-		set_flat(agg, call, value, new);
+		sckpt_aggregate_set_flat(agg, call, value, new);
 		if (live)
 		{
 			/* Flat again: the object is done with. */
@@ -486,7 +356,7 @@ store_object(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue
 
 /* The transition value as its function wants it. */
 static inline Datum
-current_value(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValue *value)
+current_value(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value)
 {
 	if (call->by_value && !call->internal)
 		return value->value;
@@ -495,21 +365,21 @@ current_value(Aggregate *agg, Call *call, int index, SckptRef ref, AggregateValu
 	if (call->internal)
 	{
 		MemoryContext old = MemoryContextSwitchTo(agg->live_context);
-		LiveValue  *live = value->object.live ? &agg->live[value->object.live - 1] : add_live(agg, ref, index, value);
+		SckptAggLive  *live = value->object.live ? &agg->live[value->object.live - 1] : add_live(agg, ref, index, value);
 
 		live->value = revive(agg, call, value->object.ref);
 		MemoryContextSwitchTo(old);
 		return live->value;
 	}
-	return flat_value(agg, value->object.ref);
+	return sckpt_aggregate_flat_value(agg, value->object.ref);
 }
 
 static inline void
-advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
+advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
 {
-	Call	   *call = &agg->calls[index];
+	SckptAggCall	   *call = &agg->calls[index];
 	FunctionCallInfo fcinfo = call->fcinfo;
-	AggregateValue *value = &entry_values(entry)[index];
+	SckptAggValue *value = &entry_values(entry)[index];
 	uint8	   *flags = &entry_flags(agg, entry)[index];
 	Datum		old;
 	Datum		new;
@@ -534,7 +404,7 @@ advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum 
 			if (call->by_value)
 				value->value = fcinfo->args[1].value;
 			else
-				set_flat(agg, call, value, call->length == -1 &&
+				sckpt_aggregate_set_flat(agg, call, value, call->length == -1 &&
 						 VARATT_IS_EXTERNAL(DatumGetPointer(fcinfo->args[1].value))
 						 ? PointerGetDatum(PG_DETOAST_DATUM(fcinfo->args[1].value)) : fcinfo->args[1].value);
 			*flags = 0;
@@ -559,14 +429,14 @@ advance(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum 
 
 /* Take a row in: find or add its group, and advance the aggregates. */
 static inline void
-take_row(Aggregate *agg, uint32 hash, Datum *values, bool *nulls)
+take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls)
 {
 	SckptRef	ref;
 	SckptEntry *entry;
 
 	agg->key_values = values;
 	agg->key_nulls = nulls;
-	ref = find_group(agg, hash);
+	ref = sckpt_aggregate_find_group(agg, hash);
 	if (ref == SCKPT_NO_REF)
 		ref = add_group(agg, hash);
 	entry = sckpt_state_address(agg->operator.state, ref);
@@ -577,7 +447,7 @@ take_row(Aggregate *agg, uint32 hash, Datum *values, bool *nulls)
 }
 
 static void
-take_block(Aggregate *agg)
+take_block(SckptAggregate *agg)
 {
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	int			n = agg->nblock;
@@ -594,13 +464,13 @@ take_block(Aggregate *agg)
 static void
 aggregate_end_rows(SckptOperator *operator)
 {
-	take_block((Aggregate *) operator);
+	take_block((SckptAggregate *) operator);
 }
 
 static void
 aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	uint32		hash;
 
@@ -632,13 +502,13 @@ aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 
 /* Add another aggregate's transition value to one of ours. */
 static void
-combine_value(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, Aggregate *other, SckptRef other_ref,
+combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, SckptAggregate *other, SckptRef other_ref,
 			  SckptEntry *other_entry)
 {
-	Call	   *call = &agg->calls[index];
-	AggregateValue *value = &entry_values(entry)[index];
+	SckptAggCall	   *call = &agg->calls[index];
+	SckptAggValue *value = &entry_values(entry)[index];
 	uint8	   *flags = &entry_flags(agg, entry)[index];
-	AggregateValue *other_value = &entry_values(other_entry)[index];
+	SckptAggValue *other_value = &entry_values(other_entry)[index];
 	bool		other_null = (entry_flags(other, other_entry)[index] & VALUE_NULL) != 0;
 	Datum		input = other_null ? (Datum) 0 : current_value(other, call, index, other_ref, other_value);
 	Datum		old;
@@ -655,7 +525,7 @@ combine_value(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, Aggreg
 			if (call->by_value)
 				value->value = input;
 			else
-				set_flat(agg, call, value, input);
+				sckpt_aggregate_set_flat(agg, call, value, input);
 			*flags = 0;
 			return;
 		}
@@ -679,8 +549,8 @@ combine_value(Aggregate *agg, int index, SckptRef ref, SckptEntry *entry, Aggreg
 static void
 aggregate_merge(SckptOperator *operator, SckptOperator *source)
 {
-	Aggregate  *agg = (Aggregate *) operator;
-	Aggregate  *other = (Aggregate *) source;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate  *other = (SckptAggregate *) source;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	Datum	   *values = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(Datum));
 	bool	   *nulls = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(bool));
@@ -696,7 +566,7 @@ aggregate_merge(SckptOperator *operator, SckptOperator *source)
 		SckptEntry *entry;
 
 		sckpt_group_key_load(agg->key, entry_key(other, other_entry), values, nulls);
-		ref = find_group(agg, other_entry->hash);
+		ref = sckpt_aggregate_find_group(agg, other_entry->hash);
 		if (ref == SCKPT_NO_REF)
 			ref = add_group(agg, other_entry->hash);
 		entry = sckpt_state_address(operator->state, ref);
@@ -713,7 +583,7 @@ aggregate_merge(SckptOperator *operator, SckptOperator *source)
 static bool
 aggregate_mergeable(SckptOperator *operator)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 
 	for (int i = 0; i < agg->ncalls; i++)
 	{
@@ -727,369 +597,20 @@ aggregate_mergeable(SckptOperator *operator)
 static void
 aggregate_start(SckptOperator *operator)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 	uint32		hash;
 
 	if (agg->key->ncolumns > 0)
 		return;
 	hash = sckpt_group_key_hash(agg->key, NULL, NULL);
-	if (find_group(agg, hash) == SCKPT_NO_REF)
+	if (sckpt_aggregate_find_group(agg, hash) == SCKPT_NO_REF)
 		sckpt_state_mark_dirty(operator->state, add_group(agg, hash));
-}
-
-/* ---- Portable form ---- */
-
-static void
-aggregate_describe(SckptOperator *operator, StringInfo buf)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-
-	appendStringInfoString(buf, "aggregate; keys");
-	for (int i = 0; i < agg->key->ncolumns; i++)
-		appendStringInfo(buf, " %s", format_type_extended(agg->query->keys[i].type, -1, FORMAT_TYPE_FORCE_QUALIFY));
-	for (int i = 0; i < agg->ncalls; i++)
-		appendStringInfo(buf, "; %s", agg->calls[i].signature);
-}
-
-/*
- * key columns: 0 for NULL, else 1 and the value; then for each call its flags and, unless
- * NULL, the value (what serialfn gave, for internal ones).
- */
-static void
-aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-	AggregateValue *values = entry_values(entry);
-	uint8	   *flags = entry_flags(agg, entry);
-	Datum		key_values[FUNC_MAX_ARGS];
-	bool		key_nulls[FUNC_MAX_ARGS];
-	Datum	   *keys = key_values;
-	bool	   *nulls = key_nulls;
-
-	if (agg->key->ncolumns > FUNC_MAX_ARGS)
-	{
-		keys = palloc(agg->key->ncolumns * sizeof(Datum));
-		nulls = palloc(agg->key->ncolumns * sizeof(bool));
-	}
-	sckpt_group_key_load(agg->key, entry_key(agg, entry), keys, nulls);
-	for (int i = 0; i < agg->key->ncolumns; i++)
-	{
-		appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
-		if (!nulls[i])
-			sckpt_codec_write(&agg->key->columns[i].codec, buf, keys[i]);
-	}
-	for (int i = 0; i < agg->ncalls; i++)
-	{
-		Call	   *call = &agg->calls[i];
-
-		appendStringInfoCharMacro(buf, flags[i]);
-		if (flags[i] & VALUE_NULL)
-			continue;
-		if (call->internal)
-		{
-			Datum		bytes = flat_value(agg, values[i].object.ref);
-
-			sckpt_codec_write_bytes(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-		}
-		else
-			sckpt_codec_write(&call->codec, buf,
-							  call->by_value ? values[i].value : flat_value(agg, values[i].object.ref));
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(agg->row_context);
-}
-
-static SckptRef
-aggregate_unpack(SckptOperator *operator, const char **cursor, const char *end)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-	SckptRef	ref = SCKPT_NO_REF;
-	uint32		hash;
-
-	agg->key_values = palloc0(Max(1, agg->key->ncolumns) * sizeof(Datum));
-	agg->key_nulls = palloc0(Max(1, agg->key->ncolumns) * sizeof(bool));
-	for (int i = 0; i < agg->key->ncolumns; i++)
-	{
-		agg->key_nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
-		if (!agg->key_nulls[i])
-			agg->key_values[i] = sckpt_codec_read(&agg->key->columns[i].codec, cursor, end);
-	}
-	hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
-	if (find_group(agg, hash) == SCKPT_NO_REF)
-	{
-		SckptEntry *entry;
-		AggregateValue *values;
-		uint8	   *flags;
-
-		ref = sckpt_state_insert(operator->state, hash, agg->key_offset - SCKPT_ENTRY_HEADER +
-								 sckpt_group_key_size(agg->key, agg->key_values, agg->key_nulls));
-		entry = sckpt_state_address(operator->state, ref);
-		values = entry_values(entry);
-		flags = entry_flags(agg, entry);
-		sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
-		for (int i = 0; i < agg->ncalls; i++)
-		{
-			Call	   *call = &agg->calls[i];
-
-			flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
-			if (flags[i] & VALUE_NULL)
-				continue;
-			if (call->internal)
-			{
-				Size		len;
-				const char *bytes = sckpt_codec_read_bytes(cursor, end, &len);
-				char	   *room = flat_room(agg, &values[i], len + VARHDRSZ);
-
-				SET_VARSIZE(room, len + VARHDRSZ);
-				memcpy(VARDATA(room), bytes, len);
-			}
-			else if (call->by_value)
-				values[i].value = sckpt_codec_read(&call->codec, cursor, end);
-			else
-				set_flat(agg, call, &values[i], sckpt_codec_read(&call->codec, cursor, end));
-		}
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(agg->row_context);
-	return ref;
-}
-
-/* ---- Results ---- */
-
-static void
-aggregate_begin_results(SckptOperator *operator)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-	ExprContext *econtext;
-	TupleDesc	desc;
-	MemoryContext old;
-	List	   *targets;
-
-	agg->estate = CreateExecutorState();
-	old = MemoryContextSwitchTo(agg->estate->es_query_cxt);
-	desc = CreateTemplateTupleDesc(agg->key->ncolumns + agg->ncalls);
-	for (int i = 0; i < agg->key->ncolumns; i++)
-	{
-		TupleDescInitEntry(desc, i + 1, NULL, agg->query->keys[i].type, agg->query->keys[i].typmod, 0);
-		TupleDescInitEntryCollation(desc, i + 1, agg->query->keys[i].collation);
-	}
-	for (int i = 0; i < agg->ncalls; i++)
-		TupleDescInitEntry(desc, agg->key->ncolumns + i + 1, NULL, agg->query->calls[i].aggref->aggtype, -1, 0);
-
-	agg->group_slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
-	econtext = CreateExprContext(agg->estate);
-	econtext->ecxt_scantuple = agg->group_slot;
-	targets = (List *) expression_planner((Expr *) copyObject(agg->query->targetlist));
-	agg->projection = ExecBuildProjectionInfo(targets, econtext,
-											  MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual),
-											  NULL, desc);
-	agg->having = ExecPrepareQual(make_ands_implicit((Expr *) copyObject(agg->query->having)), agg->estate);
-	MemoryContextSwitchTo(old);
-}
-
-/* The aggregate's result for an entry, palloc'd in the current context or pointing into the store. */
-static Datum
-final_value(Aggregate *agg, int index, SckptEntry *entry, bool *isnull)
-{
-	Call	   *call = &agg->calls[index];
-	AggregateValue *value = &entry_values(entry)[index];
-	bool		value_null = (entry_flags(agg, entry)[index] & VALUE_NULL) != 0;
-	Datum		current = (Datum) 0;
-	Datum		result;
-	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
-
-	if (!value_null)
-	{
-		if (call->internal)
-		{
-			/* A final function that scribbles on its input gets a copy. */
-			if (call->final_reads_only && value->object.live && agg->live[value->object.live - 1].value)
-				current = agg->live[value->object.live - 1].value;
-			else
-				current = deserialize(agg, call, value->object.ref);
-		}
-		else if (call->by_value)
-			current = value->value;
-		else
-		{
-			current = flat_value(agg, value->object.ref);
-			if (call->has_final && !call->final_reads_only)
-				current = datumCopy(current, false, call->length);
-		}
-	}
-	if (!call->has_final || (call->final_strict && (value_null || call->final_nargs > 1)))
-	{
-		*isnull = value_null || call->has_final;
-		return current;
-	}
-
-	InitFunctionCallInfoData(*fcinfo, &call->final, call->final_nargs, call->collation,
-							 (Node *) agg->agg_state, NULL);
-	fcinfo->args[0].value = current;
-	fcinfo->args[0].isnull = value_null;
-	for (int i = 1; i < call->final_nargs; i++)
-	{
-		fcinfo->args[i].value = (Datum) 0;
-		fcinfo->args[i].isnull = true;
-	}
-	result = FunctionCallInvoke(fcinfo);
-	*isnull = fcinfo->isnull;
-	return result;
-}
-
-static bool
-aggregate_result(SckptOperator *operator, SckptEntry *entry, TupleTableSlot **slot)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-	ExprContext *econtext = agg->projection->pi_exprContext;
-	MemoryContext old;
-
-	ResetExprContext(econtext);
-	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	ExecClearTuple(agg->group_slot);
-	sckpt_group_key_load(agg->key, entry_key(agg, entry), agg->group_slot->tts_values, agg->group_slot->tts_isnull);
-	for (int i = 0; i < agg->ncalls; i++)
-		agg->group_slot->tts_values[agg->key->ncolumns + i] =
-			final_value(agg, i, entry, &agg->group_slot->tts_isnull[agg->key->ncolumns + i]);
-	ExecStoreVirtualTuple(agg->group_slot);
-	MemoryContextSwitchTo(old);
-
-	*slot = ExecProject(agg->projection);
-	return ExecQual(agg->having, econtext);
-}
-
-static void
-aggregate_end_results(SckptOperator *operator)
-{
-	Aggregate  *agg = (Aggregate *) operator;
-
-	if (agg->estate == NULL)
-		return;
-	ExecDropSingleTupleTableSlot(agg->projection->pi_state.resultslot);
-	ExecDropSingleTupleTableSlot(agg->group_slot);
-	FreeExecutorState(agg->estate);
-	agg->estate = NULL;
-}
-
-/* ---- Setting up ---- */
-
-static void
-check_execute(Oid function, Oid owner, ObjectType type)
-{
-	AclResult	result = pg_proc_aclcheck(function, owner, ACL_EXECUTE);
-
-	if (result != ACLCHECK_OK)
-		aclcheck_error(result, type, get_func_name(function));
-}
-
-static void
-prepare_call(Aggregate *agg, Call *call, SckptCall *source)
-{
-	Aggref	   *aggref = source->aggref;
-	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
-	Form_pg_aggregate form;
-	Oid			input_types[FUNC_MAX_ARGS];
-	int			ninputs;
-	Oid			owner;
-	Oid			final_oid;
-	Expr	   *expr;
-	Datum		initial;
-	StringInfoData signature;
-	HeapTuple	proc;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
-	form = (Form_pg_aggregate) GETSTRUCT(tuple);
-
-	/* The pipeline's owner may run the aggregate; the aggregate's owner its parts. */
-	check_execute(aggref->aggfnoid, GetUserId(), OBJECT_AGGREGATE);
-	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggref->aggfnoid));
-	owner = ((Form_pg_proc) GETSTRUCT(proc))->proowner;
-	ReleaseSysCache(proc);
-	check_execute(form->aggtransfn, owner, OBJECT_FUNCTION);
-
-	ninputs = get_aggregate_argtypes(aggref, input_types);
-	call->type = resolve_aggregate_transtype(aggref->aggfnoid, form->aggtranstype, input_types, ninputs);
-	call->internal = call->type == INTERNALOID;
-	get_typlenbyval(call->type, &call->length, &call->by_value);
-	call->nargs = source->nargs;
-	call->args = source->args;
-	call->filter = source->filter;
-	call->collation = aggref->inputcollid;
-	get_typlenbyval(aggref->aggtype, &call->result_length, &call->result_by_value);
-
-	build_aggregate_transfn_expr(input_types, ninputs, 0, aggref->aggvariadic, call->type, aggref->inputcollid,
-								 form->aggtransfn, InvalidOid, &expr, NULL);
-	fmgr_info_cxt(form->aggtransfn, &call->transition, agg->context);
-	fmgr_info_set_expr((Node *) expr, &call->transition);
-	call->strict = call->transition.fn_strict;
-	call->fcinfo = palloc0(SizeForFunctionCallInfo(call->nargs + 1));
-	InitFunctionCallInfoData(*call->fcinfo, &call->transition, call->nargs + 1, aggref->inputcollid,
-							 (Node *) agg->agg_state, NULL);
-
-	final_oid = form->aggfinalfn;
-	call->has_final = OidIsValid(final_oid);
-	call->final_reads_only = form->aggfinalmodify == AGGMODIFY_READ_ONLY;
-	if (call->has_final)
-	{
-		check_execute(final_oid, owner, OBJECT_FUNCTION);
-		call->final_nargs = form->aggfinalextra ? ninputs + 1 : 1;
-		build_aggregate_finalfn_expr(input_types, call->final_nargs, call->type, aggref->aggtype,
-									 aggref->inputcollid, final_oid, &expr);
-		fmgr_info_cxt(final_oid, &call->final, agg->context);
-		fmgr_info_set_expr((Node *) expr, &call->final);
-		call->final_strict = call->final.fn_strict;
-	}
-
-	if (OidIsValid(form->aggcombinefn))
-	{
-		check_execute(form->aggcombinefn, owner, OBJECT_FUNCTION);
-		build_aggregate_transfn_expr(&call->type, 1, 0, false, call->type, aggref->inputcollid,
-									 form->aggcombinefn, InvalidOid, &expr, NULL);
-		fmgr_info_cxt(form->aggcombinefn, &call->combine, agg->context);
-		fmgr_info_set_expr((Node *) expr, &call->combine);
-	}
-	if (call->internal)
-	{
-		check_execute(form->aggserialfn, owner, OBJECT_FUNCTION);
-		check_execute(form->aggdeserialfn, owner, OBJECT_FUNCTION);
-		build_aggregate_serialfn_expr(form->aggserialfn, &expr);
-		fmgr_info_cxt(form->aggserialfn, &call->serialize, agg->context);
-		fmgr_info_set_expr((Node *) expr, &call->serialize);
-		build_aggregate_deserialfn_expr(form->aggdeserialfn, &expr);
-		fmgr_info_cxt(form->aggdeserialfn, &call->deserialize, agg->context);
-		fmgr_info_set_expr((Node *) expr, &call->deserialize);
-	}
-	else
-		sckpt_codec_init(&call->codec, call->type, -1, agg->context);
-
-	initial = SysCacheGetAttr(AGGFNOID, tuple, Anum_pg_aggregate_agginitval, &call->initial_null);
-	if (!call->initial_null)
-	{
-		Oid			input;
-		Oid			param;
-
-		getTypeInputInfo(call->type, &input, &param);
-		call->initial = OidInputFunctionCall(input, TextDatumGetCString(initial), param, -1);
-	}
-
-	initStringInfo(&signature);
-	appendStringInfo(&signature, "%s.%s(", get_namespace_name(get_func_namespace(aggref->aggfnoid)),
-					 get_func_name(aggref->aggfnoid));
-	for (int i = 0; i < ninputs; i++)
-		appendStringInfo(&signature, "%s%s", i ? "," : "",
-						 format_type_extended(input_types[i], -1, FORMAT_TYPE_FORCE_QUALIFY));
-	appendStringInfo(&signature, ") as %s", format_type_extended(call->type, -1, FORMAT_TYPE_FORCE_QUALIFY));
-	call->signature = signature.data;
-	ReleaseSysCache(tuple);
 }
 
 static void
 aggregate_destroy(SckptOperator *operator)
 {
-	Aggregate  *agg = (Aggregate *) operator;
+	SckptAggregate  *agg = (SckptAggregate *) operator;
 
 	sckpt_state_destroy(operator->state);
 	FreeExprContext(agg->agg_state->curaggcontext, true);
@@ -1101,7 +622,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt aggregate", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Aggregate  *agg = palloc0(sizeof(Aggregate));
+	SckptAggregate  *agg = palloc0(sizeof(SckptAggregate));
 	ExprContext *live;
 
 	agg->context = context;
@@ -1116,10 +637,10 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 
 	agg->key = sckpt_group_key_create(query, context);
 	agg->ncalls = query->ncalls;
-	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(Call));
+	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(SckptAggCall));
 	for (int i = 0; i < agg->ncalls; i++)
-		prepare_call(agg, &agg->calls[i], &query->calls[i]);
-	agg->flags_offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(AggregateValue);
+		sckpt_aggregate_prepare_call(agg, &agg->calls[i], &query->calls[i]);
+	agg->flags_offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(SckptAggValue);
 	agg->key_offset = agg->flags_offset + agg->ncalls;
 
 	agg->ncolumns = query->nsource;
@@ -1136,13 +657,13 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.end_rows = aggregate_end_rows;
 	agg->operator.end_batch = aggregate_end_batch;
 	agg->operator.start = aggregate_start;
-	agg->operator.describe = aggregate_describe;
+	agg->operator.describe = sckpt_aggregate_describe;
 	agg->operator.flush = aggregate_flush;
-	agg->operator.pack = aggregate_pack;
-	agg->operator.unpack = aggregate_unpack;
-	agg->operator.begin_results = aggregate_begin_results;
-	agg->operator.result = aggregate_result;
-	agg->operator.end_results = aggregate_end_results;
+	agg->operator.pack = sckpt_aggregate_pack;
+	agg->operator.unpack = sckpt_aggregate_unpack;
+	agg->operator.begin_results = sckpt_aggregate_begin_results;
+	agg->operator.result = sckpt_aggregate_result;
+	agg->operator.end_results = sckpt_aggregate_end_results;
 	agg->operator.destroy = aggregate_destroy;
 	agg->operator.mergeable = aggregate_mergeable;
 	agg->operator.merge = aggregate_merge;

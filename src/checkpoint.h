@@ -39,6 +39,16 @@ extern bool sckpt_checkpoint_in_progress(void);
 /* May it have committed, although an error came?  Then what is in memory counts for nothing. */
 extern bool sckpt_checkpoint_may_have_committed(void);
 
+/*
+ * A chunk's payload: SCKPT_CHUNK_VERSION, the operator's description, then for each entry flags (1 byte), length (4, network order) and what
+ * the operator packed.
+ */
+#define SCKPT_CHUNK_VERSION		1
+#define SCKPT_PACKED_EMITTED	0x01	/* the entry's result row is in the sink */
+
+/* Enter a chunk into the task's account; returns its index there. */
+extern int	sckpt_checkpoint_add_chunk(SckptTask *task, int64 id, uint32 entries);
+
 /* Load the last completed checkpoint into the task's operator; in the transaction at hand. */
 extern void sckpt_checkpoint_restore(SckptTask *task);
 
