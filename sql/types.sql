@@ -125,6 +125,7 @@ SELECT c FROM e_all ORDER BY 1;
 SELECT stream_ckpt.create_stream('big', 'id int, v text');
 SELECT stream_ckpt.create_pipeline('big_copy', 'SELECT id, v FROM big');
 SELECT stream_ckpt.create_pipeline('big_group', 'SELECT left(v, 10) AS v, count(*) AS n, max(v) AS max FROM big WHERE id > 2 GROUP BY left(v, 10)');
+SELECT stream_ckpt.create_pipeline('long_key', 'SELECT v, count(*) AS n, sum(id) AS ids FROM big GROUP BY v');
 CREATE TABLE toasted (id int, v text);
 ALTER TABLE toasted ALTER COLUMN v SET STORAGE EXTERNAL;
 INSERT INTO toasted SELECT i, (SELECT string_agg(md5(g::text), '') FROM generate_series(1, 1000 * i) g) FROM generate_series(1, 3) i;
@@ -134,6 +135,10 @@ INSERT INTO big VALUES (5, repeat('x', 5000000));
 SELECT stream_ckpt.checkpoint();
 SELECT id, length(v), md5(v) = md5((SELECT v FROM toasted t WHERE t.id = least(b.id, 4))) AS same FROM big_copy b ORDER BY id;
 SELECT v, n, length(max) FROM big_group ORDER BY 1;
+SELECT length(v), n, ids FROM long_key ORDER BY 1;
+INSERT INTO big SELECT id, v FROM toasted WHERE id < 4;
+SELECT stream_ckpt.checkpoint();
+SELECT length(v), n, ids FROM long_key ORDER BY 1;
 
 SET client_min_messages = warning;
 DROP SCHEMA types CASCADE;

@@ -156,7 +156,7 @@ feed_tasks(SckptLane *lane, SckptBatch *batch, bool stateful_only)
  * full.
  */
 static SckptBatch *
-take_transaction(SckptLane *lane, SckptLog *log, SckptLogTransaction *transaction, SckptBatch *batch,
+take_transaction(SckptLane *lane, MemoryContext context, SckptLog *log, SckptLogTransaction *transaction, SckptBatch *batch,
 				 void (*full) (SckptBatch *batch, void *arg), void *arg)
 {
 	SckptLogMessage *message;
@@ -170,7 +170,7 @@ take_transaction(SckptLane *lane, SckptLog *log, SckptLogTransaction *transactio
 		{
 			full(batch, arg);
 			sckpt_batch_release(batch);
-			batch = sckpt_batch_create(lane->context);
+			batch = sckpt_batch_create(context);
 			sckpt_batch_add_transaction(batch, transaction);
 			CHECK_FOR_INTERRUPTS();
 		}
@@ -219,9 +219,10 @@ static void
 run_large(SckptTask *task, void *arg)
 {
 	LargeArg   *large = arg;
-	SckptLog   *volatile log = sckpt_log_open(large->lane->context, MyDatabaseId, large->start, large->transaction->commit_lsn - 1,
+	MemoryContext context = AllocSetContextCreate(large->lane->context, "stream_ckpt large transaction",
+												  ALLOCSET_DEFAULT_SIZES);
+	SckptLog   *log = sckpt_log_open(large->lane->context, MyDatabaseId, large->start, large->transaction->commit_lsn - 1,
 											  (Size) sckpt_log_memory_limit * 1024);
-	SckptBatch *volatile batch = NULL;
 
 	large->task = task;
 	PG_TRY();
@@ -240,9 +241,8 @@ run_large(SckptTask *task, void *arg)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("could not take a checkpoint of pipeline \"%s\": %s", task->def->name, task->waiting)));
-		batch = take_transaction(large->lane, log, &transaction, sckpt_batch_create(large->lane->context),
-								 run_large_batch, large);
-		run_large_batch(batch, large);
+		run_large_batch(take_transaction(large->lane, context, log, &transaction, sckpt_batch_create(context),
+										 run_large_batch, large), large);
 		task->rows_in += large->rows_in;
 		task->fed_time = transaction.commit_time;
 		position.commit = sckpt_log_read_lsn(log);
@@ -253,9 +253,9 @@ run_large(SckptTask *task, void *arg)
 	}
 	PG_FINALLY();
 	{
-		if (batch)
-			sckpt_batch_release(batch);
+		/* Batches, too, whatever state an error left them in: their rows are the log's. */
 		sckpt_log_close(log);
+		MemoryContextDelete(context);
 	}
 	PG_END_TRY();
 }
@@ -420,7 +420,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 				sckpt_batch_release(batch);
 				batch = sckpt_batch_create(lane->context);
 			}
-			batch = take_transaction(lane, lane->reader, &transaction, batch, batch_full, &full);
+			batch = take_transaction(lane, lane->context, lane->reader, &transaction, batch, batch_full, &full);
 			if (!large && early.nxids > 0)
 			{
 				feed_tasks(lane, batch, false);
