@@ -287,6 +287,21 @@ sckpt_aggregate_find_group(SckptAggregate *agg, uint32 hash)
 	return ref;
 }
 
+static SckptRef
+aggregate_find(SckptOperator *operator, Datum *values, bool *nulls)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	SckptRef	ref;
+
+	agg->key_values = values;
+	agg->key_nulls = nulls;
+	ref = sckpt_aggregate_find_group(agg, sckpt_group_key_hash(agg->key, values, nulls));
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(agg->row_context);
+	return ref;
+}
+
 /*
  * Store what a transition function returned for a value kept by reference or as a live object.
  */
@@ -661,6 +676,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.flush = aggregate_flush;
 	agg->operator.pack = sckpt_aggregate_pack;
 	agg->operator.unpack = sckpt_aggregate_unpack;
+	agg->operator.find = aggregate_find;
 	agg->operator.begin_results = sckpt_aggregate_begin_results;
 	agg->operator.result = sckpt_aggregate_result;
 	agg->operator.end_results = sckpt_aggregate_end_results;

@@ -7,8 +7,11 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "executor/executor.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
@@ -24,6 +27,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
+#include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
@@ -33,6 +37,9 @@
 #include "sink.h"
 
 #define CHUNK_BYTES		(256 * 1024)	/* of packed entries, before a new chunk is begun */
+
+/* A restored task learns where its results are when at least one in so many of them changes. */
+#define LEARN_FRACTION 8
 
 /* When less than half of the stored entries are current, and there are more than this. */
 #define CLEAN_MIN_ENTRIES 4096
@@ -354,6 +361,38 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 	attempt.rows_out++;
 }
 
+/*
+ * After a restore nothing is known of where result rows are.  Where many of them are about to change, one pass over the table is
+ * cheaper than a look into its index for each.
+ */
+static void
+learn_tids(SckptTask *task)
+{
+	SckptOperator *operator = task->operator;
+	int			nkeys = task->query->nkeys;
+	Datum	   *values = palloc(Max(1, nkeys) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(1, nkeys) * sizeof(bool));
+	Relation	relation = table_open(task->def->result, AccessShareLock);
+	TableScanDesc scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
+	TupleTableSlot *slot = table_slot_create(relation, NULL);
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		SckptRef	ref;
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < nkeys; i++)
+			values[i] = slot_getattr(slot, task->key_columns[i], &nulls[i]);
+		ref = operator->find(operator, values, nulls);
+		if (ref != SCKPT_NO_REF)
+			((SckptEntry *) sckpt_state_address(operator->state, ref))->tid = slot->tts_tid;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	task->tids_unknown = false;
+}
+
 /* As the owner: results of changed entries to the sink, the entries into chunks. */
 static void
 snapshot_operator(SckptTask *task)
@@ -371,6 +410,8 @@ snapshot_operator(SckptTask *task)
 	attempt.outcomes = MemoryContextAllocExtended(attempt.context, Max(1, ndirty) * sizeof(Outcome), MCXT_ALLOC_HUGE);
 	sink = sckpt_sink_open(task->def->result, task->query->nkeys, task->key_columns, !task->def->result_owned);
 	sckpt_sink_set_columns(sink, task->query->result->natts, task->result_columns);
+	if (task->tids_unknown && ndirty * LEARN_FRACTION >= sckpt_state_rows(state))
+		learn_tids(task);
 	initStringInfo(&buf);
 	begin_chunk(task, &buf);
 	operator->flush(operator);
@@ -385,6 +426,7 @@ snapshot_operator(SckptTask *task)
 
 		if (n > ndirty)
 			elog(ERROR, "more changed entries than counted");
+		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
 		if (entry->flags & SCKPT_ENTRY_REWRITE)
 		{
 			outcome->tid = entry->tid;

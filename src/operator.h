@@ -44,6 +44,9 @@ struct SckptOperator
 	/* Read one back, unless an entry with its key exists: then SCKPT_NO_REF. */
 	SckptRef	(*unpack) (SckptOperator *operator, const char **cursor, const char *end);
 
+	/* The entry with this key, of the operator's key types; SCKPT_NO_REF if there is none. */
+	SckptRef	(*find) (SckptOperator *operator, Datum *values, bool *nulls);
+
 	/* Around a series of results, in one transaction. */
 	void		(*begin_results) (SckptOperator *operator);
 	/*

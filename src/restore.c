@@ -168,6 +168,7 @@ sckpt_checkpoint_restore(SckptTask *task)
 			MemoryContextReset(context);
 		}
 		MemoryContextSwitchTo(old);
+		task->tids_unknown = true;
 		sckpt_fault_point("restore");
 	}
 

@@ -194,13 +194,16 @@ prune_page(SckptLookup *lookup, TupleTableSlot *row)
 	BlockNumber block = BufferGetBlockNumber(buffer);
 	Page		page = BufferGetPage(buffer);
 	TransactionId prunable = ((PageHeader) page)->pd_prune_xid;
-	Size		reserve;
 
 	/* Cheap tests without a lock, as pruning itself begins: a wrong answer costs or saves little. */
 	if (!TransactionIdIsNormal(prunable) || !TransactionIdPrecedes(prunable, TransactionXmin))
 		return false;
-	reserve = RelationGetTargetPageFreeSpace(lookup->relation, HEAP_DEFAULT_FILLFACTOR);
-	if (!PageIsFull(page) && PageGetHeapFreeSpace(page) >= Max(reserve, BLCKSZ / 10))
+
+	/*
+	 * Not as soon as the page is fuller than its fillfactor, as scans do it: that would be at every update.  When
+	 * there is little left, one pruning makes room for many.
+	 */
+	if (!PageIsFull(page) && PageGetHeapFreeSpace(page) >= BLCKSZ / 10)
 		return false;
 
 	ExecClearTuple(row);

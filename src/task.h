@@ -73,6 +73,7 @@ typedef struct SckptTask
 	int			maxchunks;
 	int64		next_chunk;
 	uint64		stored_entries; /* in all chunks */
+	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */
 	int64		restore_id;		/* of the restore whose rows_replayed is not known yet; 0: none */
 } SckptTask;
 
