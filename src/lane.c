@@ -20,7 +20,7 @@
 
 #define BATCH_BYTES			(2 * 1024 * 1024)	/* rows given to the tasks at a time */
 #define BATCH_TRANSACTIONS	10000	/* the same, of small transactions */
-#define READ_BYTES			(16 * 1024 * 1024)	/* of log, before looking whether something is due */
+#define READ_BYTES			(2 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
 #define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
 #define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
