@@ -282,6 +282,23 @@ sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result)
 							3, types, values);
 }
 
+bool
+sckpt_catalog_hold(int64 id)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(id)};
+	SckptUser	saved;
+	bool		held;
+
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 FOR KEY SHARE SKIP LOCKED",
+							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not lock a pipeline");
+	held = SPI_processed > 0;
+	sckpt_catalog_leave(&saved);
+	return held;
+}
+
 void
 sckpt_catalog_forget(int64 id)
 {

@@ -72,6 +72,11 @@ extern void sckpt_catalog_leave(SckptUser *saved);
 extern List *sckpt_catalog_pipelines(void);
 extern SckptPipeline *sckpt_catalog_pipeline(const char *name, bool missing_ok);	/* 42704 */
 extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result);
+/*
+ * Lock a pipeline's definition against being dropped, until the transaction ends; false, without waiting, when somebody is just dropping it.  Whoever
+ * writes more than one row of a pipeline takes this lock first, as sckpt_catalog_forget() does: so they cannot deadlock.
+ */
+extern bool sckpt_catalog_hold(int64 id);
 /* Delete everything stored about a pipeline (not its result table), and wake the worker at commit. */
 extern void sckpt_catalog_forget(int64 id);
 

@@ -267,7 +267,7 @@ trigger(SckptTask *task)
 	attempt.rows = attempt.bytes = attempt.rows_out = 0;
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension())
+	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(attempt.id);
@@ -758,7 +758,7 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	attempt.id = 0;
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension())
+	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(id);
@@ -782,6 +782,7 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 	int			nids = 0;
 	Oid			types[3] = {INT8ARRAYOID, LSNOID, LSNOID};
 	Datum		values[3];
+	bool		isnull;
 	SckptUser	saved;
 	ListCell   *lc;
 
@@ -795,16 +796,30 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 	if (sckpt_catalog_lock_extension())
 	{
 		sckpt_catalog_enter(&saved);
-		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 "
-							  "WHERE pipeline_id = ANY ($1)", 3, types, values, NULL, false, 0);
+		if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id IN "
+								  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = ANY ($1) FOR KEY SHARE SKIP LOCKED) "
+								  "RETURNING pipeline_id", 3, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+			elog(ERROR, "could not store positions");
+		nids = SPI_processed;
+		for (int i = 0; i < nids; i++)
+			ids[i] = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 		sckpt_catalog_leave(&saved);
 	}
+	else
+		nids = 0;
 	CommitTransactionCommand();
+
+	/* Those that are just being dropped were left out; the drop may yet be rolled back. */
 	foreach(lc, tasks)
 	{
 		SckptPipeline *def = ((SckptTask *) lfirst(lc))->def;
 
-		def->position = position->commit;
-		def->restart = position->restart;
+		for (int i = 0; i < nids; i++)
+		{
+			if (DatumGetInt64(ids[i]) != def->id)
+				continue;
+			def->position = position->commit;
+			def->restart = position->restart;
+		}
 	}
 }

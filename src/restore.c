@@ -139,6 +139,11 @@ sckpt_checkpoint_restore(SckptTask *task)
 	Datum		values[6];
 	bool		isnull;
 
+	if (!sckpt_catalog_hold(task->def->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being dropped", task->def->name)));
+
 	/* An attempt that a crash or an end of the worker cut off. */
 	values[0] = Int64GetDatum(task->def->id);
 	sckpt_catalog_enter(&saved);
