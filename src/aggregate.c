@@ -23,6 +23,8 @@
  */
 #include "postgres.h"
 
+#include <math.h>
+
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/expandeddatum.h"
@@ -176,7 +178,7 @@ flatten_live(SckptAggregate *agg, SckptAggLive *live)
 {
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, live->entry);
 	SckptAggValue *value = &entry_values(entry)[live->call];
-	SckptAggCall	   *call = &agg->calls[live->call];
+	SckptAggCall *call = &agg->calls[live->call];
 
 	if (!live->changed || (entry_flags(agg, entry)[live->call] & VALUE_NULL))
 		return;
@@ -208,7 +210,7 @@ flatten_live(SckptAggregate *agg, SckptAggLive *live)
 static void
 aggregate_flush(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 
 	for (uint32 i = 0; i < agg->nlive; i++)
@@ -224,7 +226,7 @@ aggregate_flush(SckptOperator *operator)
 static void
 aggregate_end_batch(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 
 	if (MemoryContextMemAllocated(agg->live_context, true) <= LIVE_MEMORY)
 		return;
@@ -257,7 +259,7 @@ add_group(SckptAggregate *agg, uint32 hash)
 	sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
-		SckptAggCall	   *call = &agg->calls[i];
+		SckptAggCall *call = &agg->calls[i];
 
 		if (call->initial_null)
 			flags[i] = VALUE_NULL | (call->strict ? VALUE_ABSENT : 0);
@@ -389,10 +391,45 @@ current_value(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, 
 	return sckpt_aggregate_flat_value(agg, value->object.ref);
 }
 
+/* True if the transition is done; false: the function must be called, also to raise its errors. */
+static inline bool
+advance_plain(SckptAggCall *call, SckptAggValue *value, const Datum *values, const bool *nulls)
+{
+	Datum		input = (Datum) 0;
+	float8		sum;
+
+	if (call->nargs > 0)
+	{
+		if (nulls[call->args[0] - 1])
+			return true;
+		input = values[call->args[0] - 1];
+	}
+	switch (call->plain)
+	{
+		case SCKPT_AGG_COUNT:
+			if (unlikely(DatumGetInt64(value->value) == PG_INT64_MAX))
+				return false;
+			value->value = Int64GetDatum(DatumGetInt64(value->value) + 1);
+			return true;
+		case SCKPT_AGG_SUM_INT4:
+			value->value = Int64GetDatum(DatumGetInt64(value->value) + (int64) DatumGetInt32(input));
+			return true;
+		case SCKPT_AGG_SUM_FLOAT8:
+			sum = DatumGetFloat8(value->value) + DatumGetFloat8(input);
+			if (unlikely(isinf(sum)))
+				return false;
+			value->value = Float8GetDatum(sum);
+			return true;
+		case SCKPT_AGG_CALLED:
+			break;
+	}
+	return false;
+}
+
 static inline void
 advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
 {
-	SckptAggCall	   *call = &agg->calls[index];
+	SckptAggCall *call = &agg->calls[index];
 	FunctionCallInfo fcinfo = call->fcinfo;
 	SckptAggValue *value = &entry_values(entry)[index];
 	uint8	   *flags = &entry_flags(agg, entry)[index];
@@ -401,6 +438,8 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 
 	if (call->filter &&
 		(nulls[call->filter - 1] || !DatumGetBool(values[call->filter - 1])))
+		return;
+	if (call->plain != SCKPT_AGG_CALLED && *flags == 0 && advance_plain(call, value, values, nulls))
 		return;
 	for (int i = 0; i < call->nargs; i++)
 	{
@@ -485,7 +524,7 @@ aggregate_end_rows(SckptOperator *operator)
 static void
 aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	uint32		hash;
 
@@ -520,7 +559,7 @@ static void
 combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, SckptAggregate *other, SckptRef other_ref,
 			  SckptEntry *other_entry)
 {
-	SckptAggCall	   *call = &agg->calls[index];
+	SckptAggCall *call = &agg->calls[index];
 	SckptAggValue *value = &entry_values(entry)[index];
 	uint8	   *flags = &entry_flags(agg, entry)[index];
 	SckptAggValue *other_value = &entry_values(other_entry)[index];
@@ -564,8 +603,8 @@ combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, S
 static void
 aggregate_merge(SckptOperator *operator, SckptOperator *source)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
-	SckptAggregate  *other = (SckptAggregate *) source;
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptAggregate *other = (SckptAggregate *) source;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	Datum	   *values = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(Datum));
 	bool	   *nulls = MemoryContextAlloc(other->context, Max(1, agg->key->ncolumns) * sizeof(bool));
@@ -598,7 +637,7 @@ aggregate_merge(SckptOperator *operator, SckptOperator *source)
 static bool
 aggregate_mergeable(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 
 	for (int i = 0; i < agg->ncalls; i++)
 	{
@@ -612,7 +651,7 @@ aggregate_mergeable(SckptOperator *operator)
 static void
 aggregate_start(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	uint32		hash;
 
 	if (agg->key->ncolumns > 0)
@@ -625,7 +664,7 @@ aggregate_start(SckptOperator *operator)
 static void
 aggregate_destroy(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 
 	sckpt_state_destroy(operator->state);
 	FreeExprContext(agg->agg_state->curaggcontext, true);
@@ -637,7 +676,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt aggregate", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	SckptAggregate  *agg = palloc0(sizeof(SckptAggregate));
+	SckptAggregate *agg = palloc0(sizeof(SckptAggregate));
 	ExprContext *live;
 
 	agg->context = context;

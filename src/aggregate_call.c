@@ -16,6 +16,7 @@
 #include "parser/parse_agg.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
@@ -74,6 +75,22 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	call->fcinfo = palloc0(SizeForFunctionCallInfo(call->nargs + 1));
 	InitFunctionCallInfoData(*call->fcinfo, &call->transition, call->nargs + 1, aggref->inputcollid,
 							 (Node *) agg->agg_state, NULL);
+
+#ifdef USE_FLOAT8_BYVAL
+	switch (form->aggtransfn)
+	{
+		case F_INT8INC:
+		case F_INT8INC_ANY:
+			call->plain = SCKPT_AGG_COUNT;
+			break;
+		case F_INT4_SUM:
+			call->plain = SCKPT_AGG_SUM_INT4;
+			break;
+		case F_FLOAT8PL:
+			call->plain = SCKPT_AGG_SUM_FLOAT8;
+			break;
+	}
+#endif
 
 	final_oid = form->aggfinalfn;
 	call->has_final = OidIsValid(final_oid);

@@ -22,7 +22,7 @@
 void
 sckpt_aggregate_describe(SckptOperator *operator, StringInfo buf)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 
 	appendStringInfoString(buf, "aggregate; keys");
 	for (int i = 0; i < agg->key->ncolumns; i++)
@@ -38,7 +38,7 @@ sckpt_aggregate_describe(SckptOperator *operator, StringInfo buf)
 void
 sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	SckptAggValue *values = entry_values(entry);
 	uint8	   *flags = entry_flags(agg, entry);
@@ -61,7 +61,7 @@ sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 	}
 	for (int i = 0; i < agg->ncalls; i++)
 	{
-		SckptAggCall	   *call = &agg->calls[i];
+		SckptAggCall *call = &agg->calls[i];
 
 		appendStringInfoCharMacro(buf, flags[i]);
 		if (flags[i] & VALUE_NULL)
@@ -83,7 +83,7 @@ sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 SckptRef
 sckpt_aggregate_unpack(SckptOperator *operator, const char **cursor, const char *end)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	SckptRef	ref = SCKPT_NO_REF;
 	uint32		hash;
@@ -111,7 +111,7 @@ sckpt_aggregate_unpack(SckptOperator *operator, const char **cursor, const char 
 		sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
 		for (int i = 0; i < agg->ncalls; i++)
 		{
-			SckptAggCall	   *call = &agg->calls[i];
+			SckptAggCall *call = &agg->calls[i];
 
 			flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
 			if (flags[i] & VALUE_NULL)
@@ -141,7 +141,7 @@ sckpt_aggregate_unpack(SckptOperator *operator, const char **cursor, const char 
 void
 sckpt_aggregate_begin_results(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	ExprContext *econtext;
 	TupleDesc	desc;
 	MemoryContext old;
@@ -173,7 +173,7 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 static Datum
 final_value(SckptAggregate *agg, int index, SckptEntry *entry, bool *isnull)
 {
-	SckptAggCall	   *call = &agg->calls[index];
+	SckptAggCall *call = &agg->calls[index];
 	SckptAggValue *value = &entry_values(entry)[index];
 	bool		value_null = (entry_flags(agg, entry)[index] & VALUE_NULL) != 0;
 	Datum		current = (Datum) 0;
@@ -222,7 +222,7 @@ final_value(SckptAggregate *agg, int index, SckptEntry *entry, bool *isnull)
 bool
 sckpt_aggregate_result(SckptOperator *operator, SckptEntry *entry, TupleTableSlot **slot)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 	ExprContext *econtext = agg->projection->pi_exprContext;
 	MemoryContext old;
 
@@ -243,7 +243,7 @@ sckpt_aggregate_result(SckptOperator *operator, SckptEntry *entry, TupleTableSlo
 void
 sckpt_aggregate_end_results(SckptOperator *operator)
 {
-	SckptAggregate  *agg = (SckptAggregate *) operator;
+	SckptAggregate *agg = (SckptAggregate *) operator;
 
 	if (agg->estate == NULL)
 		return;

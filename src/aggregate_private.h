@@ -49,6 +49,15 @@ typedef struct SckptAggLive
 	bool		changed;		/* since it was flattened */
 } SckptAggLive;
 
+/* Transitions that need no call once there is a value; the rest of what their functions do stays with these. */
+typedef enum SckptAggPlain
+{
+	SCKPT_AGG_CALLED,
+	SCKPT_AGG_COUNT,			/* int8inc, int8inc_any */
+	SCKPT_AGG_SUM_INT4,			/* int4_sum */
+	SCKPT_AGG_SUM_FLOAT8		/* float8pl */
+} SckptAggPlain;
+
 /* An aggregate call, ready to run. */
 typedef struct SckptAggCall
 {
@@ -59,6 +68,7 @@ typedef struct SckptAggCall
 	AttrNumber	filter;
 	bool		strict;
 	bool		internal;
+	SckptAggPlain plain;
 	bool		by_value;
 	int16		length;
 	Oid			type;			/* of the transition value */

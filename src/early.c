@@ -181,7 +181,15 @@ sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
 	{
 		EarlyWork  *work = find_work(task, xids[i]);
 
-		task->operator->merge(task->operator, work->operator);
+		if (sckpt_state_rows(task->operator->state) == 0)
+		{
+			/* Nothing to add it to: it is the state from now on. */
+			task->operator->destroy(task->operator);
+			task->operator = work->operator;
+			work->operator = NULL;
+		}
+		else
+			task->operator->merge(task->operator, work->operator);
 		task->rows_in += work->rows;
 		if (work->rows > 0)
 			task->changed = true;

@@ -18,9 +18,9 @@
 #include "lane.h"
 #include "settings.h"
 
-#define BATCH_BYTES			(2 * 1024 * 1024)	/* rows given to the tasks at a time */
+#define BATCH_BYTES			(4 * 1024 * 1024)	/* rows given to the tasks at a time */
 #define BATCH_TRANSACTIONS	10000	/* the same, of small transactions */
-#define READ_BYTES			(2 * 1024 * 1024)	/* of log, before looking whether something is due */
+#define READ_BYTES			(4 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
 #define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
 #define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
@@ -86,8 +86,6 @@ sckpt_lane_remove(SckptLane *lane, SckptTask *task)
 	lane->tasks = list_delete_ptr(lane->tasks, task);
 	sckpt_task_drop_pending(task);
 	sckpt_early_drop(task, InvalidTransactionId);
-	for (ListCell *lc = list_head(lane->tasks); lc; lc = lnext(lane->tasks, lc))
-		Assert(((SckptTask *) lfirst(lc))->status == SCKPT_RUNNING || ((SckptTask *) lfirst(lc))->query == NULL);
 	lane->stale = true;
 	MemoryContextSwitchTo(old);
 }
