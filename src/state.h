@@ -191,7 +191,13 @@ sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
 	SckptRef	ref = sckpt_state_probe(state, hash, &probe);
 
 	if (ref != SCKPT_NO_REF)
-		__builtin_prefetch(sckpt_state_address(state, ref));
+	{
+		char	   *address = (char *) sckpt_state_address(state, ref);
+
+		/* Header, values and a short key are two cache lines. */
+		__builtin_prefetch(address);
+		__builtin_prefetch(address + 64);
+	}
 }
 
 /* Add an entry with `bytes` of zeroed caller's space; the key must not exist.  53200 when memory is out: nothing is changed then. */
