@@ -696,6 +696,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 bool
 sckpt_checkpoint_begin(SckptTask *task)
 {
+	ListCell   *lc;
+
 	if (!start_transaction(task))
 		return false;
 	end_transaction();
@@ -707,8 +709,11 @@ sckpt_checkpoint_begin(SckptTask *task)
 		return false;
 	}
 	attempt.started_at = attempt.packed_at = GetCurrentTimestamp();
-	for (ListCell *lc = list_head(task->pending); lc; lc = lnext(task->pending, lc))
+	foreach(lc, task->pending)
+	{
+		sckpt_batch_wait_visible(lfirst(lc), task->known_visible);
 		attempt.rows_out += sckpt_task_run_linear(task, lfirst(lc));
+	}
 	return true;
 }
 

@@ -87,20 +87,13 @@ static void
 feed(SckptTask *task, EarlyWork *work, SckptScan *scan)
 {
 	SckptIdentity identity;
-	MemoryContext old;
 
-	StartTransactionCommand();
-	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
-	sckpt_task_become_owner(task, &identity);
-	old = MemoryContextSwitchTo(task->run_context);
+	sckpt_task_begin_work(task, &identity);
 	if (work->operator == NULL)
 		work->operator = sckpt_aggregate_create(task->query, task->run_context);
 	sckpt_stage_run(&task->stage, scan, task->query, work->operator);
 	work->operator->end_batch(work->operator);
-	MemoryContextSwitchTo(old);
-	sckpt_task_become_self(&identity);
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	CommitTransactionCommand();
+	sckpt_task_end_work(&identity);
 }
 
 void
@@ -171,12 +164,8 @@ void
 sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
 {
 	SckptIdentity identity;
-	MemoryContext old;
 
-	StartTransactionCommand();
-	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
-	sckpt_task_become_owner(task, &identity);
-	old = MemoryContextSwitchTo(task->run_context);
+	sckpt_task_begin_work(task, &identity);
 	for (int i = 0; i < nxids; i++)
 	{
 		EarlyWork  *work = find_work(task, xids[i]);
@@ -195,10 +184,7 @@ sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
 			task->changed = true;
 	}
 	task->operator->end_batch(task->operator);
-	MemoryContextSwitchTo(old);
-	sckpt_task_become_self(&identity);
-	disable_timeout(STATEMENT_TIMEOUT, false);
-	CommitTransactionCommand();
+	sckpt_task_end_work(&identity);
 	for (int i = 0; i < nxids; i++)
 		sckpt_early_drop(task, xids[i]);
 }

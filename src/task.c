@@ -69,6 +69,27 @@ sckpt_task_become_self(SckptIdentity *saved)
 	SetUserIdAndSecContext(saved->user, saved->sec_context);
 }
 
+void
+sckpt_task_begin_work(SckptTask *task, SckptIdentity *saved)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+	sckpt_task_become_owner(task, saved);
+	saved->context = context;
+	MemoryContextSwitchTo(task->run_context);
+}
+
+void
+sckpt_task_end_work(SckptIdentity *saved)
+{
+	sckpt_task_become_self(saved);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(saved->context);
+}
+
 /* ---- Life ---- */
 
 SckptTask *
@@ -277,6 +298,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 
 	if (rows == 0)
 		return;
+	task->known_visible = known_visible;
 	if (task->operator == NULL)
 	{
 		/* Its results are visible only with the checkpoint: run it there. */
@@ -290,17 +312,15 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 	{
 		SckptIdentity identity;
 
-		StartTransactionCommand();
-		enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+		sckpt_task_begin_work(task, &identity);
 		sckpt_batch_wait_visible(batch, known_visible);
-		sckpt_task_become_owner(task, &identity);
-		old = MemoryContextSwitchTo(task->run_context);
+
+		/* What has become visible while we waited, this snapshot sees. */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
 		sckpt_stage_run(&task->stage, &scan, task->query, task->operator);
 		task->operator->end_batch(task->operator);
-		MemoryContextSwitchTo(old);
-		sckpt_task_become_self(&identity);
-		disable_timeout(STATEMENT_TIMEOUT, false);
-		CommitTransactionCommand();
+		sckpt_task_end_work(&identity);
 	}
 	task->rows_in += rows;
 	task->changed = true;

@@ -56,6 +56,7 @@ typedef struct SckptTask
 	AttrNumber *result_columns; /* attribute of the result relation for each column of the query */
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in */
+	XLogRecPtr	known_visible;	/* of the lane that feeds it */
 	List	   *pending;		/* batches that a linear query will run over at its next checkpoint */
 	Size		pending_bytes;
 	List	   *early;			/* work on open transactions: early.c */
@@ -91,10 +92,16 @@ typedef struct SckptIdentity
 	Oid			user;
 	int			sec_context;
 	int			guc_level;
-	bool		snapshot;
+	MemoryContext context;
 } SckptIdentity;
 extern void sckpt_task_become_owner(SckptTask *task, SckptIdentity *saved);
 extern void sckpt_task_become_self(SckptIdentity *saved);
+/*
+ * A unit of work of the task: a transaction of its own, bounded in time, as the owner, with the task's run-time context
+ * current (the caller's is in the identity).
+ */
+extern void sckpt_task_begin_work(SckptTask *task, SckptIdentity *saved);
+extern void sckpt_task_end_work(SckptIdentity *saved);
 
 extern SckptTask *sckpt_task_create(MemoryContext parent, SckptPipeline *def);
 extern void sckpt_task_destroy(SckptTask *task);
