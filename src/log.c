@@ -710,9 +710,3 @@ sckpt_log_memory(SckptLog *log)
 {
 	return sckpt_log_store_memory(log->store);
 }
-
-uint64
-sckpt_log_spilled(SckptLog *log)
-{
-	return sckpt_log_store_spilled(log->store);
-}

@@ -105,8 +105,7 @@ extern XLogRecPtr sckpt_log_end_lsn(SckptLog *log);
  * read_lsn, or the last record read.
  */
 extern XLogRecPtr sckpt_log_restart_lsn(SckptLog *log);
-/* Bytes held for open transactions and at hand; how many xids were kept only by place, since the opening. */
+/* Bytes held for open transactions and at hand. */
 extern Size sckpt_log_memory(SckptLog *log);
-extern uint64 sckpt_log_spilled(SckptLog *log);
 
 #endif							/* SCKPT_LOG_H */

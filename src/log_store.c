@@ -73,7 +73,6 @@ struct SckptLogStore
 	dlist_head	placed;			/* those with pieces of places */
 	Size		held_bytes;		/* messages, also of xids taken out and not popped yet */
 	Size		placed_bytes;	/* places, likewise */
-	uint64		nspilled;
 	Size		tap_bytes;		/* xids that hold more are tapped; 0: none is */
 	dlist_head	taps;			/* those with messages to take */
 	TransactionId *dropped;		/* tapped xids that ended without a commit */
@@ -118,12 +117,6 @@ sckpt_log_store_memory(SckptLogStore *store)
 	return store->held_bytes + store->placed_bytes +
 		store->table->members * sizeof(SckptLogXact) +
 		store->table->size * sizeof(XactSlot);
-}
-
-uint64
-sckpt_log_store_spilled(SckptLogStore *store)
-{
-	return store->nspilled;
 }
 
 /* Append a place to the pieces. */
@@ -199,7 +192,6 @@ free_messages(SckptLogMessage *message)
 static void
 spill_messages(SckptLogStore *store, SckptLogXact *xact)
 {
-	store->nspilled++;
 	free_messages(keep_places(store, xact));
 }
 

@@ -68,7 +68,6 @@ extern void sckpt_log_store_set_limit(SckptLogStore *store, Size memory_limit);
 extern uint64 sckpt_log_store_count(SckptLogStore *store);
 extern XLogRecPtr sckpt_log_store_first_lsn(SckptLogStore *store);
 extern Size sckpt_log_store_memory(SckptLogStore *store);
-extern uint64 sckpt_log_store_spilled(SckptLogStore *store);
 
 /* A message read from the log, as its own chunk. */
 extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,

@@ -105,9 +105,6 @@ typedef struct SckptPipelineEntry
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;
-	int64		trying;			/* checkpoint being taken; 0: none */
-	TimestampTz trying_since;
-	uint64		attempts;		/* checkpoints completed or failed, since the entry was made */
 	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
 } SckptPipelineEntry;
 

@@ -62,7 +62,6 @@ struct SckptSink
 	MemoryContext context;		/* everything here */
 	Relation	relation;
 	TupleDesc	desc;
-	uint64		rows_written;
 
 	/* What the executor's functions want. */
 	EState	   *estate;
@@ -261,12 +260,6 @@ sckpt_sink_slot(SckptSink *sink)
 	ExecClearTuple(sink->slot);
 	memset(sink->slot->tts_isnull, true, sizeof(bool) * sink->desc->natts);
 	return sink->slot;
-}
-
-uint64
-sckpt_sink_rows_written(SckptSink *sink)
-{
-	return sink->rows_written;
 }
 
 /* ---------- Steps that all ways share ---------- */
@@ -487,7 +480,6 @@ insert_row(SckptSink *sink, bool missing, ItemPointer tid)
 	else if (sink->batching && !missing)
 	{
 		buffer_row(sink, tid);
-		sink->rows_written++;
 		return true;
 	}
 	else
@@ -498,7 +490,6 @@ insert_row(SckptSink *sink, bool missing, ItemPointer tid)
 	}
 	*tid = next->tts_tid;
 	ExecARInsertTriggers(sink->estate, sink->result, next, recheck, NULL);
-	sink->rows_written++;
 	return true;
 }
 
@@ -593,7 +584,6 @@ update_row(SckptSink *sink, ItemPointer where, ItemPointer tid)
 	*tid = sink->next->tts_tid;
 	ExecARUpdateTriggers(sink->estate, sink->result, NULL, NULL, &old, NULL, sink->next,
 						 recheck, NULL, false);
-	sink->rows_written++;
 	return true;
 }
 
@@ -620,7 +610,6 @@ delete_row(SckptSink *sink, ItemPointer where)
 	if (!row_done(sink, result, &failure, where))
 		return false;
 	ExecARDeleteTriggers(sink->estate, sink->result, &old, NULL, NULL, false);
-	sink->rows_written++;
 	return true;
 }
 

@@ -90,7 +90,4 @@ extern void sckpt_sink_flush(SckptSink *sink);
 /* Write buffered rows, fire AFTER triggers, close everything. */
 extern void sckpt_sink_close(SckptSink *sink);
 
-/* Rows inserted, updated or deleted so far (buffered ones included). */
-extern uint64 sckpt_sink_rows_written(SckptSink *sink);
-
 #endif							/* SCKPT_SINK_H */

@@ -497,22 +497,6 @@ grow_part(SckptState *state, uint32 number)
 }
 
 SckptRef
-sckpt_state_find(SckptState *state, uint32 hash, SckptStateEqual equal, void *arg)
-{
-	SckptProbe	probe;
-	SckptRef	ref;
-
-	for (ref = sckpt_state_probe(state, hash, &probe);
-		 ref != SCKPT_NO_REF;
-		 ref = sckpt_state_probe_next(&probe))
-	{
-		if (equal(state, sckpt_state_address(state, ref), arg))
-			break;
-	}
-	return ref;
-}
-
-SckptRef
 sckpt_state_insert(SckptState *state, uint32 hash, Size bytes)
 {
 	SckptPart  *part = sckpt_state_part(state, hash);

@@ -75,9 +75,6 @@ typedef struct SckptPart
 
 typedef struct SckptState SckptState;
 
-/* Does the entry have the key that the argument describes? */
-typedef bool (*SckptStateEqual) (SckptState *state, SckptEntry *entry, void *arg);
-
 /*
  * An empty store.  It lives until destroyed, or until `parent` is reset or
  * deleted, across transactions and their aborts.
@@ -167,9 +164,6 @@ sckpt_state_probe(SckptState *state, uint32 hash, SckptProbe *probe)
 	probe->at = sckpt_state_home(hash, part->mask);
 	return sckpt_state_probe_next(probe);
 }
-
-/* The entry with this hash for which `equal` says so, or SCKPT_NO_REF. */
-extern SckptRef sckpt_state_find(SckptState *state, uint32 hash, SckptStateEqual equal, void *arg);
 
 /*
  * Ask for the cache lines that a later find of this hash will need: first

@@ -391,11 +391,9 @@ checkpoint_interval(SckptTask *task)
 	return task->def->checkpoint_interval >= 0 ? task->def->checkpoint_interval : sckpt_checkpoint_interval;
 }
 
-/* Returns whether a checkpoint was completed. */
-static bool
+static void
 take_checkpoints(SckptLane *lane, SckptPosition *position)
 {
-	bool		completed = false;
 	ListCell   *lc;
 
 	foreach(lc, lane->tasks)
@@ -421,16 +419,12 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 
 			(void) sckpt_task_guard(task, take_checkpoint, &at);
 			if (task->status == SCKPT_RUNNING && task->def->last_checkpoint > before)
-			{
 				task->checkpoint_at = TimestampTzPlusMilliseconds(now, checkpoint_interval(task));
-				completed = true;
-			}
 		}
 		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position <= position->commit)
 			covered = position->end;
 		sckpt_task_publish(task, covered);
 	}
-	return completed;
 }
 
 /* Read on, and take the checkpoints that are due then.  True at the end of the log. */
@@ -445,7 +439,7 @@ run_lane(SckptLane *lane, bool *delivered)
 	sckpt_lane_drop_stopped(lane);
 	sckpt_lane_position(lane, &position);
 	if (position.commit != InvalidXLogRecPtr)
-		(void) take_checkpoints(lane, &position);
+		take_checkpoints(lane, &position);
 	sckpt_lane_drop_stopped(lane);
 	return at_end;
 }

@@ -67,7 +67,7 @@ sub wait_for
 	while (!$condition->())
 	{
 		croak "timed out waiting for $what" if time() > $end;
-		usleep(20_000);
+		usleep(20_000);    # the condition is a query: there is nothing to be woken by
 	}
 	return 1;
 }

@@ -172,7 +172,7 @@ sub start_reader
 			push @wrong, "error: $answer" if defined $answer && $answer =~ /ERROR/;
 			eval { $session->close } if $session;
 			undef $session;
-			usleep(20_000);
+			usleep(20_000);    # the server is down: the next try is the condition
 			next;
 		}
 		my $found = 0;
@@ -194,7 +194,7 @@ sub start_reader
 			$last{$what} = $n;
 		}
 		$looks++ if $found;
-		usleep(5_000);
+		usleep(5_000);    # leave the processors to what is being tested
 	}
 	open my $fh, '>', "$scripts/reader" or POSIX::_exit(1);
 	print $fh "$looks\n", map { "$_\n" } @wrong;
@@ -251,7 +251,7 @@ foreach my $round (1 .. $rounds)
 	my $wait = 50_000 + int(rand(600_000));
 
 	note "round $round: $kind after $wait us";
-	usleep($wait);
+	usleep($wait);    # a random moment is what this test is about
 	if ($kind eq 'worker')
 	{
 		my $pid = 0;
