@@ -64,7 +64,11 @@ CREATE TABLE stream_ckpt.pipeline_position (
 	rows_in bigint NOT NULL DEFAULT 0,
 	rows_out bigint NOT NULL DEFAULT 0,
 	late_rows bigint NOT NULL DEFAULT 0,
-	dead_letters bigint NOT NULL DEFAULT 0
+	dead_letters bigint NOT NULL DEFAULT 0,
+	watermark timestamptz,
+	clock timestamptz,
+	managed boolean NOT NULL DEFAULT false,
+	rows_lsn pg_lsn NOT NULL DEFAULT '0/0'
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE stream_ckpt.pipeline_position IS 'how far into the log the last completed checkpoint of each pipeline reaches';
 
@@ -169,6 +173,11 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_drop_stream' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.drop_stream(text, boolean) IS
 'drop a stream; with cascade also the pipelines that read it and their results';
 
+CREATE FUNCTION stream_ckpt.advance_watermark(stream regclass, watermark timestamptz) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_advance_watermark' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.advance_watermark(regclass, timestamptz) IS
+'say that no row with an earlier event time is to be expected; takes effect with this transaction, in order with its rows';
+
 /* ---- Pipelines ---- */
 
 CREATE FUNCTION stream_ckpt.create_pipeline(name text, query text, sink regclass DEFAULT NULL,
@@ -211,12 +220,209 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_checkpoint_all' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.checkpoint(interval) IS
 'the same for every running pipeline, following chains through streams';
 
+/* ---- Windows ----
+ *
+ * SQL functions, which PostgreSQL inlines where they stand in FROM.  Intervals that cannot work are refused by the
+ * functions …_valid and …_count, which are constants of the plan when the intervals are. (Not isfinite(ts): the planner
+ * knows nothing about it.)
+ */
+
+CREATE FUNCTION stream_ckpt.tumble_valid(size interval, origin timestamptz) RETURNS boolean
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_valid' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_valid(interval, timestamptz) IS
+'checks the arguments of tumble()';
+
+CREATE FUNCTION stream_ckpt.tumble_start(ts timestamptz, size interval, origin timestamptz) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_start_tz' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_start(timestamptz, interval, timestamptz) IS
+'start of the window that tumble() gives';
+
+CREATE FUNCTION stream_ckpt.tumble_end(ts timestamptz, size interval, origin timestamptz) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_end_tz' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_end(timestamptz, interval, timestamptz) IS
+'end of the window that tumble() gives';
+
+CREATE FUNCTION stream_ckpt.tumble(ts timestamptz, size interval, origin timestamptz DEFAULT NULL)
+	RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT stream_ckpt.tumble_start(ts, size, origin), stream_ckpt.tumble_end(ts, size, origin)
+	WHERE stream_ckpt.tumble_valid(size, origin) AND ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.tumble(timestamptz, interval, timestamptz) IS
+'the window of this size that contains ts; they follow one another. Months follow the calendar of the session''s time zone';
+
+CREATE FUNCTION stream_ckpt.tumble_valid(size interval, origin timestamp) RETURNS boolean
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_valid' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_valid(interval, timestamp) IS
+'checks the arguments of tumble()';
+
+CREATE FUNCTION stream_ckpt.tumble_start(ts timestamp, size interval, origin timestamp) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_start' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_start(timestamp, interval, timestamp) IS
+'start of the window that tumble() gives';
+
+CREATE FUNCTION stream_ckpt.tumble_end(ts timestamp, size interval, origin timestamp) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_tumble_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.tumble_end(timestamp, interval, timestamp) IS
+'end of the window that tumble() gives';
+
+CREATE FUNCTION stream_ckpt.tumble(ts timestamp, size interval, origin timestamp DEFAULT NULL)
+	RETURNS TABLE (window_start timestamp, window_end timestamp)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT stream_ckpt.tumble_start(ts, size, origin), stream_ckpt.tumble_end(ts, size, origin)
+	WHERE stream_ckpt.tumble_valid(size, origin) AND ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.tumble(timestamp, interval, timestamp) IS
+'the window of this size that contains ts; they follow one another. Months follow the calendar';
+
+CREATE FUNCTION stream_ckpt.hop_count(slide interval, size interval, origin timestamptz) RETURNS int
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_count' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_count(interval, interval, timestamptz) IS
+'checks the arguments of hop(); in how many of its windows a time is';
+
+CREATE FUNCTION stream_ckpt.hop_start(ts timestamptz, slide interval, size interval, origin timestamptz, n int) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_start' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_start(timestamptz, interval, interval, timestamptz, int) IS
+'start of the n-th window that hop() gives';
+
+CREATE FUNCTION stream_ckpt.hop_end(ts timestamptz, slide interval, size interval, origin timestamptz, n int) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_end(timestamptz, interval, interval, timestamptz, int) IS
+'end of the n-th window that hop() gives';
+
+CREATE FUNCTION stream_ckpt.hop(ts timestamptz, slide interval, size interval, origin timestamptz DEFAULT NULL)
+	RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+	SELECT stream_ckpt.hop_start(ts, slide, size, origin, n), stream_ckpt.hop_end(ts, slide, size, origin, n)
+	FROM generate_series(1, stream_ckpt.hop_count(slide, size, origin)) n
+	WHERE ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.hop(timestamptz, interval, interval, timestamptz) IS
+'the windows of this size that contain ts; one starts every slide';
+
+CREATE FUNCTION stream_ckpt.hop_count(slide interval, size interval, origin timestamp) RETURNS int
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_count' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_count(interval, interval, timestamp) IS
+'checks the arguments of hop(); in how many of its windows a time is';
+
+CREATE FUNCTION stream_ckpt.hop_start(ts timestamp, slide interval, size interval, origin timestamp, n int) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_start' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_start(timestamp, interval, interval, timestamp, int) IS
+'start of the n-th window that hop() gives';
+
+CREATE FUNCTION stream_ckpt.hop_end(ts timestamp, slide interval, size interval, origin timestamp, n int) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_hop_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.hop_end(timestamp, interval, interval, timestamp, int) IS
+'end of the n-th window that hop() gives';
+
+CREATE FUNCTION stream_ckpt.hop(ts timestamp, slide interval, size interval, origin timestamp DEFAULT NULL)
+	RETURNS TABLE (window_start timestamp, window_end timestamp)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+	SELECT stream_ckpt.hop_start(ts, slide, size, origin, n), stream_ckpt.hop_end(ts, slide, size, origin, n)
+	FROM generate_series(1, stream_ckpt.hop_count(slide, size, origin)) n
+	WHERE ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.hop(timestamp, interval, interval, timestamp) IS
+'the windows of this size that contain ts; one starts every slide';
+
+CREATE FUNCTION stream_ckpt.cumulate_count(step interval, size interval, origin timestamptz) RETURNS int
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_count' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_count(interval, interval, timestamptz) IS
+'checks the arguments of cumulate(); in how many of its windows a time is at most';
+
+CREATE FUNCTION stream_ckpt.cumulate_start(ts timestamptz, step interval, size interval, origin timestamptz, n int) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_start' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_start(timestamptz, interval, interval, timestamptz, int) IS
+'start of the n-th window that cumulate() gives, NULL when there are fewer';
+
+CREATE FUNCTION stream_ckpt.cumulate_end(ts timestamptz, step interval, size interval, origin timestamptz, n int) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_end(timestamptz, interval, interval, timestamptz, int) IS
+'end of the n-th window that cumulate() gives, NULL when there are fewer';
+
+CREATE FUNCTION stream_ckpt.cumulate(ts timestamptz, step interval, size interval, origin timestamptz DEFAULT NULL)
+	RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+	SELECT stream_ckpt.cumulate_start(ts, step, size, origin, n), stream_ckpt.cumulate_end(ts, step, size, origin, n)
+	FROM generate_series(1, stream_ckpt.cumulate_count(step, size, origin)) n
+	WHERE ts <> 'infinity' AND ts <> '-infinity' AND stream_ckpt.cumulate_end(ts, step, size, origin, n) IS NOT NULL;
+END;
+COMMENT ON FUNCTION stream_ckpt.cumulate(timestamptz, interval, interval, timestamptz) IS
+'the windows that contain ts; they grow by step up to size, then start anew';
+
+CREATE FUNCTION stream_ckpt.cumulate_count(step interval, size interval, origin timestamp) RETURNS int
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_count' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_count(interval, interval, timestamp) IS
+'checks the arguments of cumulate(); in how many of its windows a time is at most';
+
+CREATE FUNCTION stream_ckpt.cumulate_start(ts timestamp, step interval, size interval, origin timestamp, n int) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_start' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_start(timestamp, interval, interval, timestamp, int) IS
+'start of the n-th window that cumulate() gives, NULL when there are fewer';
+
+CREATE FUNCTION stream_ckpt.cumulate_end(ts timestamp, step interval, size interval, origin timestamp, n int) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_cumulate_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.cumulate_end(timestamp, interval, interval, timestamp, int) IS
+'end of the n-th window that cumulate() gives, NULL when there are fewer';
+
+CREATE FUNCTION stream_ckpt.cumulate(ts timestamp, step interval, size interval, origin timestamp DEFAULT NULL)
+	RETURNS TABLE (window_start timestamp, window_end timestamp)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 10
+BEGIN ATOMIC
+	SELECT stream_ckpt.cumulate_start(ts, step, size, origin, n), stream_ckpt.cumulate_end(ts, step, size, origin, n)
+	FROM generate_series(1, stream_ckpt.cumulate_count(step, size, origin)) n
+	WHERE ts <> 'infinity' AND ts <> '-infinity' AND stream_ckpt.cumulate_end(ts, step, size, origin, n) IS NOT NULL;
+END;
+COMMENT ON FUNCTION stream_ckpt.cumulate(timestamp, interval, interval, timestamp) IS
+'the windows that contain ts; they grow by step up to size, then start anew';
+
+CREATE FUNCTION stream_ckpt.session_valid(gap interval) RETURNS boolean
+AS 'MODULE_PATHNAME', 'stream_ckpt_session_valid' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.session_valid(interval) IS
+'checks the argument of session()';
+
+CREATE FUNCTION stream_ckpt.session_end(ts timestamptz, gap interval) RETURNS timestamptz
+AS 'MODULE_PATHNAME', 'stream_ckpt_session_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.session_end(timestamptz, interval) IS
+'end of the window that session() gives';
+
+CREATE FUNCTION stream_ckpt.session(ts timestamptz, gap interval)
+	RETURNS TABLE (window_start timestamptz, window_end timestamptz)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT ts, stream_ckpt.session_end(ts, gap)
+	WHERE stream_ckpt.session_valid(gap) AND ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.session(timestamptz, interval) IS
+'the window from ts to ts + gap; a pipeline merges those of a group that overlap';
+
+CREATE FUNCTION stream_ckpt.session_end(ts timestamp, gap interval) RETURNS timestamp
+AS 'MODULE_PATHNAME', 'stream_ckpt_session_end' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.session_end(timestamp, interval) IS
+'end of the window that session() gives';
+
+CREATE FUNCTION stream_ckpt.session(ts timestamp, gap interval)
+	RETURNS TABLE (window_start timestamp, window_end timestamp)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1
+BEGIN ATOMIC
+	SELECT ts, stream_ckpt.session_end(ts, gap)
+	WHERE stream_ckpt.session_valid(gap) AND ts <> 'infinity' AND ts <> '-infinity';
+END;
+COMMENT ON FUNCTION stream_ckpt.session(timestamp, interval) IS
+'the window from ts to ts + gap; a pipeline merges those of a group that overlap';
+
 /* ---- Live counters, from shared memory ---- */
 
 CREATE FUNCTION stream_ckpt.pipeline_stats(OUT pipeline_id bigint, OUT status text, OUT error text,
 	OUT worker_pid int, OUT "position" pg_lsn, OUT position_time timestamptz, OUT lag_bytes bigint,
 	OUT rows_in bigint, OUT rows_out bigint, OUT late_rows bigint, OUT dead_letters bigint, OUT restarts bigint,
-	OUT state_rows bigint, OUT state_bytes bigint, OUT busy_ms float8, OUT idle_ms float8) RETURNS SETOF record
+	OUT state_rows bigint, OUT state_bytes bigint, OUT busy_ms float8, OUT idle_ms float8,
+	OUT watermark timestamptz) RETURNS SETOF record
 AS 'MODULE_PATHNAME', 'stream_ckpt_pipeline_stats' LANGUAGE C STRICT ROWS 10;
 COMMENT ON FUNCTION stream_ckpt.pipeline_stats() IS
 'live counters of this database''s pipelines; times in ms, sizes in bytes; errors only of those whose owner the caller is';
@@ -234,13 +440,17 @@ SELECT c.oid::regclass AS stream,
 	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'event_time')::name AS event_time,
 	coalesce((SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'watermark_delay')::interval, '0') AS watermark_delay,
 	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'idle_timeout')::interval AS idle_timeout,
-	NULL::timestamptz AS watermark,
+	(SELECT max(coalesce(l.watermark, p.watermark))
+	 FROM stream_ckpt.pipeline_def d
+	 JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
+	 LEFT JOIN stream_ckpt.pipeline_stats() l ON l.pipeline_id = d.id
+	 WHERE c.oid = ANY (d.streams)) AS watermark,
 	(SELECT count(*)::int FROM stream_ckpt.pipeline_def p WHERE c.oid = ANY (p.streams)) AS pipelines
 FROM pg_foreign_table t
 JOIN pg_foreign_server s ON s.oid = t.ftserver
 JOIN pg_class c ON c.oid = t.ftrelid
 WHERE s.srvname = 'stream_ckpt';
-COMMENT ON VIEW stream_ckpt.streams IS 'streams of this database';
+COMMENT ON VIEW stream_ckpt.streams IS 'streams of this database; watermark: the furthest that a pipeline has seen';
 
 CREATE VIEW stream_ckpt.pipelines AS
 SELECT d.name AS pipeline, d.result, d.owner::oid::regrole::text::name AS owner,
@@ -253,7 +463,7 @@ SELECT d.name AS pipeline, d.result, d.owner::oid::regrole::text::name AS owner,
 	 WHERE c.pipeline_id = d.id AND c.checkpoint_id = p.last_checkpoint) AS last_checkpoint_at,
 	coalesce(s.lag_bytes, pg_wal_lsn_diff(w.insert_position, p.position)::bigint) AS lag_bytes,
 	CASE WHEN coalesce(s.lag_bytes, 1) > 0 THEN clock_timestamp() - s.position_time ELSE '0' END AS lag,
-	NULL::timestamptz AS watermark,
+	coalesce(s.watermark, p.watermark) AS watermark,
 	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
 	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
 	coalesce(s.late_rows, p.late_rows) AS late_rows, coalesce(s.dead_letters, p.dead_letters) AS dead_letters,

@@ -5,7 +5,10 @@
  *
  * An entry of the store is
  *
- *		SckptEntry | SckptAggValue × ncalls | flags × ncalls | key (group.h)
+ *		SckptEntry | SckptAggValue × ncalls | parts that the query needs | flags × ncalls | key (group.h)
+ *
+ * where the parts are a timer's links (groups that close or are forgotten), when it was touched (state_ttl), a weight (rows can be taken
+ * back), the result handed on (there is a stage above), the head of its elements (DISTINCT, ordered aggregates), a session's times.
  *
  * A transition value lives in one of three ways:
  *	- by value: in its slot;
@@ -27,240 +30,26 @@
 
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "utils/expandeddatum.h"
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
 
-/* ---- Flat and live values ---- */
+/* ---- Groups ---- */
 
-Datum
-sckpt_aggregate_flat_value(SckptAggregate *agg, SckptRef ref)
-{
-	return PointerGetDatum((char *) sckpt_state_address(agg->operator.state, ref) + sizeof(SckptAggFlat));
-}
-
-/* Put `len` bytes into a value's chunk, which is replaced when it is too small or far too large. */
-char *
-sckpt_aggregate_flat_room(SckptAggregate *agg, SckptAggValue *value, Size len)
-{
-	SckptState *state = agg->operator.state;
-	SckptAggFlat *header = NULL;
-	Size		need = sizeof(SckptAggFlat) + len;
-
-	if (value->object.ref != SCKPT_NO_REF)
-		header = sckpt_state_address(state, value->object.ref);
-	if (header == NULL || header->size < need || header->size / 4 > need + 64)
-	{
-		/* Varlenas tend to grow: leave them an eighth. */
-		Size		size = sckpt_state_capacity(need + (header ? need / 8 : 0));
-		SckptRef	ref = sckpt_state_alloc(state, size);
-
-		if (header)
-			sckpt_state_free(state, value->object.ref, header->size);
-		value->object.ref = ref;
-		header = sckpt_state_address(state, ref);
-		header->size = size;
-	}
-	return (char *) header + sizeof(SckptAggFlat);
-}
-
-static Size
-value_size(SckptAggCall *call, Datum value)
-{
-	if (call->length == -1)
-		return VARSIZE_ANY(DatumGetPointer(value));
-	if (call->length == -2)
-		return strlen(DatumGetCString(value)) + 1;
-	return call->length;
-}
-
-/* Copy a by-reference value, not an expanded one, into the store. */
 void
-sckpt_aggregate_set_flat(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value, Datum new)
+sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref)
 {
-	Size		len;
-
-	if (call->length == -1 && VARATT_IS_EXTERNAL(DatumGetPointer(new)))
-		new = PointerGetDatum(PG_DETOAST_DATUM_COPY(new));
-	len = value_size(call, new);
-
-	/* The new value may lie inside the old one. */
-	if (value->object.ref != SCKPT_NO_REF)
-	{
-		SckptAggFlat *header = sckpt_state_address(agg->operator.state, value->object.ref);
-
-		if (DatumGetPointer(new) > (char *) header && DatumGetPointer(new) < (char *) header + header->size)
-		{
-			void	   *copy = palloc(len);
-
-			memcpy(copy, DatumGetPointer(new), len);
-			new = PointerGetDatum(copy);
-		}
-	}
-	memcpy(sckpt_aggregate_flat_room(agg, value, len), DatumGetPointer(new), len);
-}
-
-static SckptAggLive *
-add_live(SckptAggregate *agg, SckptRef ref, int call, SckptAggValue *value)
-{
-	SckptAggLive  *live;
-
-	if (agg->nlive == agg->maxlive)
-	{
-		agg->maxlive = Max(64, agg->maxlive * 2);
-		if (agg->live)
-			agg->live = repalloc_huge(agg->live, (Size) agg->maxlive * sizeof(SckptAggLive));
-		else
-			agg->live = MemoryContextAllocHuge(agg->context, (Size) agg->maxlive * sizeof(SckptAggLive));
-	}
-	live = &agg->live[agg->nlive++];
-	live->entry = ref;
-	live->call = call;
-	live->changed = true;
-	live->value = (Datum) 0;
-	value->object.live = agg->nlive;
-	return live;
-}
-
-/* An internal value made from the store's bytes, in the current context. */
-Datum
-sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
-{
-	LOCAL_FCINFO(fcinfo, 2);
-	Datum		result;
-
-	InitFunctionCallInfoData(*fcinfo, &call->deserialize, 2, InvalidOid, (Node *) agg->agg_state, NULL);
-	fcinfo->args[0].value = sckpt_aggregate_flat_value(agg, ref);
-	fcinfo->args[0].isnull = false;
-	fcinfo->args[1].value = (Datum) 0;
-	fcinfo->args[1].isnull = false;
-	result = FunctionCallInvoke(fcinfo);
-	if (fcinfo->isnull)
-		elog(ERROR, "aggregate deserialization function returned NULL");
-	return result;
-}
-
-/*
- * The same, fit for transitions.  What a deserialization function returns is
- * only promised to be good for combining: those of stddev() and its like give
- * a state that leaves out the squares of what is added to it.  Combined
- * into nothing it becomes a whole one.  (Combine functions of internal states
- * are never strict.)
- */
-static Datum
-revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
-{
-	LOCAL_FCINFO(fcinfo, 2);
-	MemoryContext old;
-	Datum		partial;
-	Datum		result;
-
-	if (!OidIsValid(call->combine.fn_oid))
-		return sckpt_aggregate_deserialize(agg, call, ref);
-	old = MemoryContextSwitchTo(agg->row_context);
-	partial = sckpt_aggregate_deserialize(agg, call, ref);
-	MemoryContextSwitchTo(old);
-	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
-	fcinfo->args[0].value = (Datum) 0;
-	fcinfo->args[0].isnull = true;
-	fcinfo->args[1].value = partial;
-	fcinfo->args[1].isnull = false;
-	result = FunctionCallInvoke(fcinfo);
-	if (fcinfo->isnull)
-		elog(ERROR, "aggregate combine function returned NULL");
-	return result;
-}
-
-/* Bring one live object's value into the store. */
-static void
-flatten_live(SckptAggregate *agg, SckptAggLive *live)
-{
-	SckptEntry *entry = sckpt_state_address(agg->operator.state, live->entry);
-	SckptAggValue *value = &entry_values(entry)[live->call];
-	SckptAggCall *call = &agg->calls[live->call];
-
-	if (!live->changed || (entry_flags(agg, entry)[live->call] & VALUE_NULL))
-		return;
-	if (call->internal)
-	{
-		LOCAL_FCINFO(fcinfo, 1);
-		Datum		bytes;
-
-		InitFunctionCallInfoData(*fcinfo, &call->serialize, 1, InvalidOid, (Node *) agg->agg_state, NULL);
-		fcinfo->args[0].value = live->value;
-		fcinfo->args[0].isnull = false;
-		bytes = FunctionCallInvoke(fcinfo);
-		if (fcinfo->isnull)
-			elog(ERROR, "aggregate serialization function returned NULL");
-		bytes = PointerGetDatum(PG_DETOAST_DATUM(bytes));
-		memcpy(sckpt_aggregate_flat_room(agg, value, VARSIZE(DatumGetPointer(bytes))), DatumGetPointer(bytes),
-			   VARSIZE(DatumGetPointer(bytes)));
-	}
-	else
-	{
-		ExpandedObjectHeader *object = DatumGetEOHP(live->value);
-		Size		len = EOH_get_flat_size(object);
-
-		EOH_flatten_into(object, sckpt_aggregate_flat_room(agg, value, len), len);
-	}
-	live->changed = false;
-}
-
-static void
-aggregate_flush(SckptOperator *operator)
-{
-	SckptAggregate *agg = (SckptAggregate *) operator;
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-
-	for (uint32 i = 0; i < agg->nlive; i++)
-	{
-		flatten_live(agg, &agg->live[i]);
-		MemoryContextReset(agg->row_context);
-		if ((i & 1023) == 0)
-			CHECK_FOR_INTERRUPTS();
-	}
-	MemoryContextSwitchTo(old);
-}
-
-static void
-aggregate_end_batch(SckptOperator *operator)
-{
-	SckptAggregate *agg = (SckptAggregate *) operator;
-
-	if (MemoryContextMemAllocated(agg->live_context, true) <= LIVE_MEMORY)
-		return;
-	aggregate_flush(operator);
-	for (uint32 i = 0; i < agg->nlive; i++)
-	{
-		SckptEntry *entry = sckpt_state_address(operator->state, agg->live[i].entry);
-
-		entry_values(entry)[agg->live[i].call].object.live = 0;
-	}
-	agg->nlive = 0;
-
-	/* Also calls back what aggregates registered with AggRegisterCallback(). */
-	ReScanExprContext(agg->agg_state->curaggcontext);
-}
-
-/* ---- Consuming rows ---- */
-
-/* Add an entry for the key at hand, with every aggregate's initial value. */
-static SckptRef
-add_group(SckptAggregate *agg, uint32 hash)
-{
-	Size		bytes = agg->key_offset - SCKPT_ENTRY_HEADER +
-		sckpt_group_key_size(agg->key, agg->key_values, agg->key_nulls);
-	SckptRef	ref = sckpt_state_insert(agg->operator.state, hash, bytes);
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
 	SckptAggValue *values = entry_values(entry);
 	uint8	   *flags = entry_flags(agg, entry);
 
-	sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		SckptAggCall *call = &agg->calls[i];
 
+		flags[i] = 0;
+		if (call->mode == SCKPT_CALL_COLLECT)
+			continue;
 		if (call->initial_null)
 			flags[i] = VALUE_NULL | (call->strict ? VALUE_ABSENT : 0);
 		else if (call->by_value)
@@ -268,6 +57,29 @@ add_group(SckptAggregate *agg, uint32 hash)
 		else
 			sckpt_aggregate_set_flat(agg, call, &values[i], call->initial);
 	}
+}
+
+Size
+sckpt_aggregate_entry_bytes(SckptAggregate *agg, Datum *values, bool *nulls)
+{
+	return agg->key_offset - SCKPT_ENTRY_HEADER + sckpt_group_key_size(agg->key, values, nulls);
+}
+
+SckptRef
+sckpt_aggregate_add_group(SckptAggregate *agg, uint32 hash)
+{
+	SckptRef	ref = sckpt_state_insert(agg->operator.state, hash,
+										 sckpt_aggregate_entry_bytes(agg, agg->key_values, agg->key_nulls));
+	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
+
+	sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
+	if (agg->timers)
+		entry_timer(agg, entry)->at = SCKPT_NEVER;
+	if (agg->sets)
+		entry_head(agg, entry)->id = agg->next_id++;
+	if (agg->touched_offset)
+		*entry_touched(agg, entry) = DT_NOBEGIN;
+	sckpt_aggregate_initialize(agg, ref);
 	return ref;
 }
 
@@ -295,81 +107,35 @@ aggregate_find(SckptOperator *operator, Datum *values, bool *nulls)
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	SckptRef	ref;
+	uint32		hash;
 
 	agg->key_values = values;
 	agg->key_nulls = nulls;
-	ref = sckpt_aggregate_find_group(agg, sckpt_group_key_hash(agg->key, values, nulls));
+	hash = sckpt_group_key_hash(agg->key, values, nulls);
+	if (agg->sessions)
+	{
+		int			plain = agg->key->ncolumns;
+		int			start = -1;
+		int			end = -1;
+
+		for (int i = plain; i < agg->query->nkeys; i++)
+		{
+			if (agg->query->keys[i].bound == SCKPT_BOUND_START)
+				start = i;
+			else
+				end = i;
+		}
+		ref = sckpt_session_find_emitted(agg, hash, start < 0 ? 0 : DatumGetTimestampTz(values[start]),
+										 end < 0 ? 0 : DatumGetTimestampTz(values[end]), start >= 0, end >= 0);
+	}
+	else
+		ref = sckpt_aggregate_find_group(agg, hash);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 	return ref;
 }
 
-/*
- * Store what a transition function returned for a value kept by reference or as a live object.
- */
-static void
-store_object(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value, uint8 *flags,
-			 Datum old, Datum new, bool isnull)
-{
-	SckptAggLive  *live = value->object.live ? &agg->live[value->object.live - 1] : NULL;
-
-	if (isnull)
-	{
-		if (live && live->value && !call->internal && !(*flags & VALUE_NULL))
-			DeleteExpandedObject(live->value);
-		if (live)
-			live->value = (Datum) 0;
-		*flags |= VALUE_NULL;
-		return;
-	}
-
-	if (call->internal)
-	{
-		if (live == NULL)
-			live = add_live(agg, ref, index, value);
-		live->value = new;
-		live->changed = true;
-		*flags &= ~VALUE_NULL;
-		return;
-	}
-
-	if (new == old && !(*flags & VALUE_NULL))
-	{
-		/* Updated in place, or unchanged. */
-		if (live)
-			live->changed = true;
-		return;
-	}
-
-	/*
-	 * As nodeAgg.c: an expanded object that the function made in the aggregate context is ours; any other one is somebody
-	 * else's to free (PL/pgSQL's, say), and copied flat.
-	 */
-	if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)) &&
-		MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == agg->live_context)
-	{
-		if (live == NULL)
-			live = add_live(agg, ref, index, value);
-		else if (!(*flags & VALUE_NULL) && live->value && live->value != new)
-			DeleteExpandedObject(live->value);
-		live->value = new;
-		live->changed = true;
-	}
-	else
-	{
-		sckpt_aggregate_set_flat(agg, call, value, new);
-		if (live)
-		{
-			/* Flat again: the object is done with. */
-			if (!(*flags & VALUE_NULL) && live->value)
-				DeleteExpandedObject(live->value);
-			live->value = (Datum) 0;
-			live->changed = false;
-			value->object.live = 0;
-		}
-	}
-	*flags &= ~VALUE_NULL;
-}
+/* ---- Transitions ---- */
 
 /* The transition value as its function wants it. */
 static inline Datum
@@ -377,18 +143,7 @@ current_value(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, 
 {
 	if (call->by_value && !call->internal)
 		return value->value;
-	if (value->object.live && agg->live[value->object.live - 1].value)
-		return agg->live[value->object.live - 1].value;
-	if (call->internal)
-	{
-		MemoryContext old = MemoryContextSwitchTo(agg->live_context);
-		SckptAggLive  *live = value->object.live ? &agg->live[value->object.live - 1] : add_live(agg, ref, index, value);
-
-		live->value = revive(agg, call, value->object.ref);
-		MemoryContextSwitchTo(old);
-		return live->value;
-	}
-	return sckpt_aggregate_flat_value(agg, value->object.ref);
+	return sckpt_aggregate_object(agg, call, index, ref, value);
 }
 
 /* True if the transition is done; false: the function must be called, also to raise its errors. */
@@ -426,6 +181,12 @@ advance_plain(SckptAggCall *call, SckptAggValue *value, const Datum *values, con
 	return false;
 }
 
+static inline bool
+passes_filter(SckptAggCall *call, const Datum *values, const bool *nulls)
+{
+	return call->filter == 0 || (!nulls[call->filter - 1] && DatumGetBool(values[call->filter - 1]));
+}
+
 static inline void
 advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
 {
@@ -436,9 +197,6 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 	Datum		old;
 	Datum		new;
 
-	if (call->filter &&
-		(nulls[call->filter - 1] || !DatumGetBool(values[call->filter - 1])))
-		return;
 	if (call->plain != SCKPT_AGG_CALLED && *flags == 0 && advance_plain(call, value, values, nulls))
 		return;
 	for (int i = 0; i < call->nargs; i++)
@@ -459,8 +217,8 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 				value->value = fcinfo->args[1].value;
 			else
 				sckpt_aggregate_set_flat(agg, call, value, call->length == -1 &&
-						 VARATT_IS_EXTERNAL(DatumGetPointer(fcinfo->args[1].value))
-						 ? PointerGetDatum(PG_DETOAST_DATUM(fcinfo->args[1].value)) : fcinfo->args[1].value);
+										 VARATT_IS_EXTERNAL(DatumGetPointer(fcinfo->args[1].value))
+										 ? PointerGetDatum(PG_DETOAST_DATUM(fcinfo->args[1].value)) : fcinfo->args[1].value);
 			*flags = 0;
 			return;
 		}
@@ -478,24 +236,152 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 		*flags = fcinfo->isnull ? VALUE_NULL : 0;
 	}
 	else
-		store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+		sckpt_aggregate_store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
 }
 
-/* Take a row in: find or add its group, and advance the aggregates. */
+void
+sckpt_aggregate_advance(SckptAggregate *agg, int call, SckptRef ref, const Datum *values, const bool *nulls)
+{
+	advance(agg, call, ref, sckpt_state_address(agg->operator.state, ref), values, nulls);
+}
+
+/* Counts are the only transition values that rows taken back are subtracted from; what else there is, is collected. */
 static inline void
-take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls)
+count_weight(SckptAggregate *agg, int index, SckptEntry *entry, const bool *nulls, int32 weight)
+{
+	SckptAggCall *call = &agg->calls[index];
+	SckptAggValue *value = &entry_values(entry)[index];
+
+	if (call->nargs > 0 && nulls[call->args[0] - 1])
+		return;
+	value->value = Int64GetDatum(DatumGetInt64(value->value) + weight);
+}
+
+/* Give a row's values to the group's sets, and the new ones to the DISTINCT calls. */
+static void
+take_elements(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls, int32 weight)
+{
+	for (int i = 0; i < agg->nsets; i++)
+	{
+		SckptAggSet *set = &agg->set_calls[i];
+		uint64		bits = 0;
+
+		for (int j = 0; j < set->ncalls; j++)
+		{
+			SckptAggCall *call = &agg->calls[set->calls[j]];
+			bool		wanted = passes_filter(call, values, nulls);
+
+			for (int k = 0; k < call->nargs && wanted && call->strict; k++)
+				wanted = !nulls[call->args[k] - 1];
+			if (wanted)
+				bits |= UINT64CONST(1) << j;
+		}
+		if (bits == 0)
+			continue;
+		for (int j = 0; j < set->ncolumns; j++)
+		{
+			set->values[j] = values[set->source[j] - 1];
+			set->nulls[j] = nulls[set->source[j] - 1];
+		}
+		if (set->counted)
+		{
+			sckpt_sets_add(agg->sets, ref, i, set->values, set->nulls, weight);
+			continue;
+		}
+		for (bits = sckpt_sets_mark(agg->sets, ref, i, set->values, set->nulls, bits); bits != 0; bits &= bits - 1)
+			advance(agg, set->calls[pg_rightmost_one_pos64(bits)], ref, entry, values, nulls);
+	}
+}
+
+/* ---- Consuming rows ---- */
+
+/* What is to be done for a row of a query with more than groups and transition values. */
+static void
+take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
 {
 	SckptRef	ref;
 	SckptEntry *entry;
 
 	agg->key_values = values;
 	agg->key_nulls = nulls;
+	if (agg->sessions)
+	{
+		SckptWindow *window = &agg->query->windows[0];
+		TimestampTz start = DatumGetTimestampTz(values[window->time - 1]);
+
+		ref = sckpt_session_place(agg, hash, start, add_time(start, window->spec.size));
+	}
+	else
+	{
+		ref = sckpt_aggregate_find_group(agg, hash);
+		if (ref == SCKPT_NO_REF)
+		{
+			ref = sckpt_aggregate_add_group(agg, hash);
+			if (agg->timers && agg->ndues > 0 && agg->query->ttl == 0)
+				sckpt_aggregate_register(agg, ref, values, nulls);
+		}
+	}
+	entry = sckpt_state_address(agg->operator.state, ref);
+	if (agg->touched_offset)
+	{
+		TimestampTz *touched = entry_touched(agg, entry);
+		const SckptTimes *before = agg->input ? &agg->input->before[segment] : &agg->times;
+		const SckptTimes *after = agg->input ? &agg->input->after[segment] : &agg->times;
+
+		if (*touched != DT_NOBEGIN && before->clock != DT_NOBEGIN && add_time(*touched, agg->query->ttl) <= before->clock)
+			sckpt_aggregate_reset(agg, ref);
+		*touched = Max(*touched, after->clock);
+
+		/* The registered time is a lower bound, unless there is none yet. */
+		if (entry_timer(agg, entry)->at == SCKPT_NEVER)
+			sckpt_aggregate_register(agg, ref, values, nulls);
+	}
+	if (agg->weight_offset)
+		*entry_weight(agg, entry) += weight;
+	for (int i = 0; i < agg->ncalls; i++)
+	{
+		SckptAggCall *call = &agg->calls[i];
+
+		if (call->mode != SCKPT_CALL_TRANSITION || !passes_filter(call, values, nulls))
+			continue;
+		if (agg->weight_offset)
+			count_weight(agg, i, entry, nulls, weight);
+		else
+			advance(agg, i, ref, entry, values, nulls);
+	}
+	if (agg->sets)
+		take_elements(agg, ref, entry, values, nulls, weight);
+	sckpt_state_mark_dirty(agg->operator.state, ref);
+	entry->flags &= ~SCKPT_ENTRY_REWRITE;
+}
+
+/* Take a row in: find or add its group, and advance the aggregates. */
+static inline void
+take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
+{
+	SckptRef	ref;
+	SckptEntry *entry;
+
+	if (agg->extended)
+	{
+		take_extended(agg, hash, values, nulls, segment, weight);
+		return;
+	}
+	agg->key_values = values;
+	agg->key_nulls = nulls;
 	ref = sckpt_aggregate_find_group(agg, hash);
 	if (ref == SCKPT_NO_REF)
-		ref = add_group(agg, hash);
+	{
+		ref = sckpt_aggregate_add_group(agg, hash);
+		if (agg->timers)
+			sckpt_aggregate_register(agg, ref, values, nulls);
+	}
 	entry = sckpt_state_address(agg->operator.state, ref);
 	for (int i = 0; i < agg->ncalls; i++)
-		advance(agg, i, ref, entry, values, nulls);
+	{
+		if (passes_filter(&agg->calls[i], values, nulls))
+			advance(agg, i, ref, entry, values, nulls);
+	}
 	sckpt_state_mark_dirty(agg->operator.state, ref);
 	entry->flags &= ~SCKPT_ENTRY_REWRITE;
 }
@@ -510,9 +396,21 @@ take_block(SckptAggregate *agg)
 	for (int i = 0; i < n; i++)
 		sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
 	for (int i = 0; i < n; i++)
-		take_row(agg, agg->block_hashes[i], agg->block_values + i * agg->ncolumns, agg->block_nulls + i * agg->ncolumns);
+		take_row(agg, agg->block_hashes[i], agg->block_values + i * agg->ncolumns, agg->block_nulls + i * agg->ncolumns,
+				 agg->block_segments[i], 1);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
+}
+
+static void
+aggregate_begin_rows(SckptOperator *operator, const SckptInput *input, const SckptTimes *times)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	agg->input = input;
+	if (times)
+		agg->times = *times;
+	agg->nblock = 0;
 }
 
 static void
@@ -521,17 +419,13 @@ aggregate_end_rows(SckptOperator *operator)
 	take_block((SckptAggregate *) operator);
 }
 
-static void
-aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
+/* Take a row with its windows, if it has any, or put it into the block. */
+static inline void
+take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weight)
 {
-	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	uint32		hash;
 
-	if (weight != 1)
-		elog(ERROR, "aggregate over retracted rows");
-
-	slot_getallattrs(slot);
 	if (agg->block_hashes)
 	{
 		Datum	   *values = agg->block_values + agg->nblock * agg->ncolumns;
@@ -540,7 +434,8 @@ aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 		memcpy(values, slot->tts_values, agg->ncolumns * sizeof(Datum));
 		memcpy(nulls, slot->tts_isnull, agg->ncolumns * sizeof(bool));
 		hash = sckpt_group_key_hash(agg->key, values, nulls);
-		sckpt_state_prefetch(operator->state, hash);
+		sckpt_state_prefetch(agg->operator.state, hash);
+		agg->block_segments[agg->nblock] = segment;
 		agg->block_hashes[agg->nblock++] = hash;
 		MemoryContextSwitchTo(old);
 		if (agg->nblock == BLOCK_ROWS)
@@ -549,10 +444,38 @@ aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 	}
 
 	hash = sckpt_group_key_hash(agg->key, slot->tts_values, slot->tts_isnull);
-	take_row(agg, hash, slot->tts_values, slot->tts_isnull);
+	take_row(agg, hash, slot->tts_values, slot->tts_isnull, segment, weight);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
+
+static void
+take_expanded(void *arg, TupleTableSlot *row, uint32 segment, int32 weight)
+{
+	take_slot(arg, row, segment, weight);
+}
+
+static void
+aggregate_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	uint32		segment = 0;
+
+	if (weight != 1 && !agg->weight_offset)
+		elog(ERROR, "aggregate over retracted rows");
+
+	slot_getallattrs(slot);
+	if (agg->expander)
+	{
+		sckpt_expander_take(agg->expander, agg->input, slot, weight, take_expanded, agg);
+		return;
+	}
+	if (agg->query->row)
+		segment = BlockIdGetBlockNumber(&((ItemPointer) DatumGetPointer(slot->tts_values[agg->query->row - 1]))->ip_blkid);
+	take_slot(agg, slot, segment, weight);
+}
+
+/* ---- Merging ---- */
 
 /* Add another aggregate's transition value to one of ours. */
 static void
@@ -597,7 +520,22 @@ combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, S
 		*flags = fcinfo->isnull ? VALUE_NULL : 0;
 	}
 	else
-		store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+		sckpt_aggregate_store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+}
+
+void
+sckpt_aggregate_combine(SckptAggregate *agg, SckptRef ref, SckptAggregate *other, SckptRef other_ref)
+{
+	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
+	SckptEntry *other_entry = sckpt_state_address(other->operator.state, other_ref);
+
+	for (int i = 0; i < agg->ncalls; i++)
+	{
+		if (agg->calls[i].mode == SCKPT_CALL_TRANSITION)
+			combine_value(agg, i, ref, entry, other, other_ref, other_entry);
+	}
+	sckpt_state_mark_dirty(agg->operator.state, ref);
+	entry->flags &= ~SCKPT_ENTRY_REWRITE;
 }
 
 static void
@@ -617,28 +555,30 @@ aggregate_merge(SckptOperator *operator, SckptOperator *source)
 	{
 		SckptEntry *other_entry = sckpt_state_address(source->state, other_ref);
 		SckptRef	ref;
-		SckptEntry *entry;
 
 		sckpt_group_key_load(agg->key, entry_key(other, other_entry), values, nulls);
 		ref = sckpt_aggregate_find_group(agg, other_entry->hash);
 		if (ref == SCKPT_NO_REF)
-			ref = add_group(agg, other_entry->hash);
-		entry = sckpt_state_address(operator->state, ref);
-		for (int i = 0; i < agg->ncalls; i++)
-			combine_value(agg, i, ref, entry, other, other_ref, other_entry);
-		sckpt_state_mark_dirty(operator->state, ref);
-		entry->flags &= ~SCKPT_ENTRY_REWRITE;
+		{
+			ref = sckpt_aggregate_add_group(agg, other_entry->hash);
+			if (agg->timers)
+				sckpt_aggregate_register(agg, ref, values, nulls);
+		}
+		sckpt_aggregate_combine(agg, ref, other, other_ref);
 		MemoryContextReset(agg->row_context);
 		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(old);
 }
 
+/* What is extended depends on when a row came, or on more than its group. */
 static bool
 aggregate_mergeable(SckptOperator *operator)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 
+	if (agg->extended)
+		return false;
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		if (!OidIsValid(agg->calls[i].combine.fn_oid))
@@ -647,6 +587,8 @@ aggregate_mergeable(SckptOperator *operator)
 	return true;
 }
 
+/* ---- Life ---- */
+
 /* Without GROUP BY there is one group, also over no rows. */
 static void
 aggregate_start(SckptOperator *operator)
@@ -654,11 +596,11 @@ aggregate_start(SckptOperator *operator)
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	uint32		hash;
 
-	if (agg->key->ncolumns > 0)
+	if (agg->query->nkeys > 0)
 		return;
 	hash = sckpt_group_key_hash(agg->key, NULL, NULL);
 	if (sckpt_aggregate_find_group(agg, hash) == SCKPT_NO_REF)
-		sckpt_state_mark_dirty(operator->state, add_group(agg, hash));
+		sckpt_state_mark_dirty(operator->state, sckpt_aggregate_add_group(agg, hash));
 }
 
 static void
@@ -666,9 +608,82 @@ aggregate_destroy(SckptOperator *operator)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 
+	if (agg->expander)
+		sckpt_expander_destroy(agg->expander);
+	if (agg->sessions)
+		sckpt_sessions_destroy(agg->sessions);
+	if (agg->sets)
+		sckpt_sets_destroy(agg->sets);
 	sckpt_state_destroy(operator->state);
 	FreeExprContext(agg->agg_state->curaggcontext, true);
 	MemoryContextDelete(agg->context);
+}
+
+/* Which calls a row of a set concerns. */
+static void
+prepare_sets(SckptAggregate *agg)
+{
+	SckptQuery *query = agg->query;
+	SckptSetDef *defs = palloc0(query->nsets * sizeof(SckptSetDef));
+
+	agg->nsets = query->nsets;
+	agg->set_calls = palloc0(query->nsets * sizeof(SckptAggSet));
+	for (int i = 0; i < query->nsets; i++)
+	{
+		SckptSetColumns *columns = &query->sets[i];
+		SckptAggSet *set = &agg->set_calls[i];
+
+		defs[i].ncolumns = set->ncolumns = columns->ncolumns;
+		defs[i].columns = columns->columns;
+		defs[i].counted = set->counted = columns->counted;
+		set->source = columns->source;
+		set->calls = palloc(agg->ncalls * sizeof(int));
+		set->values = palloc(columns->ncolumns * sizeof(Datum));
+		set->nulls = palloc(columns->ncolumns * sizeof(bool));
+		for (int j = 0; j < agg->ncalls; j++)
+		{
+			if (agg->calls[j].mode != SCKPT_CALL_TRANSITION && agg->calls[j].set == i)
+				set->calls[set->ncalls++] = j;
+		}
+		if (set->ncalls > 64 || (set->counted && set->ncalls != 1))
+			elog(ERROR, "set with %d calls", set->ncalls);
+	}
+	agg->sets = sckpt_sets_create(agg->context, defs, agg->nsets, agg->operator.state, agg->head_offset);
+	agg->operator.elements = sckpt_sets_state(agg->sets);
+	agg->next_id = 1;
+}
+
+static Size
+take_offset(Size *offset, Size bytes)
+{
+	Size		at = *offset;
+
+	*offset += MAXALIGN(bytes);
+	return at;
+}
+
+/* Where an entry's parts are. */
+static void
+lay_out(SckptAggregate *agg)
+{
+	SckptQuery *query = agg->query;
+	Size		offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(SckptAggValue);
+
+	if (agg->ndues > 0 || query->nsession > 0 || query->ttl > 0)
+		agg->timer_offset = take_offset(&offset, sizeof(SckptTimerLink));
+	if (query->ttl > 0)
+		agg->touched_offset = take_offset(&offset, sizeof(TimestampTz));
+	if (query->retracting)
+		agg->weight_offset = take_offset(&offset, sizeof(int64));
+	if (query->above && !query->final)
+		agg->handed_offset = take_offset(&offset, sizeof(SckptRef));
+	if (query->nsets > 0)
+		agg->head_offset = take_offset(&offset, sizeof(SckptSetHead));
+	if (query->nsession > 0)
+		agg->session_offset = take_offset(&offset, sizeof(SckptAggSession));
+	agg->flags_offset = offset;
+	agg->key_offset = offset + agg->ncalls;
+	agg->extended = query->ttl > 0 || query->retracting || query->nsets > 0 || query->nsession > 0;
 }
 
 SckptOperator *
@@ -689,36 +704,64 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->agg_state = makeNode(AggState);
 	agg->agg_state->curaggcontext = live;
 
-	agg->key = sckpt_group_key_create(query, context);
+	agg->key = sckpt_group_key_create(query->keys, query->nkeys - query->nsession, context);
 	agg->ncalls = query->ncalls;
 	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(SckptAggCall));
 	for (int i = 0; i < agg->ncalls; i++)
 		sckpt_aggregate_prepare_call(agg, &agg->calls[i], &query->calls[i]);
-	agg->flags_offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(SckptAggValue);
-	agg->key_offset = agg->flags_offset + agg->ncalls;
+	sckpt_aggregate_prepare_dues(agg);
+	lay_out(agg);
+
+	agg->operator.state = sckpt_state_create(context);
+	if (agg->timer_offset)
+	{
+		/* Windows close at times that many groups share; sessions and groups to be forgotten have times of their own. */
+		int64		quantum = 1;
+
+		if (query->nsession > 0)
+			quantum = query->windows[0].spec.size / 32;
+		else if (query->ttl > 0)
+			quantum = query->ttl / 32;
+		agg->timers = sckpt_timers_create(context, agg->operator.state, agg->timer_offset, Max(1, quantum));
+	}
+	if (query->nsets > 0)
+		prepare_sets(agg);
+	if (query->nsession > 0)
+		agg->sessions = sckpt_sessions_create(agg);
+	if (query->nwindows > 0 || query->ncomputed > 0 || query->source == NULL)
+		agg->expander = sckpt_expander_create(query, context);
 
 	agg->ncolumns = query->nsource;
 	if (query->stable && query->nkeys > 0)
 	{
 		agg->block_hashes = palloc(BLOCK_ROWS * sizeof(uint32));
+		agg->block_segments = palloc(BLOCK_ROWS * sizeof(uint32));
 		agg->block_values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
 		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));
 	}
 
 	agg->operator.name = "aggregate";
-	agg->operator.state = sckpt_state_create(context);
+	agg->operator.begin_rows = aggregate_begin_rows;
 	agg->operator.consume = aggregate_consume;
 	agg->operator.end_rows = aggregate_end_rows;
-	agg->operator.end_batch = aggregate_end_batch;
+	agg->operator.end_batch = sckpt_aggregate_end_batch;
 	agg->operator.start = aggregate_start;
+	agg->operator.close = sckpt_aggregate_close;
+	agg->operator.next_close = sckpt_aggregate_next_close;
+	agg->operator.remove = sckpt_aggregate_remove;
 	agg->operator.describe = sckpt_aggregate_describe;
-	agg->operator.flush = aggregate_flush;
+	agg->operator.flush = sckpt_aggregate_flush;
 	agg->operator.pack = sckpt_aggregate_pack;
+	agg->operator.begin_unpack = sckpt_aggregate_begin_unpack;
 	agg->operator.unpack = sckpt_aggregate_unpack;
+	agg->operator.end_unpack = sckpt_aggregate_end_unpack;
 	agg->operator.find = aggregate_find;
 	agg->operator.begin_results = sckpt_aggregate_begin_results;
 	agg->operator.result = sckpt_aggregate_result;
+	agg->operator.moved = sckpt_aggregate_moved;
+	agg->operator.emitted = sckpt_aggregate_emitted;
 	agg->operator.end_results = sckpt_aggregate_end_results;
+	agg->operator.hand_on = sckpt_aggregate_hand_on;
 	agg->operator.destroy = aggregate_destroy;
 	agg->operator.mergeable = aggregate_mergeable;
 	agg->operator.merge = aggregate_merge;

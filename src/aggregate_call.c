@@ -61,6 +61,9 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	call->type = resolve_aggregate_transtype(aggref->aggfnoid, form->aggtranstype, input_types, ninputs);
 	call->internal = call->type == INTERNALOID;
 	get_typlenbyval(call->type, &call->length, &call->by_value);
+	call->source = source;
+	call->mode = source->mode;
+	call->set = source->set;
 	call->nargs = source->nargs;
 	call->args = source->args;
 	call->filter = source->filter;
@@ -114,7 +117,11 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 		fmgr_info_cxt(form->aggcombinefn, &call->combine, agg->context);
 		fmgr_info_set_expr((Node *) expr, &call->combine);
 	}
-	if (call->internal)
+	if (call->mode == SCKPT_CALL_COLLECT)
+	{
+		/* No transition value is kept. */
+	}
+	else if (call->internal)
 	{
 		check_execute(form->aggserialfn, owner, OBJECT_FUNCTION);
 		check_execute(form->aggdeserialfn, owner, OBJECT_FUNCTION);

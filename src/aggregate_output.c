@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "executor/executor.h"
 #include "nodes/makefuncs.h"
@@ -20,26 +21,124 @@
 /* ---- Portable form ---- */
 
 void
-sckpt_aggregate_describe(SckptOperator *operator, StringInfo buf)
+sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 
+	if (elements)
+	{
+		sckpt_sets_describe(agg->sets, buf);
+		return;
+	}
 	appendStringInfoString(buf, "aggregate; keys");
 	for (int i = 0; i < agg->key->ncolumns; i++)
 		appendStringInfo(buf, " %s", format_type_extended(agg->query->keys[i].type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 	for (int i = 0; i < agg->ncalls; i++)
-		appendStringInfo(buf, "; %s", agg->calls[i].signature);
+		appendStringInfo(buf, "; %s%s", agg->calls[i].signature,
+						 agg->calls[i].mode == SCKPT_CALL_DISTINCT ? " distinct" :
+						 agg->calls[i].mode == SCKPT_CALL_COLLECT ? " collected" : "");
+	if (agg->session_offset)
+		appendStringInfoString(buf, "; session");
+	if (agg->head_offset)
+		appendStringInfoString(buf, "; elements");
+	if (agg->touched_offset)
+		appendStringInfoString(buf, "; touched");
+	if (agg->weight_offset)
+		appendStringInfoString(buf, "; weight");
+	if (agg->handed_offset)
+		appendStringInfoString(buf, "; handed on");
+}
+
+static SckptCodec *
+handed_codecs(SckptAggregate *agg)
+{
+	TupleDesc	desc = agg->query->result;
+
+	if (agg->handed_codecs == NULL)
+	{
+		agg->handed_codecs = MemoryContextAllocZero(agg->context, Max(1, desc->natts) * sizeof(SckptCodec));
+		for (int i = 0; i < desc->natts; i++)
+			sckpt_codec_init(&agg->handed_codecs[i], TupleDescAttr(desc, i)->atttypid, TupleDescAttr(desc, i)->atttypmod,
+							 agg->context);
+	}
+	return agg->handed_codecs;
+}
+
+static void
+pack_handed(SckptAggregate *agg, SckptEntry *entry, StringInfo buf)
+{
+	SckptCodec *codecs = handed_codecs(agg);
+	TupleDesc	desc = agg->query->result;
+	SckptRef	ref = *entry_handed(agg, entry);
+	HeapTupleData tuple;
+	MinimalTuple row;
+	Datum	   *values;
+	bool	   *nulls;
+
+	appendStringInfoCharMacro(buf, ref != SCKPT_NO_REF);
+	if (ref == SCKPT_NO_REF)
+		return;
+	row = (MinimalTuple) DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
+	tuple.t_len = row->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple.t_data = (HeapTupleHeader) ((char *) row - MINIMAL_TUPLE_OFFSET);
+	values = palloc(desc->natts * sizeof(Datum));
+	nulls = palloc(desc->natts * sizeof(bool));
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
+		if (!nulls[i])
+			sckpt_codec_write(&codecs[i], buf, values[i]);
+	}
+}
+
+/* NULL: nothing was handed on. */
+static MinimalTuple
+unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
+{
+	SckptCodec *codecs = handed_codecs(agg);
+	TupleDesc	desc = agg->query->result;
+	Datum	   *values;
+	bool	   *nulls;
+
+	if (sckpt_codec_read_uint(cursor, end) == 0)
+		return NULL;
+	values = palloc0(desc->natts * sizeof(Datum));
+	nulls = palloc(desc->natts * sizeof(bool));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
+		if (!nulls[i])
+			values[i] = sckpt_codec_read(&codecs[i], cursor, end);
+	}
+	return heap_form_minimal_tuple(desc, values, nulls);
+}
+
+/* Signed numbers that are small in either direction. */
+static void
+write_int(StringInfo buf, int64 value)
+{
+	sckpt_codec_write_uint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
+}
+
+static int64
+read_int(const char **cursor, const char *end)
+{
+	uint64		value = sckpt_codec_read_uint(cursor, end);
+
+	return (int64) ((value >> 1) ^ -(value & 1));
 }
 
 /*
- * key columns: 0 for NULL, else 1 and the value; then for each call its flags and, unless
- * NULL, the value (what serialfn gave, for internal ones).
+ * key columns: 0 for NULL, else 1 and the value; then the parts that entries have: a session's start and end, the number for elements,
+ * when touched, weight, the row handed on; then for each call its flags and, unless NULL or collected, the value (what
+ * serialfn gave, for internal ones).
  */
-void
-sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
+bool
+sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	MemoryContext old;
 	SckptAggValue *values = entry_values(entry);
 	uint8	   *flags = entry_flags(agg, entry);
 	Datum		key_values[FUNC_MAX_ARGS];
@@ -47,6 +146,15 @@ sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 	Datum	   *keys = key_values;
 	bool	   *nulls = key_nulls;
 
+	if (elements)
+	{
+		if (sckpt_sets_leaving(agg->sets, entry))
+			return false;
+		sckpt_sets_pack(agg->sets, entry, buf);
+		return true;
+	}
+
+	old = MemoryContextSwitchTo(agg->row_context);
 	if (agg->key->ncolumns > FUNC_MAX_ARGS)
 	{
 		keys = palloc(agg->key->ncolumns * sizeof(Datum));
@@ -59,12 +167,25 @@ sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 		if (!nulls[i])
 			sckpt_codec_write(&agg->key->columns[i].codec, buf, keys[i]);
 	}
+	if (agg->session_offset)
+	{
+		write_int(buf, entry_session(agg, entry)->start);
+		write_int(buf, entry_session(agg, entry)->end);
+	}
+	if (agg->head_offset)
+		sckpt_codec_write_uint(buf, entry_head(agg, entry)->id);
+	if (agg->touched_offset)
+		write_int(buf, *entry_touched(agg, entry));
+	if (agg->weight_offset)
+		write_int(buf, *entry_weight(agg, entry));
+	if (agg->handed_offset)
+		pack_handed(agg, entry, buf);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		SckptAggCall *call = &agg->calls[i];
 
 		appendStringInfoCharMacro(buf, flags[i]);
-		if (flags[i] & VALUE_NULL)
+		if ((flags[i] & VALUE_NULL) || call->mode == SCKPT_CALL_COLLECT)
 			continue;
 		if (call->internal)
 		{
@@ -78,57 +199,149 @@ sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf)
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
+	return true;
+}
+
+void
+sckpt_aggregate_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	agg->unpack_times = *times;
+	if (elements)
+		sckpt_sets_begin_unpack(agg->sets);
+}
+
+void
+sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	if (!elements)
+		return;
+	sckpt_sets_end_unpack(agg->sets);
+
+	/* Numbers of groups that are gone, too, may still be in some chunk. */
+	agg->next_id = Max(agg->next_id, sckpt_sets_highest_id(agg->sets) + 1);
+}
+
+/* Read the parts before the values; the entry is added unless it is stale. */
+static SckptRef
+unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char *end)
+{
+	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN};
+	int64		id = 0;
+	TimestampTz touched = DT_NOBEGIN;
+	int64		weight = 0;
+	MinimalTuple handed = NULL;
+	TimestampTz now = agg->unpack_times.clock;
+	uint32		hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
+	SckptRef	ref;
+	SckptEntry *entry;
+	int64		closes;
+
+	if (agg->session_offset)
+	{
+		session.start = read_int(cursor, end);
+		session.end = read_int(cursor, end);
+	}
+	if (agg->head_offset)
+	{
+		id = sckpt_codec_read_uint(cursor, end);
+		agg->next_id = Max(agg->next_id, id + 1);
+	}
+	if (agg->touched_offset)
+		touched = read_int(cursor, end);
+	if (agg->weight_offset)
+		weight = read_int(cursor, end);
+	if (agg->handed_offset)
+		handed = unpack_handed(agg, cursor, end);
+
+	/* An older version, or one that had left already. */
+	if (agg->sessions ? sckpt_session_overlaps(agg, hash, session.start, session.end)
+		: sckpt_aggregate_find_group(agg, hash) != SCKPT_NO_REF)
+		return SCKPT_NO_REF;
+	if (touched != DT_NOBEGIN && now != DT_NOBEGIN && add_time(touched, agg->query->ttl) <= now)
+		return SCKPT_NO_REF;
+	if (agg->sessions)
+		closes = agg->query->windows[0].closes ? add_time(session.end, agg->query->lateness) : SCKPT_NEVER;
+	else
+		closes = sckpt_aggregate_due(agg, NULL, agg->key_values, agg->key_nulls);
+	if (now != DT_NOBEGIN && closes <= now)
+		return SCKPT_NO_REF;
+
+	ref = sckpt_aggregate_add_group(agg, agg->sessions ? sckpt_session_hash(hash, session.start) : hash);
+	entry = sckpt_state_address(agg->operator.state, ref);
+	if (agg->session_offset)
+	{
+		if (emitted)
+		{
+			session.emitted_start = session.start;
+			session.emitted_end = session.end;
+		}
+		*entry_session(agg, entry) = session;
+		sckpt_session_enter(agg, ref);
+	}
+	if (agg->head_offset)
+		entry_head(agg, entry)->id = id;
+	if (agg->touched_offset)
+		*entry_touched(agg, entry) = touched;
+	if (agg->weight_offset)
+		*entry_weight(agg, entry) = weight;
+	if (handed)
+		sckpt_aggregate_keep_handed(agg, entry, handed);
+	if (agg->timers)
+		sckpt_aggregate_register(agg, ref, agg->key_values, agg->key_nulls);
+	return ref;
 }
 
 SckptRef
-sckpt_aggregate_unpack(SckptOperator *operator, const char **cursor, const char *end)
+sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-	SckptRef	ref = SCKPT_NO_REF;
-	uint32		hash;
+	SckptRef	ref;
 
-	agg->key_values = palloc0(Max(1, agg->key->ncolumns) * sizeof(Datum));
-	agg->key_nulls = palloc0(Max(1, agg->key->ncolumns) * sizeof(bool));
-	for (int i = 0; i < agg->key->ncolumns; i++)
+	if (elements)
+		ref = sckpt_sets_unpack(agg->sets, cursor, end);
+	else
 	{
-		agg->key_nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
-		if (!agg->key_nulls[i])
-			agg->key_values[i] = sckpt_codec_read(&agg->key->columns[i].codec, cursor, end);
-	}
-	hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
-	if (sckpt_aggregate_find_group(agg, hash) == SCKPT_NO_REF)
-	{
-		SckptEntry *entry;
-		SckptAggValue *values;
-		uint8	   *flags;
-
-		ref = sckpt_state_insert(operator->state, hash, agg->key_offset - SCKPT_ENTRY_HEADER +
-								 sckpt_group_key_size(agg->key, agg->key_values, agg->key_nulls));
-		entry = sckpt_state_address(operator->state, ref);
-		values = entry_values(entry);
-		flags = entry_flags(agg, entry);
-		sckpt_group_key_store(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
-		for (int i = 0; i < agg->ncalls; i++)
+		agg->key_values = palloc0(Max(1, agg->key->ncolumns) * sizeof(Datum));
+		agg->key_nulls = palloc0(Max(1, agg->key->ncolumns) * sizeof(bool));
+		for (int i = 0; i < agg->key->ncolumns; i++)
 		{
-			SckptAggCall *call = &agg->calls[i];
+			agg->key_nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
+			if (!agg->key_nulls[i])
+				agg->key_values[i] = sckpt_codec_read(&agg->key->columns[i].codec, cursor, end);
+		}
+		ref = unpack_entry(agg, emitted, cursor, end);
+		if (ref != SCKPT_NO_REF)
+		{
+			SckptEntry *entry = sckpt_state_address(operator->state, ref);
+			SckptAggValue *values = entry_values(entry);
+			uint8	   *flags = entry_flags(agg, entry);
 
-			flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
-			if (flags[i] & VALUE_NULL)
-				continue;
-			if (call->internal)
+			for (int i = 0; i < agg->ncalls; i++)
 			{
-				Size		len;
-				const char *bytes = sckpt_codec_read_bytes(cursor, end, &len);
-				char	   *room = sckpt_aggregate_flat_room(agg, &values[i], len + VARHDRSZ);
+				SckptAggCall *call = &agg->calls[i];
 
-				SET_VARSIZE(room, len + VARHDRSZ);
-				memcpy(VARDATA(room), bytes, len);
+				flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
+				if ((flags[i] & VALUE_NULL) || call->mode == SCKPT_CALL_COLLECT)
+					continue;
+				if (call->internal)
+				{
+					Size		len;
+					const char *bytes = sckpt_codec_read_bytes(cursor, end, &len);
+					char	   *room = sckpt_aggregate_flat_room(agg, &values[i], len + VARHDRSZ);
+
+					SET_VARSIZE(room, len + VARHDRSZ);
+					memcpy(VARDATA(room), bytes, len);
+				}
+				else if (call->by_value)
+					values[i].value = sckpt_codec_read(&call->codec, cursor, end);
+				else
+					sckpt_aggregate_set_flat(agg, call, &values[i], sckpt_codec_read(&call->codec, cursor, end));
 			}
-			else if (call->by_value)
-				values[i].value = sckpt_codec_read(&call->codec, cursor, end);
-			else
-				sckpt_aggregate_set_flat(agg, call, &values[i], sckpt_codec_read(&call->codec, cursor, end));
 		}
 	}
 	MemoryContextSwitchTo(old);
@@ -149,14 +362,14 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 
 	agg->estate = CreateExecutorState();
 	old = MemoryContextSwitchTo(agg->estate->es_query_cxt);
-	desc = CreateTemplateTupleDesc(agg->key->ncolumns + agg->ncalls);
-	for (int i = 0; i < agg->key->ncolumns; i++)
+	desc = CreateTemplateTupleDesc(agg->query->nkeys + agg->ncalls);
+	for (int i = 0; i < agg->query->nkeys; i++)
 	{
 		TupleDescInitEntry(desc, i + 1, NULL, agg->query->keys[i].type, agg->query->keys[i].typmod, 0);
 		TupleDescInitEntryCollation(desc, i + 1, agg->query->keys[i].collation);
 	}
 	for (int i = 0; i < agg->ncalls; i++)
-		TupleDescInitEntry(desc, agg->key->ncolumns + i + 1, NULL, agg->query->calls[i].aggref->aggtype, -1, 0);
+		TupleDescInitEntry(desc, agg->query->nkeys + i + 1, NULL, agg->query->calls[i].aggref->aggtype, -1, 0);
 
 	agg->group_slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	econtext = CreateExprContext(agg->estate);
@@ -171,7 +384,7 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 
 /* The aggregate's result for an entry, palloc'd in the current context or pointing into the store. */
 static Datum
-final_value(SckptAggregate *agg, int index, SckptEntry *entry, bool *isnull)
+final_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, bool *isnull)
 {
 	SckptAggCall *call = &agg->calls[index];
 	SckptAggValue *value = &entry_values(entry)[index];
@@ -180,6 +393,8 @@ final_value(SckptAggregate *agg, int index, SckptEntry *entry, bool *isnull)
 	Datum		result;
 	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
 
+	if (call->mode == SCKPT_CALL_COLLECT)
+		return sckpt_aggregate_collect(agg, index, ref, isnull);
 	if (!value_null)
 	{
 		if (call->internal)
@@ -219,25 +434,81 @@ final_value(SckptAggregate *agg, int index, SckptEntry *entry, bool *isnull)
 	return result;
 }
 
+/* The bounds of a session, in place of the keys that they are. */
+static void
+load_session(SckptAggregate *agg, TimestampTz start, TimestampTz end, Datum *values, bool *nulls)
+{
+	for (int i = agg->key->ncolumns; i < agg->query->nkeys; i++)
+	{
+		values[i] = TimestampTzGetDatum(agg->query->keys[i].bound == SCKPT_BOUND_START ? start : end);
+		nulls[i] = false;
+	}
+}
+
 bool
-sckpt_aggregate_result(SckptOperator *operator, SckptEntry *entry, TupleTableSlot **slot)
+sckpt_aggregate_result(SckptOperator *operator, SckptRef ref, TupleTableSlot **slot)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptEntry *entry = sckpt_state_address(operator->state, ref);
 	ExprContext *econtext = agg->projection->pi_exprContext;
+	TupleTableSlot *group = agg->group_slot;
+	int			nkeys = agg->query->nkeys;
 	MemoryContext old;
 
 	ResetExprContext(econtext);
 	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-	ExecClearTuple(agg->group_slot);
-	sckpt_group_key_load(agg->key, entry_key(agg, entry), agg->group_slot->tts_values, agg->group_slot->tts_isnull);
+	ExecClearTuple(group);
+	sckpt_group_key_load(agg->key, entry_key(agg, entry), group->tts_values, group->tts_isnull);
+	if (agg->sessions)
+		load_session(agg, entry_session(agg, entry)->start, entry_session(agg, entry)->end, group->tts_values, group->tts_isnull);
 	for (int i = 0; i < agg->ncalls; i++)
-		agg->group_slot->tts_values[agg->key->ncolumns + i] =
-			final_value(agg, i, entry, &agg->group_slot->tts_isnull[agg->key->ncolumns + i]);
-	ExecStoreVirtualTuple(agg->group_slot);
+		group->tts_values[nkeys + i] = final_value(agg, i, ref, entry, &group->tts_isnull[nkeys + i]);
+	ExecStoreVirtualTuple(group);
 	MemoryContextSwitchTo(old);
 
 	*slot = ExecProject(agg->projection);
+	if (agg->weight_offset && nkeys > 0 && *entry_weight(agg, entry) == 0)
+		return false;			/* all its rows were taken back */
 	return ExecQual(agg->having, econtext);
+}
+
+bool
+sckpt_aggregate_moved(SckptOperator *operator, SckptEntry *entry, TupleTableSlot *slot)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptAggSession *session;
+	Datum	   *values;
+	bool	   *nulls;
+
+	if (agg->sessions == NULL || !(entry->flags & SCKPT_ENTRY_EMITTED))
+		return false;
+	session = entry_session(agg, entry);
+	if (session->start == session->emitted_start && session->end == session->emitted_end)
+		return false;
+	values = palloc(agg->query->nkeys * sizeof(Datum));
+	nulls = palloc(agg->query->nkeys * sizeof(bool));
+	sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
+	load_session(agg, session->emitted_start, session->emitted_end, values, nulls);
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < agg->query->nkeys; i++)
+	{
+		slot->tts_values[agg->query->keys[i].result_column - 1] = values[i];
+		slot->tts_isnull[agg->query->keys[i].result_column - 1] = nulls[i];
+	}
+	ExecStoreVirtualTuple(slot);
+	return true;
+}
+
+void
+sckpt_aggregate_emitted(SckptOperator *operator, SckptEntry *entry)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	if (agg->sessions == NULL)
+		return;
+	entry_session(agg, entry)->emitted_start = entry_session(agg, entry)->start;
+	entry_session(agg, entry)->emitted_end = entry_session(agg, entry)->end;
 }
 
 void

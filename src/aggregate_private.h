@@ -9,10 +9,14 @@
 #define SCKPT_AGGREGATE_PRIVATE_H
 
 #include "nodes/execnodes.h"
+#include "utils/timestamp.h"
 
 #include "aggregate.h"
 #include "codec.h"
+#include "expand.h"
 #include "group.h"
+#include "set.h"
+#include "timer.h"
 
 /* Live objects are flattened and dropped at the end of a batch when they hold more than this. */
 #define LIVE_MEMORY (32 * 1024 * 1024)
@@ -58,9 +62,42 @@ typedef enum SckptAggPlain
 	SCKPT_AGG_SUM_FLOAT8		/* float8pl */
 } SckptAggPlain;
 
+/* When a session began and ends; and the same in the sink's row. */
+typedef struct SckptAggSession
+{
+	TimestampTz start;
+	TimestampTz end;			/* last time + gap */
+	TimestampTz emitted_start;
+	TimestampTz emitted_end;
+} SckptAggSession;
+
+/* By what a group's closing time is found: one for each window among the keys. */
+typedef struct SckptAggDue
+{
+	int			key;			/* 0 … nkeys - 1 */
+	SckptBound	bound;
+	const SckptWindowSpec *window;
+	int64		delay;			/* the query's lateness included */
+} SckptAggDue;
+
+/* Calls that share a set. */
+typedef struct SckptAggSet
+{
+	int			ncolumns;
+	AttrNumber *source;			/* columns of the source */
+	bool		counted;
+	int			ncalls;
+	int		   *calls;			/* by bit, of a marked set; the one call of a counted one */
+	Datum	   *values;			/* of the row at hand */
+	bool	   *nulls;
+} SckptAggSet;
+
 /* An aggregate call, ready to run. */
 typedef struct SckptAggCall
 {
+	SckptCallMode mode;
+	int			set;
+	SckptCall  *source;
 	FmgrInfo	transition;
 	FunctionCallInfo fcinfo;
 	int			nargs;
@@ -89,6 +126,9 @@ typedef struct SckptAggCall
 	char	   *signature;		/* names the aggregate and its argument types */
 } SckptAggCall;
 
+typedef struct SckptSessions SckptSessions;
+typedef struct SckptCollector SckptCollector;
+
 typedef struct SckptAggregate
 {
 	SckptOperator operator;
@@ -97,27 +137,57 @@ typedef struct SckptAggregate
 	MemoryContext live_context;
 	MemoryContext row_context;	/* reset after each row and each result */
 	AggState   *agg_state;		/* what aggregate functions see */
-	SckptGroupKey *key;
-	SckptAggCall	   *calls;
+	SckptGroupKey *key;			/* without the bounds of a session */
+	SckptAggCall *calls;
 	int			ncalls;
-	Size		flags_offset;	/* within an entry */
+
+	/* What an entry consists of; 0: it has no such part. */
+	Size		timer_offset;
+	Size		touched_offset;
+	Size		weight_offset;
+	Size		handed_offset;
+	Size		head_offset;
+	Size		session_offset;
+	Size		flags_offset;
 	Size		key_offset;
-	SckptAggLive  *live;
+	bool		extended;		/* more than finding the group and calling functions is to be done for a row */
+
+	SckptTimers *timers;		/* NULL: nothing closes, and nothing is forgotten */
+	int			ndues;
+	SckptAggDue *dues;
+	SckptSets  *sets;			/* NULL: none */
+	int			nsets;
+	SckptAggSet *set_calls;
+	int64		next_id;		/* of a group, for its elements */
+	SckptSessions *sessions;	/* NULL: no session window */
+	SckptCollector *collector;	/* of COLLECT calls; made when the first result is asked for */
+	SckptExpander *expander;	/* NULL: rows are taken as they come */
+
+	SckptAggLive *live;
 	uint32		nlive;
 	uint32		maxlive;
 	Datum	   *key_values;		/* of the row at hand */
 	bool	   *key_nulls;
+	/* the run at hand */
+	const SckptInput *input;	/* NULL: from the stage below */
+	SckptTimes	times;			/* then */
+	/* of the checkpoint being read back */
+	SckptTimes	unpack_times;
 	/* rows waiting to be looked up, where the query's values are stable */
 	int			ncolumns;		/* of the source */
 	int			nblock;
 	uint32	   *block_hashes;
 	Datum	   *block_values;	/* ncolumns for each row */
 	bool	   *block_nulls;
+	uint32	   *block_segments;
 	/* for results */
 	EState	   *estate;
 	TupleTableSlot *group_slot;
 	ProjectionInfo *projection;
 	ExprState  *having;
+	/* for rows handed on */
+	TupleTableSlot *handed_slot;
+	SckptCodec *handed_codecs;
 } SckptAggregate;
 
 static inline SckptAggValue *
@@ -138,22 +208,128 @@ entry_key(SckptAggregate *agg, SckptEntry *entry)
 	return (char *) entry + agg->key_offset;
 }
 
-/* aggregate.c */
+static inline SckptTimerLink *
+entry_timer(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (SckptTimerLink *) ((char *) entry + agg->timer_offset);
+}
+
+/* The clock (SckptTimes) when a row last came. */
+static inline TimestampTz *
+entry_touched(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (TimestampTz *) ((char *) entry + agg->touched_offset);
+}
+
+/* Rows in the group, where rows can be taken back. */
+static inline int64 *
+entry_weight(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (int64 *) ((char *) entry + agg->weight_offset);
+}
+
+/* The result that was handed on: a chunk with SckptAggFlat and a MinimalTuple. */
+static inline SckptRef *
+entry_handed(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (SckptRef *) ((char *) entry + agg->handed_offset);
+}
+
+static inline SckptSetHead *
+entry_head(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (SckptSetHead *) ((char *) entry + agg->head_offset);
+}
+
+static inline SckptAggSession *
+entry_session(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (SckptAggSession *) ((char *) entry + agg->session_offset);
+}
+
+/* aggregate_value.c */
 extern Datum sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref);
 extern Datum sckpt_aggregate_flat_value(SckptAggregate *agg, SckptRef ref);
 extern char *sckpt_aggregate_flat_room(SckptAggregate *agg, SckptAggValue *value, Size len);
 extern void sckpt_aggregate_set_flat(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value, Datum new);
+extern SckptAggLive *sckpt_aggregate_add_live(SckptAggregate *agg, SckptRef ref, int call, SckptAggValue *value);
+/* Store what a transition function returned for a value kept by reference or as a live object. */
+extern void sckpt_aggregate_store_object(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value,
+										 uint8 *flags, Datum old, Datum new, bool isnull);
+/* The transition value, by reference or internal, as functions want it; not of a NULL one. */
+extern Datum sckpt_aggregate_object(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value);
+/* Free what a value holds. */
+extern void sckpt_aggregate_release(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value);
+extern void sckpt_aggregate_flush(SckptOperator *operator);
+extern void sckpt_aggregate_end_batch(SckptOperator *operator);
+
+/* aggregate.c */
 extern SckptRef sckpt_aggregate_find_group(SckptAggregate *agg, uint32 hash);
+/* Add an entry for the key at hand (agg->key_values), with initial values; it is neither registered nor dirty. */
+extern SckptRef sckpt_aggregate_add_group(SckptAggregate *agg, uint32 hash);
+/* Bytes of an entry, as sckpt_state_insert() got them. */
+extern Size sckpt_aggregate_entry_bytes(SckptAggregate *agg, Datum *values, bool *nulls);
+/* Add the transition values of another entry, of the same operator or another one, to one's own. */
+extern void sckpt_aggregate_combine(SckptAggregate *agg, SckptRef ref, SckptAggregate *other, SckptRef other_ref);
+/* Call the transition function with a row's values. */
+extern void sckpt_aggregate_advance(SckptAggregate *agg, int call, SckptRef ref, const Datum *values, const bool *nulls);
+/* Give a new entry's values, or those of one that starts anew, their initial values. */
+extern void sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref);
+
+/* aggregate_close.c: when groups close or are forgotten, and leave; handing on. */
+extern void sckpt_aggregate_prepare_dues(SckptAggregate *agg);
+/* The watermark at which an entry with this key closes; SCKPT_NEVER. */
+extern int64 sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const Datum *values, const bool *nulls);
+/* (Re)register an entry for when it closes or is forgotten, whichever is first. */
+extern void sckpt_aggregate_register(SckptAggregate *agg, SckptRef ref, const Datum *values, const bool *nulls);
+extern SckptRef *sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *count);
+extern TimestampTz sckpt_aggregate_next_close(SckptOperator *operator);
+extern void sckpt_aggregate_remove(SckptOperator *operator, SckptRef ref);
+/* Back to initial values, as if new. */
+extern void sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final,
+									void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg);
+
+/* Keep a row as the one that was handed on. */
+extern void sckpt_aggregate_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple row);
+
+/* aggregate_collect.c: the result of a COLLECT call, palloc'd in the current context or pointing into the store. */
+extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref, bool *isnull);
+
+/* session.c: the sessions of each key. */
+extern SckptSessions *sckpt_sessions_create(SckptAggregate *agg);
+extern void sckpt_sessions_destroy(SckptSessions *sessions);
+/*
+ * The session that a row of the key at hand (agg->key_values, with this hash) at [start, end) belongs to: made, or extended; sessions that the row bridges
+ * are merged into the first of them, and leave.
+ */
+extern SckptRef sckpt_session_place(SckptAggregate *agg, uint32 hash, TimestampTz start, TimestampTz end);
+/*
+ * By what hash a session is kept in the operator's store, given its key's: sessions of a key under one hash would make it linear.  Any
+ * time will do.  What finds sessions takes the key's hash.
+ */
+extern uint32 sckpt_session_hash(uint32 hash, TimestampTz start);
+/* Does the key at hand have a session that overlaps [start, end)? */
+extern bool sckpt_session_overlaps(SckptAggregate *agg, uint32 hash, TimestampTz start, TimestampTz end);
+/* The key's session with exactly these bounds in the sink, or SCKPT_NO_REF. */
+extern SckptRef sckpt_session_find_emitted(SckptAggregate *agg, uint32 hash, TimestampTz start, TimestampTz end, bool has_start, bool has_end);
+/* Enter a session that was read back; take one off that goes. */
+extern void sckpt_session_enter(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_session_forget(SckptAggregate *agg, SckptRef ref);
 
 /* aggregate_call.c: prepare an aggregate's functions; 42501 when the current user may not execute it. */
 extern void sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall *source);
 
 /* aggregate_output.c: portable form and results; see operator.h. */
-extern void sckpt_aggregate_describe(SckptOperator *operator, StringInfo buf);
-extern void sckpt_aggregate_pack(SckptOperator *operator, SckptEntry *entry, StringInfo buf);
-extern SckptRef sckpt_aggregate_unpack(SckptOperator *operator, const char **cursor, const char *end);
+extern void sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf);
+extern bool sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf);
+extern void sckpt_aggregate_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times);
+extern SckptRef sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end);
+extern void sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements);
 extern void sckpt_aggregate_begin_results(SckptOperator *operator);
-extern bool sckpt_aggregate_result(SckptOperator *operator, SckptEntry *entry, TupleTableSlot **slot);
+extern bool sckpt_aggregate_result(SckptOperator *operator, SckptRef ref, TupleTableSlot **slot);
+extern bool sckpt_aggregate_moved(SckptOperator *operator, SckptEntry *entry, TupleTableSlot *slot);
+extern void sckpt_aggregate_emitted(SckptOperator *operator, SckptEntry *entry);
 extern void sckpt_aggregate_end_results(SckptOperator *operator);
 
 #endif							/* SCKPT_AGGREGATE_PRIVATE_H */

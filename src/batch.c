@@ -87,6 +87,10 @@ add_segment(SckptBatch *batch, SckptRecord *record, SckptLogMessage *message)
 	segment->weights = record->weights;
 	segment->rows = record->rows;
 	segment->nrows = record->header->nrows;
+	segment->commit_time = batch->commit_time;
+	segment->watermark = record->time ? record->time->watermark : SCKPT_NO_WATERMARK;
+	segment->bound = record->time ? record->time->bound : SCKPT_NO_BOUND;
+	segment->time_flags = record->header->flags & SCKPT_RECORD_TIME_FLAGS;
 	batch->nrows += segment->nrows;
 	return segment;
 }

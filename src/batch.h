@@ -7,6 +7,10 @@
  * one transaction, several whole ones, or a part of one that is too large.
  * Rows stay where the log reader put them; a segment is one message's rows of one stream.
  *
+ * A scan gives each row a tid: block, the number of its segment in the batch;
+ * offset, its own number in the segment (from 0).  So whoever sees the row's
+ * ctid in a query finds its transaction, and the row again.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SCKPT_BATCH_H
@@ -25,11 +29,15 @@ typedef struct SckptSegment
 	TransactionId writer;		/* that transaction, or the subtransaction that wrote it */
 	XLogRecPtr	lsn;			/* of the message */
 	XLogRecPtr	commit_lsn;		/* of the transaction */
+	TimestampTz commit_time;	/* of the transaction */
+	int64		watermark;		/* record.h, SckptRecordTime */
+	int64		bound;			/* the same */
+	uint8		time_flags;		/* of SCKPT_RECORD_TIME_FLAGS */
 	SckptRecordColumn *columns; /* row type the rows were written with */
 	int			ncolumns;
 	int32	   *weights;		/* NULL: all +1 */
 	char	   *rows;			/* MinimalTuples, each MAXALIGNed */
-	uint32		nrows;
+	uint32		nrows;			/* 0: it only moves the watermark */
 } SckptSegment;
 
 typedef struct SckptBatch
@@ -64,6 +72,13 @@ typedef struct SckptScan
 	XLogRecPtr	start;
 	const TransactionId *skip;	/* writers whose rows it has already */
 	int			nskip;
+
+	/*
+	 * Told of each row whose event time is beyond its segment's bound; the row is left out then.  NULL: such a row is an error.  Runs
+	 * within the executor, in a context that is reset per row.
+	 */
+	void		(*ahead) (struct SckptScan *scan, uint32 segment, uint32 row, int64 event_time);
+	void	   *arg;			/* of `ahead` */
 } SckptScan;
 
 extern SckptBatch *sckpt_batch_create(MemoryContext parent);
@@ -81,7 +96,7 @@ extern bool sckpt_batch_add(SckptBatch *batch, SckptLogMessage *message, List *s
 extern void sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible);
 /* Does a scan want this segment? */
 extern bool sckpt_scan_wants(SckptScan *scan, SckptSegment *segment);
-/* Number of rows that it wants. */
+/* Number of rows that it wants; those that are ahead of the clock count. */
 extern uint64 sckpt_scan_count(SckptScan *scan);
 
 #endif							/* SCKPT_BATCH_H */

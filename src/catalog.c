@@ -42,11 +42,14 @@
 
 #define PIPELINE_COLUMNS \
 	"d.id, d.name, d.owner::oid, d.result::oid, d.result_owned, d.query, d.streams::oid[], d.search_path, " \
-	"d.timezone, d.datestyle, d.intervalstyle, d.text_search_config, d.emit, d.on_error, " \
+	"d.timezone, d.datestyle, d.intervalstyle, d.text_search_config, d.emit = 'final', d.on_error = 'dead_letter', " \
 	"(extract(epoch FROM d.checkpoint_interval) * 1000)::bigint, d.paused, d.error, d.created_xid, d.start, " \
 	"p.last_checkpoint, greatest(p.next_checkpoint, coalesce((SELECT max(c.checkpoint_id) + 1 " \
 	"FROM stream_ckpt.checkpoint_log c WHERE c.pipeline_id = d.id), 1)), " \
-	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters, d.columns::int4[] "
+	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters, d.columns::int4[], " \
+	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
+	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
+	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.managed, p.rows_lsn "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -204,8 +207,8 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->datestyle = text_column(tuple, 10, context);
 	pipeline->intervalstyle = text_column(tuple, 11, context);
 	pipeline->text_search_config = text_column(tuple, 12, context);
-	pipeline->emit = text_column(tuple, 13, context);
-	pipeline->on_error = text_column(tuple, 14, context);
+	pipeline->final = DatumGetBool(column(tuple, 13, &isnull));
+	pipeline->keep_dead = DatumGetBool(column(tuple, 14, &isnull));
 	value = column(tuple, 15, &isnull);
 	pipeline->checkpoint_interval = isnull ? -1 : DatumGetInt64(value);
 	pipeline->paused = DatumGetBool(column(tuple, 16, &isnull));
@@ -224,6 +227,12 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 					  TYPALIGN_INT, &elements, NULL, &nelements);
 	for (int i = 0; i < nelements; i++)
 		pipeline->columns = lappend_int(pipeline->columns, DatumGetInt32(elements[i]));
+	pipeline->lateness = DatumGetInt64(column(tuple, 29, &isnull));
+	pipeline->ttl = DatumGetInt64(column(tuple, 30, &isnull));
+	pipeline->watermark = DatumGetTimestampTz(column(tuple, 31, &isnull));
+	pipeline->clock = DatumGetTimestampTz(column(tuple, 32, &isnull));
+	pipeline->managed = DatumGetBool(column(tuple, 33, &isnull));
+	pipeline->rows_lsn = DatumGetLSN(column(tuple, 34, &isnull));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

@@ -29,8 +29,10 @@ typedef struct SckptPipeline
 	char	   *datestyle;
 	char	   *intervalstyle;
 	char	   *text_search_config;
-	char	   *emit;
-	char	   *on_error;
+	bool		final;			/* emit => 'final' */
+	bool		keep_dead;		/* on_error => 'dead_letter' */
+	int64		lateness;		/* allowed_lateness, µs */
+	int64		ttl;			/* state_ttl, µs; 0: none */
 	int64		checkpoint_interval;	/* ms; -1: the setting */
 	bool		paused;
 	char	   *error;			/* of a pipeline that stopped on an error; NULL: it did not */
@@ -44,6 +46,10 @@ typedef struct SckptPipeline
 	int64		rows_out;
 	int64		late_rows;
 	int64		dead_letters;
+	TimestampTz watermark;		/* DT_NOBEGIN: none */
+	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
+	bool		managed;		/* see task.h */
+	XLogRecPtr	rows_lsn;		/* the same */
 } SckptPipeline;
 
 /* Oid of the extension in this database, or InvalidOid; and of its owner (errors when absent). */

@@ -10,8 +10,9 @@
  *
  * A failed attempt changes nothing in memory: the next one includes its changes.
  *
- * State chunks are a log: each checkpoint appends the changed entries, and the last version of an entry counts.  A chunk
- * without any last version is deleted at once; when less than half of all stored versions
+ * State chunks are a log of their own for each state store: each checkpoint appends the changed entries, and the last version
+ * of an entry counts.  Entries that leave the state are just not written any more: what chunks have of them is recognized by
+ * its times when it is read back.  A chunk without any last version is deleted at once; when less than half of all stored versions
  * are last ones, the emptiest chunks are written anew with the next checkpoints (the cleaning of log-structured
  * file systems: Rosenblum and Ousterhout, 1992).
  *
@@ -43,13 +44,15 @@ extern bool sckpt_checkpoint_may_have_committed(void);
  * A chunk's payload: SCKPT_CHUNK_VERSION, the operator's description, then for each entry flags (1 byte), length (4, network order) and what
  * the operator packed.
  */
-#define SCKPT_CHUNK_VERSION		1
+#define SCKPT_CHUNK_VERSION		2
 #define SCKPT_PACKED_EMITTED	0x01	/* the entry's result row is in the sink */
 
-/* Enter a chunk into the task's account; returns its index there. */
-extern int	sckpt_checkpoint_add_chunk(SckptTask *task, int64 id, uint32 entries);
+/* Enter a chunk into a store's account, which is kept in `context`; returns its index there. */
+extern int	sckpt_checkpoint_add_chunk(SckptStore *store, int64 id, uint32 entries, MemoryContext context);
+/* A SckptChunkAccount of a SckptStore: an entry with a version in that chunk (entry->chunk) was removed. */
+extern void sckpt_checkpoint_account(void *store, uint32 chunk);
 
-/* Load the last completed checkpoint into the task's operator; in the transaction at hand. */
+/* Load the last completed checkpoint into the task's operators; in the transaction at hand. */
 extern void sckpt_checkpoint_restore(SckptTask *task);
 
 /* Store the position of pipelines to which nothing happened: one small update for all of them, in a transaction of its own. */

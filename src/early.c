@@ -27,13 +27,14 @@ typedef struct EarlyWork
 	TransactionId xid;
 	SckptOperator *operator;	/* NULL: given up */
 	int64		rows;
+	TimestampTz watermark;		/* of its rows; DT_NOBEGIN: none */
 } EarlyWork;
 
 bool
 sckpt_early_possible(SckptTask *task)
 {
-	return task->status == SCKPT_RUNNING && task->operator && task->query->pure &&
-		task->operator->mergeable(task->operator);
+	return task->status == SCKPT_RUNNING && task->noperators > 0 && task->query->pure &&
+		task->operators[0]->mergeable(task->operators[0]);
 }
 
 static EarlyWork *
@@ -87,13 +88,29 @@ static void
 feed(SckptTask *task, EarlyWork *work, SckptScan *scan)
 {
 	SckptIdentity identity;
+	SckptReceiver receiver = {NULL, NULL, NULL};
+	SckptTimes *times = palloc(Max(1, scan->batch->nsegments) * sizeof(SckptTimes));
+	SckptInput	input = {times, times, NULL, NULL};
+
+	for (int i = 0; i < scan->batch->nsegments; i++)
+	{
+		times[i].watermark = times[i].clock = DT_NOBEGIN;
+		if (scan->batch->segments[i].stream == scan->stream)
+			work->watermark = Max(work->watermark, scan->batch->segments[i].watermark);
+	}
+
+	/* Rows ahead of the clock are for whoever processes them at the commit. */
+	scan->ahead = NULL;
 
 	sckpt_task_begin_work(task, &identity);
 	if (work->operator == NULL)
 		work->operator = sckpt_aggregate_create(task->query, task->run_context);
-	sckpt_stage_run(&task->stage, scan, task->query, work->operator);
+	receiver.operator = work->operator;
+	work->operator->begin_rows(work->operator, &input, NULL);
+	sckpt_stage_run(&task->stage, scan, task->query, &receiver);
 	work->operator->end_batch(work->operator);
 	sckpt_task_end_work(&identity);
+	pfree(times);
 }
 
 void
@@ -114,6 +131,7 @@ sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *bat
 		old = MemoryContextSwitchTo(task->run_context);
 		work = palloc0(sizeof(EarlyWork));
 		work->xid = xid;
+		work->watermark = DT_NOBEGIN;
 		task->early = lappend(task->early, work);
 		MemoryContextSwitchTo(old);
 	}
@@ -148,7 +166,7 @@ sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *bat
 }
 
 bool
-sckpt_early_covers(SckptTask *task, const TransactionId *xids, int nxids)
+sckpt_early_covers(SckptTask *task, XLogRecPtr commit_lsn, const TransactionId *xids, int nxids)
 {
 	for (int i = 0; i < nxids; i++)
 	{
@@ -156,12 +174,15 @@ sckpt_early_covers(SckptTask *task, const TransactionId *xids, int nxids)
 
 		if (work == NULL || work->operator == NULL)
 			return false;
+		if (task->times.watermark != DT_NOBEGIN &&
+			work->operator->next_close(work->operator) <= task->times.watermark)
+			return false;
 	}
 	return true;
 }
 
 void
-sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
+sckpt_early_merge(SckptTask *task, SckptLogTransaction *transaction, const TransactionId *xids, int nxids)
 {
 	SckptIdentity identity;
 
@@ -169,21 +190,23 @@ sckpt_early_merge(SckptTask *task, const TransactionId *xids, int nxids)
 	for (int i = 0; i < nxids; i++)
 	{
 		EarlyWork  *work = find_work(task, xids[i]);
+		SckptOperator *operator = task->operators[0];
 
-		if (sckpt_state_rows(task->operator->state) == 0)
+		if (sckpt_state_rows(operator->state) == 0)
 		{
 			/* Nothing to add it to: it is the state from now on. */
-			task->operator->destroy(task->operator);
-			task->operator = work->operator;
+			operator->destroy(operator);
+			sckpt_task_set_operator(task, 0, work->operator);
 			work->operator = NULL;
 		}
 		else
-			task->operator->merge(task->operator, work->operator);
+			operator->merge(operator, work->operator);
+		sckpt_task_advance(task, transaction->commit_lsn, transaction->commit_time, work->watermark, 0, 0, work->rows > 0);
 		task->rows_in += work->rows;
 		if (work->rows > 0)
 			task->changed = true;
 	}
-	task->operator->end_batch(task->operator);
+	task->operators[0]->end_batch(task->operators[0]);
 	sckpt_task_end_work(&identity);
 	for (int i = 0; i < nxids; i++)
 		sckpt_early_drop(task, xids[i]);

@@ -52,7 +52,7 @@ hash_image(const unsigned char *bytes, Size len)
 
 /* Does the type's equality, under this collation, mean that the bytes are equal? */
 static bool
-equal_is_image(SckptKey *key)
+equal_is_image(const SckptKey *key)
 {
 	Oid			opclass = GetDefaultOpClass(key->type, BTREE_AM_OID);
 	Oid			family;
@@ -72,18 +72,18 @@ equal_is_image(SckptKey *key)
 }
 
 SckptGroupKey *
-sckpt_group_key_create(SckptQuery *query, MemoryContext context)
+sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	SckptGroupKey *key = palloc0(sizeof(SckptGroupKey));
 
-	key->ncolumns = query->nkeys;
-	key->bitmap_bytes = BITMAPLEN(query->nkeys);
-	key->desc = CreateTemplateTupleDesc(query->nkeys);
-	key->columns = palloc0(Max(1, query->nkeys) * sizeof(SckptGroupColumn));
-	for (int i = 0; i < query->nkeys; i++)
+	key->ncolumns = ncolumns;
+	key->bitmap_bytes = BITMAPLEN(ncolumns);
+	key->desc = CreateTemplateTupleDesc(ncolumns);
+	key->columns = palloc0(Max(1, ncolumns) * sizeof(SckptGroupColumn));
+	for (int i = 0; i < ncolumns; i++)
 	{
-		SckptKey   *source = &query->keys[i];
+		const SckptKey *source = &columns[i];
 		SckptGroupColumn *column = &key->columns[i];
 		Form_pg_attribute att = TupleDescAttr(key->desc, i);
 		Oid			left_hash;

@@ -40,7 +40,8 @@ typedef struct SckptGroupKey
 	SckptGroupColumn *columns;
 } SckptGroupKey;
 
-extern SckptGroupKey *sckpt_group_key_create(SckptQuery *query, MemoryContext context);
+/* Of these columns: type, typmod, collation and equality count. */
+extern SckptGroupKey *sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext context);
 /*
  * Hash of a key.  values[] of variable length that are compressed or out of line are replaced by flat ones palloc'd in the
  * current context, which the functions below need.

@@ -46,6 +46,49 @@ sckpt_lane_close(SckptLane *lane)
 	MemoryContextDelete(lane->context);
 }
 
+static SckptSilence *
+get_silence(SckptLane *lane, Oid stream)
+{
+	SckptSilence *silence;
+	ListCell   *lc;
+
+	foreach(lc, lane->silences)
+	{
+		silence = lfirst(lc);
+		if (silence->stream == stream)
+			return silence;
+	}
+	silence = palloc0(sizeof(SckptSilence));
+	silence->stream = stream;
+	silence->since = GetCurrentTimestamp();
+	silence->base = DT_NOBEGIN;
+	lane->silences = lappend(lane->silences, silence);
+	return silence;
+}
+
+/* Rows of these streams have come. */
+static void
+note_rows(SckptLane *lane, SckptBatch *batch)
+{
+	Oid			last = InvalidOid;
+
+	for (int i = 0; i < batch->nsegments; i++)
+	{
+		SckptSegment *segment = &batch->segments[i];
+
+		if (segment->stream != last && !(segment->time_flags & SCKPT_RECORD_IDLE))
+		{
+			MemoryContext old = MemoryContextSwitchTo(lane->context);
+			SckptSilence *silence = get_silence(lane, segment->stream);
+
+			silence->since = GetCurrentTimestamp();
+			silence->base = DT_NOBEGIN;
+			last = segment->stream;
+			MemoryContextSwitchTo(old);
+		}
+	}
+}
+
 /* Which streams matter, and whether open transactions are worth looking at, depends on the tasks. */
 static void
 tasks_changed(SckptLane *lane)
@@ -63,6 +106,8 @@ tasks_changed(SckptLane *lane)
 		tap |= sckpt_early_possible(task);
 	}
 	sckpt_log_set_tap(lane->reader, tap ? TAP_BYTES : 0);
+	foreach(lc, lane->streams)
+		(void) get_silence(lane, lfirst_oid(lc));
 }
 
 void
@@ -140,11 +185,12 @@ feed_tasks(SckptLane *lane, SckptBatch *batch, bool stateful_only)
 
 	if (batch->nsegments == 0)
 		return;
+	note_rows(lane, batch);
 	foreach(lc, lane->tasks)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING && (task->operator || !stateful_only))
+		if (task->status == SCKPT_RUNNING && (task->noperators > 0 || !stateful_only))
 			sckpt_task_guard(task, feed_task, &arg);
 	}
 }
@@ -204,13 +250,17 @@ run_large_batch(SckptBatch *batch, void *arg)
 {
 	LargeArg   *large = arg;
 	SckptScan	scan;
+	SckptPending pending = {batch, NULL, NULL};
 	uint64		rows = sckpt_task_scan(large->task, batch, &scan);
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
 
+	sckpt_task_follow(large->task, batch, &pending.before, &pending.after);
+	MemoryContextSwitchTo(old);
 	if (rows == 0)
 		return;
 	sckpt_batch_wait_visible(batch, large->lane->known_visible);
 	large->rows_in += rows;
-	sckpt_checkpoint_add_rows(sckpt_task_run_linear(large->task, batch));
+	sckpt_checkpoint_add_rows(sckpt_task_run_linear(large->task, &pending));
 }
 
 static void
@@ -327,6 +377,7 @@ feed_early(SckptLane *lane)
 
 typedef struct MergeArg
 {
+	SckptLogTransaction *transaction;
 	TransactionId *xids;
 	int			nxids;
 } MergeArg;
@@ -334,7 +385,7 @@ typedef struct MergeArg
 static void
 merge_task(SckptTask *task, void *arg)
 {
-	sckpt_early_merge(task, ((MergeArg *) arg)->xids, ((MergeArg *) arg)->nxids);
+	sckpt_early_merge(task, ((MergeArg *) arg)->transaction, ((MergeArg *) arg)->xids, ((MergeArg *) arg)->nxids);
 }
 
 /*
@@ -347,9 +398,6 @@ merge_early(SckptLane *lane, SckptLogTransaction *transaction, MergeArg *arg)
 	bool		others = false;
 	ListCell   *lc;
 
-	arg->xids = sckpt_log_tapped_xids(lane->reader, &arg->nxids);
-	if (arg->nxids == 0)
-		return;
 	feed_early(lane);
 	foreach(lc, lane->tasks)
 	{
@@ -357,7 +405,7 @@ merge_early(SckptLane *lane, SckptLogTransaction *transaction, MergeArg *arg)
 
 		if (task->status != SCKPT_RUNNING || task->fed >= transaction->commit_lsn)
 			continue;
-		if (!sckpt_early_covers(task, arg->xids, arg->nxids))
+		if (!sckpt_early_covers(task, transaction->commit_lsn, arg->xids, arg->nxids))
 			others = true;
 		else if (sckpt_task_guard(task, merge_task, arg))
 		{
@@ -407,10 +455,10 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 		{
 			bool		large = transaction.nbytes > LARGE_BYTES;
 			FullArg		full = {lane, large};
-			MergeArg	early;
+			MergeArg	early = {&transaction, NULL, 0};
 
 			*delivered = true;
-			merge_early(lane, &transaction, &early);
+			early.xids = sckpt_log_tapped_xids(lane->reader, &early.nxids);
 			if (large || early.nxids > 0)
 			{
 				/* What is before it goes first. */
@@ -418,6 +466,8 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 				sckpt_batch_release(batch);
 				batch = sckpt_batch_create(lane->context);
 			}
+			if (early.nxids > 0)
+				merge_early(lane, &transaction, &early);
 			batch = take_transaction(lane, lane->context, lane->reader, &transaction, batch, batch_full, &full);
 			if (!large && early.nxids > 0)
 			{
@@ -439,7 +489,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 					SckptTask  *task = lfirst(lc);
 
 					arg.rows_in = 0;
-					if (task->status == SCKPT_RUNNING && task->operator == NULL && task->fed < transaction.commit_lsn)
+					if (task->status == SCKPT_RUNNING && task->noperators == 0 && task->fed < transaction.commit_lsn)
 						sckpt_task_guard(task, run_large, &arg);
 				}
 				end_early(lane, &early);

@@ -16,12 +16,24 @@
 #include "log.h"
 #include "task.h"
 
+/* A stream that its tasks read: since when nothing has come of it. */
+typedef struct SckptSilence
+{
+	Oid			stream;
+	TimestampTz since;			/* when its last rows were read */
+	TimestampTz base;			/* its watermark then; DT_NOBEGIN: not known yet */
+	TimestampTz sent_at;		/* its last heartbeat */
+	TimestampTz asked_at;		/* when its timeout was looked up; 0: never */
+	int64		timeout;		/* µs; -1: none */
+} SckptSilence;
+
 typedef struct SckptLane
 {
 	MemoryContext context;
 	SckptLog   *reader;
 	List	   *tasks;			/* all RUNNING, but for those that failed since sckpt_lane_drop_stopped */
 	List	   *streams;		/* that they read */
+	List	   *silences;		/* SckptSilence of each, ever since the lane was opened */
 	bool		stale;			/* these are to be found out anew */
 	List	   *tapped_xids;	/* open ones whose first messages were given to tasks */
 	XLogRecPtr	known_visible;	/* transactions committed before are visible to any snapshot */

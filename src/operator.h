@@ -9,23 +9,65 @@
  * with an active snapshot.  An ERROR in any of them but pack, flush and result leaves the state undefined: the task restores it
  * from its last checkpoint.  Those three change nothing that a later attempt would see.
  *
+ * Leaving.  An entry whose windows have closed, that has been merged into another one, or has not been touched for state_ttl is
+ * marked SCKPT_ENTRY_LEAVING and put on the dirty list.  The next checkpoint writes its last result, or deletes its result
+ * row (SCKPT_ENTRY_RETRACT), does not pack it, and removes it after the commit.  No trace of it is stored: what older chunks
+ * have of it is recognized by its times when it is restored.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SCKPT_OPERATOR_H
 #define SCKPT_OPERATOR_H
 
+#include "common/int.h"
+#include "datatype/timestamp.h"
 #include "executor/tuptable.h"
 #include "lib/stringinfo.h"
 
 #include "state.h"
+
+/* Times of the stream, and of the commits, at a transaction boundary.  A watermark of a timestamp without zone is as of UTC. */
+typedef struct SckptTimes
+{
+	TimestampTz watermark;		/* DT_NOBEGIN: none yet */
+	TimestampTz clock;			/* what state_ttl is measured by: the watermark; without one, the highest commit time */
+} SckptTimes;
+
+/* Sums of times, which may be infinite, and distances. */
+static inline int64
+add_time(int64 time, int64 distance)
+{
+	int64		sum;
+
+	if (TIMESTAMP_NOT_FINITE(time))
+		return time;
+	if (pg_add_s64_overflow(time, distance, &sum))
+		return distance > 0 ? PG_INT64_MAX : PG_INT64_MIN;
+	return sum;
+}
+
+/*
+ * By what the rows of a run are judged: the ctid of a row (query->row) names the segment that it came from, and its number there.
+ */
+typedef struct SckptInput
+{
+	const SckptTimes *before;	/* by segment: before its transaction */
+	const SckptTimes *after;	/* by segment: with it */
+	/* A row came too late for a window, at least; may be told more than once. */
+	void		(*late) (void *arg, uint32 segment, uint32 row);
+	void	   *arg;
+} SckptInput;
 
 typedef struct SckptOperator SckptOperator;
 
 struct SckptOperator
 {
 	const char *name;			/* as explain_pipeline() shows it */
-	SckptState *state;
+	SckptState *state;			/* of the entries that have results */
+	SckptState *elements;		/* a second store, of what belongs to those; NULL: none */
 
+	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */
+	void		(*begin_rows) (SckptOperator *operator, const SckptInput *input, const SckptTimes *times);
 	/* A row of the stage's input, of the source's row type, with its weight. */
 	void		(*consume) (SckptOperator *operator, TupleTableSlot *slot, int32 weight);
 	/* After the last row of a run, while the rows are still there. */
@@ -35,14 +77,33 @@ struct SckptOperator
 	/* Before the first row ever: entries that exist over no input, such as the one group of an ungrouped aggregate. */
 	void		(*start) (SckptOperator *operator);
 
+	/*
+	 * At a barrier, before results are asked for: mark what is due as LEAVING.  Returns the entries that have closed
+	 * (not those forgotten or merged), in the order of their closing, palloc'd, those of a failed attempt included.
+	 */
+	SckptRef   *(*close) (SckptOperator *operator, const SckptTimes *times, uint64 *count);
+	/* The watermark at which something closes next; DT_NOEND: nothing would. */
+	TimestampTz (*next_close) (SckptOperator *operator);
+	/* Remove an entry with all that belongs to it.  Never fails. */
+	void		(*remove) (SckptOperator *operator, SckptRef ref);
+
+	/*
+	 * Portable form.  Entries of both stores; `elements` says of which.
+	 */
 	/* What the entries of its chunks consist of, in words; a chunk with another description cannot be restored. */
-	void		(*describe) (SckptOperator *operator, StringInfo buf);
+	void		(*describe) (SckptOperator *operator, bool elements, StringInfo buf);
 	/* Bring values kept in process memory into the store. */
 	void		(*flush) (SckptOperator *operator);
-	/* Append an entry in portable form. */
-	void		(*pack) (SckptOperator *operator, SckptEntry *entry, StringInfo buf);
-	/* Read one back, unless an entry with its key exists: then SCKPT_NO_REF. */
-	SckptRef	(*unpack) (SckptOperator *operator, const char **cursor, const char *end);
+	/* Append an entry in portable form; false: it is not to be stored (what it belongs to is leaving). */
+	bool		(*pack) (SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf);
+	/* Around reading back a store, entries first, then elements; times as of the checkpoint. */
+	void		(*begin_unpack) (SckptOperator *operator, bool elements, const SckptTimes *times);
+	/*
+	 * Read one back, unless an entry with its key exists, or it is closed or forgotten at those times: then SCKPT_NO_REF. `emitted`:
+	 * its result row is in the sink.
+	 */
+	SckptRef	(*unpack) (SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end);
+	void		(*end_unpack) (SckptOperator *operator, bool elements);
 
 	/* The entry with this key, of the operator's key types; SCKPT_NO_REF if there is none. */
 	SckptRef	(*find) (SckptOperator *operator, Datum *values, bool *nulls);
@@ -53,8 +114,22 @@ struct SckptOperator
 	 * The result row of an entry, in a virtual slot valid until the next call; false when HAVING excludes it (the slot holds the
 	 * row all the same, for its key).
 	 */
-	bool		(*result) (SckptOperator *operator, SckptEntry *entry, TupleTableSlot **slot);
+	bool		(*result) (SckptOperator *operator, SckptRef ref, TupleTableSlot **slot);
+	/*
+	 * Is the key of the result row that the sink has of an entry not the one that `result` gives now (a session that has
+	 * grown)?  Then that row's key columns are put into `slot`, of the result's row type, the others NULL.
+	 */
+	bool		(*moved) (SckptOperator *operator, SckptEntry *entry, TupleTableSlot *slot);
+	/* After the commit: the result row that `result` gave is in the sink. */
+	void		(*emitted) (SckptOperator *operator, SckptEntry *entry);
 	void		(*end_results) (SckptOperator *operator);
+
+	/*
+	 * For the stage above, at a barrier: net changes since the last call.  Calls put(arg, row, weight) with rows of the result's
+	 * type; `final`: rows of closing entries only, never taken back.  Entries that leave are removed at once.
+	 */
+	void		(*hand_on) (SckptOperator *operator, const SckptTimes *times, bool final,
+							void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg);
 
 	void		(*destroy) (SckptOperator *operator);
 

@@ -12,7 +12,6 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
@@ -20,9 +19,9 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "common/int.h"
 #include "executor/spi.h"
 #include "funcapi.h"
 #include "lib/stringinfo.h"
@@ -48,6 +47,7 @@
 #include "hook.h"
 #include "pipeline.h"
 #include "query.h"
+#include "result.h"
 #include "settings.h"
 #include "shared.h"
 #include "sink.h"
@@ -61,7 +61,6 @@ PG_FUNCTION_INFO_V1(stream_ckpt_create_pipeline);
 PG_FUNCTION_INFO_V1(stream_ckpt_drop_pipeline);
 PG_FUNCTION_INFO_V1(stream_ckpt_pause_pipeline);
 PG_FUNCTION_INFO_V1(stream_ckpt_resume_pipeline);
-PG_FUNCTION_INFO_V1(stream_ckpt_explain_pipeline);
 
 static void
 require_argument(FunctionCallInfo fcinfo, int index, const char *name)
@@ -214,15 +213,32 @@ refuse_option(const char *option, const char *value)
 }
 
 static void
-check_choice(const char *option, const char *value, const char *supported, const char *later)
+check_choice(const char *option, const char *value, const char *first, const char *second)
 {
-	if (strcmp(value, later) == 0)
-		refuse_option(option, quote_literal_cstr(later));
-	if (strcmp(value, supported) != 0)
+	if (strcmp(value, first) != 0 && strcmp(value, second) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for argument \"%s\": \"%s\"", option, value),
-				 errhint("Valid values are \"%s\" and \"%s\".", supported, later)));
+				 errhint("Valid values are \"%s\" and \"%s\".", first, second)));
+}
+
+/* Must be of a fixed length (a day has 24 hours), not too long to reckon with, and positive, or at least not negative. */
+static void
+check_duration(const char *option, Interval *interval, bool zero_allowed)
+{
+	int64		days;
+	int64		length;
+
+	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
+		pg_add_s64_overflow(days, interval->time, &length) || length > PG_INT64_MAX / 2)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is out of range", option)));
+	if (interval->month != 0 || length < 0 || (length == 0 && !zero_allowed))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 zero_allowed ? errmsg("%s must not be negative or have months", option)
+				 : errmsg("%s must be positive and without months", option)));
 }
 
 static void
@@ -235,15 +251,7 @@ check_options(FunctionCallInfo fcinfo)
 	check_choice("emit", text_to_cstring(PG_GETARG_TEXT_PP(3)), "changes", "final");
 	check_choice("on_error", text_to_cstring(PG_GETARG_TEXT_PP(4)), "stop", "dead_letter");
 	if (!PG_ARGISNULL(5))
-	{
-		Interval   *interval = PG_GETARG_INTERVAL_P(5);
-
-		if (interval->month != 0 || interval->day < 0 || interval->time < 0 ||
-			(interval->day == 0 && interval->time == 0))
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("checkpoint_interval must be positive and without months")));
-	}
+		check_duration("checkpoint_interval", PG_GETARG_INTERVAL_P(5), false);
 	for (int i = 6; i <= 7; i++)
 	{
 		const char *option = i == 6 ? "retained_checkpoints" : "parallelism";
@@ -256,10 +264,9 @@ check_options(FunctionCallInfo fcinfo)
 					 errmsg("%s must be at least 1", option)));
 		refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
 	}
-	if (PG_GETARG_INTERVAL_P(8)->month != 0 || PG_GETARG_INTERVAL_P(8)->day != 0 || PG_GETARG_INTERVAL_P(8)->time != 0)
-		refuse_option("allowed_lateness", interval_text(PG_GETARG_INTERVAL_P(8)));
+	check_duration("allowed_lateness", PG_GETARG_INTERVAL_P(8), true);
 	if (!PG_ARGISNULL(9))
-		refuse_option("state_ttl", interval_text(PG_GETARG_INTERVAL_P(9)));
+		check_duration("state_ttl", PG_GETARG_INTERVAL_P(9), false);
 }
 
 /* Do all keys have an order, so that a unique index can be over them? */
@@ -276,7 +283,7 @@ keys_have_order(SckptQuery *query)
 
 /* CREATE TABLE for a query's result, and the index that finds its rows by key. */
 static Oid
-create_result(RangeVar *relation, SckptQuery *query)
+create_result(RangeVar *relation, SckptQuery *query, bool final)
 {
 	Oid			namespace = RangeVarGetCreationNamespace(relation);
 	char	   *name = quote_qualified_identifier(get_namespace_name(namespace), relation->relname);
@@ -306,8 +313,8 @@ create_result(RangeVar *relation, SckptQuery *query)
 		if (OidIsValid(att->attcollation) && att->attcollation != get_typcollation(att->atttypid))
 			appendStringInfo(&sql, " COLLATE %s", generate_collation_name(att->attcollation));
 	}
-	/* Rows of a keyed result are updated over and over: room for that on each page. */
-	appendStringInfo(&sql, ")%s", query->grouped ? " WITH (fillfactor = 50)" : "");
+	/* Rows of a keyed result are updated over and over: room for that on each page. Final ones never are. */
+	appendStringInfo(&sql, ")%s", query->grouped && !final ? " WITH (fillfactor = 50)" : "");
 	run_sql(sql.data, SPI_OK_UTILITY);
 	relid = get_relname_relid(relation->relname, namespace);
 	if (query->nkeys == 0)
@@ -327,109 +334,20 @@ create_result(RangeVar *relation, SckptQuery *query)
 	return relid;
 }
 
-/* Does what is written into `sink` come back to `stream`, through pipelines between streams? */
-static bool
-leads_to(Oid sink, Oid stream, List **visited)
-{
-	ListCell   *lc;
-
-	foreach(lc, find_all_inheritors(sink, AccessShareLock, NULL))
-	{
-		Oid			relid = lfirst_oid(lc);
-		ListCell   *lp;
-
-		if (relid == stream)
-			return true;
-		if (list_member_oid(*visited, relid) || !sckpt_catalog_is_stream(relid))
-			continue;
-		*visited = lappend_oid(*visited, relid);
-		foreach(lp, sckpt_catalog_pipelines_of(relid, true, false))
-		{
-			SckptPipeline *next = lfirst(lp);
-
-			if (get_rel_name(next->result) && leads_to(next->result, stream, visited))
-				return true;
-		}
-	}
-	return false;
-}
-
+/* Have PostgreSQL plan what will be run, and check the caller's privileges on what it reads and writes. */
 static void
-check_sink(Oid sink, SckptQuery *query)
+check_plans(SckptQuery *query, Oid result, bool final)
 {
-	Relation	rel = try_table_open(sink, RowExclusiveLock);
-	List	   *visited = NIL;
-	AttrNumber *keys = palloc(Max(1, query->nkeys) * sizeof(AttrNumber));
+	SckptQuery *last = sckpt_query_last(query);
 
-	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u, the sink, does not exist", sink)));
-	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("temporary table \"%s\" cannot be the sink of a pipeline", RelationGetRelationName(rel))));
-	for (int i = 0; i < query->result->natts; i++)
+	if (!query->grouped && query->nwindows == 0)
 	{
-		const char *column = NameStr(TupleDescAttr(query->result, i)->attname);
-
-		if (get_attnum(sink, column) <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of the query does not exist in sink \"%s\"",
-							column, RelationGetRelationName(rel)),
-					 errhint("Columns go by name: use AS to name them as in the sink.")));
-		for (int k = 0; k < query->nkeys; k++)
-		{
-			if (query->keys[k].result_column == i + 1)
-				keys[k] = get_attnum(sink, column);
-		}
+		run_sql(psprintf("EXPLAIN %s", sckpt_task_insert_sql(result, query)), SPI_OK_UTILITY);
+		return;
 	}
-	if (leads_to(sink, query->stream, &visited))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("a pipeline that writes into \"%s\" would feed itself", RelationGetRelationName(rel))));
-	if (query->grouped)
-	{
-		if (sckpt_catalog_is_stream(sink))
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("stream \"%s\" as the sink of a grouped query is not supported",
-							RelationGetRelationName(rel)),
-					 errhint("The rows of a grouped result change. Write them into a table.")));
-		for (int i = 0; i < query->result->natts; i++)
-		{
-			Form_pg_attribute source = TupleDescAttr(query->result, i);
-			AttrNumber	attnum = get_attnum(sink, NameStr(source->attname));
-			Form_pg_attribute target = TupleDescAttr(RelationGetDescr(rel), attnum - 1);
-
-			if (target->atttypid != source->atttypid ||
-				(target->atttypmod >= 0 && target->atttypmod != source->atttypmod))
-				ereport(ERROR,
-						(errcode(ERRCODE_DATATYPE_MISMATCH),
-						 errmsg("column \"%s\" of sink \"%s\" has type %s, but the query's has type %s",
-								NameStr(source->attname), RelationGetRelationName(rel),
-								format_type_with_typemod(target->atttypid, target->atttypmod),
-								format_type_with_typemod(source->atttypid, source->atttypmod)),
-						 errhint("Cast the expression in the query.")));
-			if (target->attgenerated)
-				ereport(ERROR,
-						(errcode(ERRCODE_GENERATED_ALWAYS),
-						 errmsg("column \"%s\" of sink \"%s\" is a generated column",
-								NameStr(source->attname), RelationGetRelationName(rel))));
-		}
-		sckpt_sink_check(rel, query->nkeys, keys, true);
-	}
-	else
-	{
-		if (rel->rd_rel->relpersistence == RELPERSISTENCE_UNLOGGED)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("cannot keep a result in unlogged table \"%s\"", RelationGetRelationName(rel)),
-					 errhint("Use ALTER TABLE ... SET LOGGED.")));
-		sckpt_sink_check_deferred(rel);
-	}
-	table_close(rel, NoLock);
+	run_sql(psprintf("EXPLAIN %s", query->source), SPI_OK_UTILITY);
+	if (!last->grouped || final)
+		run_sql(psprintf("EXPLAIN %s", sckpt_result_check_sql(result, last->result)), SPI_OK_UTILITY);
 }
 
 /*
@@ -527,7 +445,9 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	char	   *query_text;
 	RangeVar   *relation;
 	SckptQuery *query;
+	SckptQuery *last;
 	bool		owned = PG_ARGISNULL(2);
+	bool		final;
 	Oid			result;
 	XLogRecPtr	start;
 	XLogRecPtr	restart;
@@ -536,6 +456,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	require_argument(fcinfo, 0, "name");
 	require_argument(fcinfo, 1, "query");
 	check_options(fcinfo);
+	final = strcmp(text_to_cstring(PG_GETARG_TEXT_PP(3)), "final") == 0;
 	relation = range_var(text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	query_text = text_to_cstring(PG_GETARG_TEXT_PP(1));
 	PreventCommandIfReadOnly("create_pipeline()");
@@ -549,27 +470,21 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("pipeline \"%s\" already exists", relation->relname)));
 
-	query = sckpt_query_analyze(query_text);
+	query = sckpt_query_analyze(query_text, final, !PG_ARGISNULL(9));
+	last = sckpt_query_last(query);
+	if (!PG_ARGISNULL(9) && !last->grouped)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("state_ttl for a query without GROUP BY is not supported"),
+				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
 	if (owned)
-		result = create_result(relation, query);
+		result = create_result(relation, last, final);
 	else
 	{
 		result = PG_GETARG_OID(2);
-		check_sink(result, query);
+		sckpt_pipeline_check_sink(result, last, query->stream, last->grouped && !final);
 	}
-
-	/* Have PostgreSQL plan it, and check the caller's privileges on what it reads and writes. */
-	{
-		StringInfoData sql;
-
-		initStringInfo(&sql);
-		appendStringInfoString(&sql, "EXPLAIN ");
-		if (!query->grouped)
-			appendStringInfo(&sql, "%s", sckpt_task_insert_sql(result, query));
-		else
-			appendStringInfoString(&sql, query->source);
-		run_sql(sql.data, SPI_OK_UTILITY);
-	}
+	check_plans(query, result, final);
 
 	restart = hold_log();
 	start = GetXLogInsertRecPtr();
@@ -630,108 +545,4 @@ stream_ckpt_resume_pipeline(PG_FUNCTION_ARGS)
 {
 	set_paused(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	PG_RETURN_VOID();
-}
-
-/* ---- Explaining ---- */
-
-static void
-put_line(ReturnSetInfo *rsinfo, const char *format,...) pg_attribute_printf(2, 3);
-
-static void
-put_line(ReturnSetInfo *rsinfo, const char *format,...)
-{
-	StringInfoData line;
-	Datum		value;
-	bool		isnull = false;
-
-	initStringInfo(&line);
-	for (;;)
-	{
-		va_list		args;
-		int			needed;
-
-		va_start(args, format);
-		needed = appendStringInfoVA(&line, format, args);
-		va_end(args);
-		if (needed == 0)
-			break;
-		enlargeStringInfo(&line, needed);
-	}
-	value = CStringGetTextDatum(line.data);
-	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
-}
-
-static void
-explain_source(ReturnSetInfo *rsinfo, const char *sql)
-{
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (SPI_execute(psprintf("EXPLAIN %s", sql), false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not explain \"%s\"", sql);
-	for (uint64 i = 0; i < SPI_processed; i++)
-		put_line(rsinfo, "      %s", SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
-	SPI_finish();
-}
-
-Datum
-stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
-{
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	SckptPipeline *pipeline;
-	SckptPipelineEntry copy = {0};
-	SckptPipelineEntry *entry;
-	SckptTask  *task;
-	SckptQuery *query;
-	SckptIdentity identity;
-
-	sckpt_shared_require();
-	pipeline = sckpt_catalog_pipeline(name, false);
-	if (!sckpt_pipeline_visible(pipeline->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of pipeline \"%s\"", name)));
-	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
-
-	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
-	entry = sckpt_shared_find_pipeline(MyDatabaseId, pipeline->id);
-	if (entry)
-	{
-		SpinLockAcquire(&entry->mutex);
-		copy = *entry;
-		SpinLockRelease(&entry->mutex);
-	}
-	LWLockRelease(sckpt_shared->lock);
-
-	task = sckpt_task_create(CurrentMemoryContext, pipeline);
-	sckpt_task_become_owner(task, &identity);
-	query = sckpt_query_analyze(pipeline->query);
-	put_line(rsinfo, "Pipeline \"%s\" into %s", name, get_rel_name(pipeline->result)
-			 ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->result)), get_rel_name(pipeline->result))
-			 : "a dropped relation");
-	put_line(rsinfo, "  Stage 0: expressions over stream %s", get_rel_name(query->stream));
-	put_line(rsinfo, "    Plan:");
-	explain_source(rsinfo, query->source);
-	if (query->grouped)
-	{
-		put_line(rsinfo, "  Stage 1: aggregate");
-		for (int i = 0; i < query->nkeys; i++)
-			put_line(rsinfo, "    Key: %s %s", NameStr(TupleDescAttr(query->result, query->keys[i].result_column - 1)->attname),
-					 format_type_with_typemod(query->keys[i].type, query->keys[i].typmod));
-		for (int i = 0; i < query->ncalls; i++)
-			put_line(rsinfo, "    Aggregate: %s", query->calls[i].aggref->aggstar
-					 ? psprintf("%s(*)", get_func_name(query->calls[i].aggref->aggfnoid))
-					 : format_procedure(query->calls[i].aggref->aggfnoid));
-		if (query->having)
-			put_line(rsinfo, "    Having: a condition on keys and aggregates");
-		put_line(rsinfo, "    State: " INT64_FORMAT " rows, " INT64_FORMAT " bytes; grows with the number of groups",
-				 copy.counters.state_rows, copy.counters.state_bytes);
-		put_line(rsinfo, "  Sink: keyed, one row per group, kept current at each checkpoint");
-	}
-	else
-		put_line(rsinfo, "  Sink: append-only");
-	put_line(rsinfo, "  Rows: " INT64_FORMAT " in, " INT64_FORMAT " written; position %X/%X",
-			 copy.counters.rows_in, copy.counters.rows_out, LSN_FORMAT_ARGS(copy.position));
-	sckpt_task_become_self(&identity);
-	return (Datum) 0;
 }

@@ -9,10 +9,15 @@
 #define SCKPT_PIPELINE_H
 
 #include "catalog.h"
+#include "query.h"
 
 /* May the current user see (as owner, member of its role, or pg_read_all_stats) or change (owner or member) what this role owns? */
 extern bool sckpt_pipeline_visible(Oid owner);
 /* The pipeline, if the current user may change it; 42704, 42501. */
 extern SckptPipeline *sckpt_pipeline_require(const char *name);
+/*
+ * ereport(ERROR) unless the rows of `query`, a last stage whose first one reads `stream`, can go into `sink`; `keyed`: the rows change.
+ */
+extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed);
 
 #endif							/* SCKPT_PIPELINE_H */

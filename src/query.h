@@ -5,8 +5,13 @@
  *
  * The linear part of a query (FROM, WHERE, expressions, joins with ordinary
  * tables) becomes the source: SQL of its own, which PostgreSQL plans and runs over
- * each batch.  A grouped query has one stateful stage on top, the aggregate: its keys,
- * aggregate calls, and the projection and HAVING over both.
+ * each batch.  A grouped query has a stateful stage on top, the aggregate: its keys,
+ * aggregate calls, and the projection and HAVING over both.  A grouped query over a grouped sub-select is a second such stage
+ * (`above`), whose rows are the results of the first.
+ *
+ * Windows.  A window function over the stream is not part of the source.  The source puts out the time, NULL in the place of
+ * the window's bounds, and the row's place in the batch (its ctid); who takes its rows (expand.h) fills the bounds in, once for each
+ * window that is not closed, and computes the columns and conditions that depend on them.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +22,19 @@
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 
+#include "window.h"
+
+/* Stages with state, at most: a query nests so deep. */
+#define SCKPT_MAX_STAGES 8
+
+/* What a column holds of a window. */
+typedef enum SckptBound
+{
+	SCKPT_BOUND_NONE,
+	SCKPT_BOUND_START,
+	SCKPT_BOUND_END
+} SckptBound;
+
 typedef struct SckptKey
 {
 	Oid			type;
@@ -25,40 +43,113 @@ typedef struct SckptKey
 	Oid			eq_op;			/* a hashable equality operator */
 	AttrNumber	result_column;	/* where the key stands in the result */
 	Node	   *expr;			/* over the query's relations */
+	/* for keys that are bounds of windows over event time: */
+	SckptBound	bound;
+	const SckptWindowSpec *window;
+	int64		delay;			/* the window closes at watermark >= its end + delay (µs) */
 } SckptKey;
+
+/* A window function in FROM. */
+typedef struct SckptWindow
+{
+	SckptWindowSpec spec;
+	AttrNumber	time;			/* columns of the source */
+	AttrNumber	start;			/* 0: not used */
+	AttrNumber	end;
+	bool		closes;			/* it is over the stream's event time, or over a window below that closes */
+	bool		judges;			/* rows can be late for it: it reads the stream's event time itself */
+	int64		delay;			/* as in SckptKey */
+} SckptWindow;
+
+/* A column of the source that is computed for each window a row is in. */
+typedef struct SckptComputed
+{
+	AttrNumber	column;
+	Expr	   *expr;			/* over the source's columns, as Vars of relation 1 */
+} SckptComputed;
+
+typedef enum SckptCallMode
+{
+	SCKPT_CALL_TRANSITION,		/* each row advances the transition value */
+	SCKPT_CALL_DISTINCT,		/* the same, for values that were not there yet: a marked set */
+	SCKPT_CALL_COLLECT			/* a counted set of the values; computed from it when a result is asked for */
+} SckptCallMode;
 
 typedef struct SckptCall
 {
 	Aggref	   *aggref;
 	int			nargs;
-	AttrNumber *args;			/* columns of the source */
+	AttrNumber *args;			/* columns of the source; of a COLLECT call, the ORDER BY columns follow */
 	AttrNumber	filter;			/* column of the source; 0: none */
+	SckptCallMode mode;
+	int			set;			/* of a DISTINCT or COLLECT call: which of the query's sets */
+	/* of a COLLECT call: columns (from 0) of the set's values by which they are sorted */
+	int			nsort;
+	int		   *sort_columns;
+	Oid		   *sort_ops;
+	bool	   *sort_nulls_first;
+	Node	   *direct;			/* of an ordered-set aggregate: its direct argument, a constant */
 } SckptCall;
+
+/* A set that every group has. */
+typedef struct SckptSetColumns
+{
+	int			ncolumns;
+	SckptKey   *columns;		/* types and equality */
+	AttrNumber *source;			/* their columns of the source */
+	bool		counted;
+} SckptSetColumns;
 
 typedef struct SckptQuery
 {
-	Oid			stream;
+	Oid			stream;			/* of the first stage */
 	List	   *columns;		/* attribute numbers of the stream that it uses; 0: the whole row */
 	bool		grouped;
-	char	   *source;			/* SQL of the linear part */
+	char	   *source;			/* SQL of the linear part; NULL: the stage below is */
 	bool		pure;			/* the source depends on nothing but the stream's rows */
 	bool		stable;			/* its by-reference columns point into the batch, so that they outlive the row */
+	bool		event_time;		/* its stream declares one: it has a watermark */
+	int			nsource;		/* columns of the source, of a grouped or windowed query */
+	Oid		   *source_types;
+	AttrNumber	row;			/* column with the row's ctid; 0: none */
+	int			base;			/* where the columns of the stage below begin, less 1; of the first stage 0 */
+	int			nwindows;
+	SckptWindow *windows;
+	int			ncomputed;
+	SckptComputed *computed;
+	Expr	   *condition;		/* on the source's row, once its windows are filled in; NULL: none */
+
 	int			nkeys;
 	SckptKey   *keys;			/* columns 1 … nkeys of the source */
+	int			nsession;		/* the last so many keys are bounds of a session window */
 	int			ncalls;
 	SckptCall  *calls;
-	int			nsource;		/* columns of the source, of a grouped query */
-	Oid		   *source_types;
-	/* over a row of keys and aggregate results, as Vars of relation 1 */
+	int			nsets;
+	SckptSetColumns *sets;
+	/* over a row of keys and aggregate results (without grouping: over the source's row), as Vars of relation 1 */
 	List	   *targetlist;
 	Node	   *having;
-	TupleDesc	result;			/* the query's columns */
+	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
+
+	bool		retracting;		/* its input can be taken back: the stage below is not final */
+	struct SckptQuery *above;	/* the next stage; NULL: this is the last one */
+
+	/* set by the task, from the pipeline's options */
+	int64		lateness;		/* allowed_lateness, µs */
+	int64		ttl;			/* state_ttl, µs; 0: none */
+	bool		final;			/* emit => 'final' */
 } SckptQuery;
 
 /*
  * Parse, analyse and take apart, as the current user with the current search_path; everything is palloc'd in the current
- * context.  0A000 naming the construct when the query cannot be a pipeline; other errors as PostgreSQL reports them.
+ * context.  `final`: for emit => 'final'.  `track`: a grouped query's rows are to say where they came from (query->row) even where
+ * it has no windows: for state_ttl.  0A000 naming the construct when the query cannot be a pipeline; other errors as PostgreSQL
+ * reports them.
  */
-extern SckptQuery *sckpt_query_analyze(const char *text);
+extern SckptQuery *sckpt_query_analyze(const char *text, bool final, bool track);
+/* Its last stage. */
+extern SckptQuery *sckpt_query_last(SckptQuery *query);
+/* Do the groups of a stage close with a watermark? */
+extern bool sckpt_query_closes(SckptQuery *query);
 
 #endif							/* SCKPT_QUERY_H */

@@ -24,6 +24,7 @@ StaticAssertDecl(SizeOfLogicalMessage == MAXALIGN(SizeOfLogicalMessage) &&
 				 SCKPT_RECORD_PREFIX_SIZE == MAXALIGN(SCKPT_RECORD_PREFIX_SIZE),
 				 "the payload of a record must be MAXALIGNed");
 StaticAssertDecl(sizeof(SckptRecordHeader) == MAXALIGN(sizeof(SckptRecordHeader)) &&
+				 sizeof(SckptRecordTime) == MAXALIGN(sizeof(SckptRecordTime)) &&
 				 sizeof(SckptRecordColumn) == MAXALIGN(sizeof(SckptRecordColumn)),
 				 "the parts of a record must be MAXALIGNed");
 
@@ -38,7 +39,7 @@ const char	sckpt_record_prefix[SCKPT_RECORD_PREFIX_SIZE] =
  * row_bytes and offset; what follows from the other arguments is set here.
  */
 XLogRecPtr
-sckpt_record_write(SckptRecordHeader *header, SckptRecordColumn *columns,
+sckpt_record_write(SckptRecordHeader *header, SckptRecordTime *time, SckptRecordColumn *columns,
 				   int32 *weights, char *rows, Size bytes)
 {
 	static char padding[MAXIMUM_ALIGNOF] = {0};
@@ -52,9 +53,11 @@ sckpt_record_write(SckptRecordHeader *header, SckptRecordColumn *columns,
 		elog(ERROR, "record of a stream is too large: %zu bytes", bytes);
 
 	filled.version = SCKPT_RECORD_VERSION;
-	filled.flags &= SCKPT_RECORD_FRAGMENT;
+	filled.flags &= SCKPT_RECORD_FRAGMENT | SCKPT_RECORD_TIME_FLAGS;
 	if (weights)
 		filled.flags |= SCKPT_RECORD_WEIGHTS;
+	if (time)
+		filled.flags |= SCKPT_RECORD_TIME;
 	if (!(filled.flags & SCKPT_RECORD_FRAGMENT))
 	{
 		filled.row_bytes = bytes;
@@ -68,12 +71,14 @@ sckpt_record_write(SckptRecordHeader *header, SckptRecordColumn *columns,
 	message.dbId = MyDatabaseId;
 	message.transactional = true;
 	message.prefix_size = SCKPT_RECORD_PREFIX_SIZE;
-	message.message_size = sizeof(filled) + columns_bytes + weights_bytes + padding_bytes + bytes;
+	message.message_size = sizeof(filled) + (time ? sizeof(*time) : 0) + columns_bytes + weights_bytes + padding_bytes + bytes;
 
 	XLogBeginInsert();
 	XLogRegisterData((char *) &message, SizeOfLogicalMessage);
 	XLogRegisterData((char *) sckpt_record_prefix, SCKPT_RECORD_PREFIX_SIZE);
 	XLogRegisterData((char *) &filled, sizeof(filled));
+	if (time)
+		XLogRegisterData((char *) time, sizeof(*time));
 	if (columns_bytes > 0)
 		XLogRegisterData((char *) columns, columns_bytes);
 	if (weights_bytes > 0)
@@ -86,6 +91,19 @@ sckpt_record_write(SckptRecordHeader *header, SckptRecordColumn *columns,
 	/* As core's own messages do: consumers filter by origin. */
 	XLogSetRecordFlags(XLOG_INCLUDE_ORIGIN);
 	return XLogInsert(RM_LOGICALMSG_ID, XLOG_LOGICAL_MESSAGE);
+}
+
+XLogRecPtr
+sckpt_record_write_watermark(Oid stream, int64 watermark, uint8 flags, XLogRecPtr seen)
+{
+	SckptRecordHeader header = {0};
+	SckptRecordTime time = {watermark, (flags & SCKPT_RECORD_IDLE) ? (int64) seen : SCKPT_NO_BOUND};
+
+	Assert((flags & ~SCKPT_RECORD_TIME_FLAGS) == 0);
+
+	header.flags = flags;
+	header.stream = stream;
+	return sckpt_record_write(&header, &time, NULL, NULL, NULL, 0);
 }
 
 /* Can a column be like that? */
@@ -151,11 +169,27 @@ sckpt_record_parse(char *payload, Size len, SckptRecord *record)
 	Assert(payload == (char *) MAXALIGN(payload));
 
 	if (len < place || header->version != SCKPT_RECORD_VERSION ||
-		(header->flags & ~(SCKPT_RECORD_WEIGHTS | SCKPT_RECORD_FRAGMENT)) != 0 ||
-		header->ncolumns > MaxHeapAttributeNumber)
+		(header->flags & ~(SCKPT_RECORD_WEIGHTS | SCKPT_RECORD_FRAGMENT |
+						   SCKPT_RECORD_TIME | SCKPT_RECORD_TIME_FLAGS)) != 0 ||
+		header->ncolumns > MaxHeapAttributeNumber || header->nrows > SCKPT_RECORD_MAX_ROWS)
+		return false;
+
+	/* What has no rows says something about time, and only that may be a heartbeat. */
+	if (header->nrows == 0 && !(header->flags & SCKPT_RECORD_TIME))
+		return false;
+	if (header->nrows > 0 && (header->flags & SCKPT_RECORD_TIME_FLAGS))
 		return false;
 
 	record->header = header;
+	record->time = NULL;
+	if (header->flags & SCKPT_RECORD_TIME)
+	{
+		if (sizeof(SckptRecordTime) > len - place)
+			return false;
+		record->time = (SckptRecordTime *) (payload + place);
+		place += sizeof(SckptRecordTime);
+	}
+
 	record->columns = (SckptRecordColumn *) (payload + place);
 	record->weights = NULL;
 

@@ -13,6 +13,7 @@
 #include "miscadmin.h"
 #include "port/pg_bswap.h"
 #include "port/pg_crc32c.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -21,13 +22,13 @@
 #include "codec.h"
 #include "settings.h"
 
-/* The stored chunk with the highest id below `before`, copied into the current context; NULL after the last. */
+/* A store's chunk with the highest id below `before`, copied into the current context; NULL after the last. */
 static bytea *
-read_chunk(SckptTask *task, int64 before, int64 *id, uint32 *entries)
+read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *entries)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[2] = {INT8OID, INT8OID};
-	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(before)};
+	Oid			types[3] = {INT8OID, INT4OID, INT8OID};
+	Datum		values[3] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before)};
 	bytea	   *payload = NULL;
 	SckptUser	saved;
 	bool		isnull;
@@ -35,8 +36,8 @@ read_chunk(SckptTask *task, int64 before, int64 *id, uint32 *entries)
 
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args("SELECT chunk_id, entries, crc, payload FROM stream_ckpt.chunk WHERE pipeline_id = $1 "
-							  "AND stage = 0 AND task = 0 AND chunk_id < $2 ORDER BY chunk_id DESC LIMIT 1",
-							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  "AND stage = $2 AND task = 0 AND chunk_id < $3 ORDER BY chunk_id DESC LIMIT 1",
+							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a chunk");
 	if (SPI_processed > 0)
 	{
@@ -69,13 +70,15 @@ read_chunk(SckptTask *task, int64 before, int64 *id, uint32 *entries)
 }
 
 static void
-load_chunk(SckptTask *task, bytea *payload, int64 id, uint32 entries)
+load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 entries)
 {
+	SckptOperator *operator = task->operators[store->operator];
+	SckptState *state = store->elements ? operator->elements : operator->state;
 	const char *cursor = VARDATA(payload);
 	const char *end = (char *) payload + VARSIZE(payload);
 	StringInfoData description;
 	char	   *stored;
-	int			index = sckpt_checkpoint_add_chunk(task, id, entries);
+	int			index = sckpt_checkpoint_add_chunk(store, id, entries, task->run_context);
 
 	if (sckpt_codec_read_uint(&cursor, end) != SCKPT_CHUNK_VERSION)
 		ereport(ERROR,
@@ -83,12 +86,14 @@ load_chunk(SckptTask *task, bytea *payload, int64 id, uint32 entries)
 				 errmsg("the state of pipeline \"%s\" was stored by another version of stream_ckpt", task->def->name)));
 	stored = sckpt_codec_read_string(&cursor, end);
 	initStringInfo(&description);
-	task->operator->describe(task->operator, &description);
+	operator->describe(operator, store->elements, &description);
 	if (strcmp(stored, description.data) != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
 				 errdetail("Stored: %s. Now: %s.", stored, description.data)));
+	pfree(stored);
+	pfree(description.data);
 
 	for (uint32 i = 0; i < entries; i++)
 	{
@@ -109,20 +114,115 @@ load_chunk(SckptTask *task, bytea *payload, int64 id, uint32 entries)
 							errmsg("chunk " INT64_FORMAT " of pipeline \"%s\" is too short", id, task->def->name)));
 		at = cursor;
 		cursor += length;
-		ref = task->operator->unpack(task->operator, &at, cursor);
+		ref = operator->unpack(operator, store->elements, (flags & SCKPT_PACKED_EMITTED) != 0, &at, cursor);
 		if (ref != SCKPT_NO_REF)
 		{
-			SckptEntry *entry = sckpt_state_address(task->operator->state, ref);
+			SckptEntry *entry = sckpt_state_address(state, ref);
 
 			entry->chunk = index + 1;
 			ItemPointerSetInvalid(&entry->tid);
 			if (flags & SCKPT_PACKED_EMITTED)
 				entry->flags |= SCKPT_ENTRY_EMITTED;
-			task->chunks[index].live++;
+			store->chunks[index].live++;
 		}
 		if ((i & 4095) == 0)
 			CHECK_FOR_INTERRUPTS();
 	}
+}
+
+/* The newest version of an entry comes first; of the others the operator says that it is there already. */
+static void
+load_store(SckptTask *task, SckptStore *store, MemoryContext context)
+{
+	SckptOperator *operator = task->operators[store->operator];
+	SckptIdentity identity;
+	MemoryContext chunk_context = AllocSetContextCreate(context, "stream_ckpt restored chunk", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	int64		before = PG_INT64_MAX;
+	int64		id;
+	uint32		entries;
+	bytea	   *payload;
+
+	sckpt_task_become_owner(task, &identity);
+	operator->begin_unpack(operator, store->elements, &task->times);
+	sckpt_task_become_self(&identity);
+
+	MemoryContextSwitchTo(chunk_context);
+	while ((payload = read_chunk(task, store, before, &id, &entries)) != NULL)
+	{
+		before = id;
+		store->next_chunk = Max(store->next_chunk, id + 1);
+		sckpt_task_become_owner(task, &identity);
+		load_chunk(task, store, payload, id, entries);
+		sckpt_task_become_self(&identity);
+		MemoryContextReset(chunk_context);
+	}
+
+	MemoryContextSwitchTo(context);
+	sckpt_task_become_owner(task, &identity);
+	operator->end_unpack(operator, store->elements);
+	sckpt_task_become_self(&identity);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(chunk_context);
+}
+
+/* Is there state of a stage that the query does not have? */
+static void
+check_stages(SckptTask *task)
+{
+	Datum		stages[2 * SCKPT_MAX_STAGES];
+	Oid			types[2] = {INT8OID, INT4ARRAYOID};
+	Datum		values[2];
+	SckptUser	saved;
+
+	for (int i = 0; i < task->nstores; i++)
+		stages[i] = Int32GetDatum(task->stores[i].stage);
+	values[0] = Int64GetDatum(task->def->id);
+	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) LIMIT 1",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read chunks");
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
+				 errdetail("State is stored of a stage that the query does not have.")));
+	sckpt_catalog_leave(&saved);
+}
+
+/* Entries first, then the elements that belong to them. */
+static void
+load_stores(SckptTask *task, MemoryContext context)
+{
+	for (int number = 0; number < task->noperators; number++)
+	{
+		for (int elements = 0; elements <= 1; elements++)
+		{
+			for (int i = 0; i < task->nstores; i++)
+			{
+				SckptStore *store = &task->stores[i];
+
+				if (store->operator == number && store->elements == (elements == 1))
+					load_store(task, store, context);
+			}
+		}
+	}
+}
+
+static void
+restore_times(SckptTask *task)
+{
+	task->times.watermark = task->def->watermark;
+	task->times.clock = task->def->clock;
+	task->before = task->times;
+	task->times_lsn = InvalidXLogRecPtr;
+	task->managed = task->def->managed;
+	task->rows_lsn = task->def->rows_lsn;
+	task->late_rows = task->def->late_rows;
+	task->dead_letters = task->def->dead_letters;
+	for (int i = 0; i < task->nstores; i++)
+		task->stores[i].next_chunk = Max(task->stores[i].next_chunk, 1);
 }
 
 void
@@ -130,10 +230,8 @@ sckpt_checkpoint_restore(SckptTask *task)
 {
 	TimestampTz started = GetCurrentTimestamp();
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt restore", ALLOCSET_DEFAULT_SIZES);
-	int64		before = PG_INT64_MAX;
-	int64		id;
-	uint32		entries;
-	bytea	   *payload;
+	uint64		state_rows;
+	Size		state_bytes;
 	SckptUser	saved;
 	Oid			types[6] = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID};
 	Datum		values[6];
@@ -153,34 +251,19 @@ sckpt_checkpoint_restore(SckptTask *task)
 	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_task_log SET status = 'failed' "
 						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
+	restore_times(task);
 	if (task->def->last_checkpoint == 0)
 		return;
 
-	if (task->operator)
-	{
-		MemoryContext old = MemoryContextSwitchTo(context);
-
-		/* The newest version of an entry comes first. */
-		while ((payload = read_chunk(task, before, &id, &entries)) != NULL)
-		{
-			SckptIdentity identity;
-
-			before = id;
-			task->next_chunk = Max(task->next_chunk, id + 1);
-			sckpt_task_become_owner(task, &identity);
-			load_chunk(task, payload, id, entries);
-			sckpt_task_become_self(&identity);
-			MemoryContextReset(context);
-		}
-		MemoryContextSwitchTo(old);
-		task->tids_unknown = true;
-		sckpt_fault_point("restore");
-	}
-
+	check_stages(task);
+	load_stores(task, context);
+	task->tids_unknown = task->nstores > 0 && !task->def->final;
+	sckpt_fault_point("restore");
+	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	values[1] = Int64GetDatum(task->def->last_checkpoint);
 	values[2] = TimestampTzGetDatum(started);
-	values[3] = Int64GetDatum(task->operator ? sckpt_state_rows(task->operator->state) : 0);
-	values[4] = Int64GetDatum(task->operator ? sckpt_state_bytes(task->operator->state) : 0);
+	values[3] = Int64GetDatum(state_rows);
+	values[4] = Int64GetDatum(state_bytes);
 	values[5] = CStringGetTextDatum(task->cause);
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("INSERT INTO stream_ckpt.restore_log (pipeline_id, task, checkpoint_id, restored_at, duration, "

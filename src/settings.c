@@ -26,6 +26,7 @@ char	   *sckpt_fault = NULL;
 int			sckpt_lock_timeout = 5000;
 int			sckpt_log_memory_limit = 8 * 1024;
 int			sckpt_max_databases = 64;
+int			sckpt_max_event_time_ahead = 0;
 int			sckpt_max_lag = 0;
 int			sckpt_max_pipelines = 1024;
 int			sckpt_restart_backoff_max = 60 * 1000;
@@ -80,6 +81,10 @@ sckpt_settings_init(void)
 							"Memory of a log reader for rows of open transactions.",
 							"Larger transactions are read a second time at their commit, which is cheap while the log is in the page cache.", &sckpt_log_memory_limit,
 							8 * 1024, 64, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("stream_ckpt.max_event_time_ahead",
+							"Event time that runs ahead of the clock by more than this does not move the watermark; 0 is no limit.",
+							"Pipelines treat such rows as their option on_error says.", &sckpt_max_event_time_ahead,
+							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.max_lag",
 							"Producers wait while a pipeline is further behind than this much log; 0 is never.",
 							NULL, &sckpt_max_lag,

@@ -15,6 +15,7 @@ extern char *sckpt_fault;				/* "point:action", for tests; empty: none */
 extern int	sckpt_lock_timeout;			/* ms a worker waits for a lock on others' objects */
 extern int	sckpt_log_memory_limit;			/* kB */
 extern int	sckpt_max_databases;
+extern int	sckpt_max_event_time_ahead; /* ms, 0: off */
 extern int	sckpt_max_lag;				/* kB, 0: off */
 extern int	sckpt_max_pipelines;
 extern int	sckpt_restart_backoff_max;	/* ms */

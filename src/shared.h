@@ -101,6 +101,7 @@ typedef struct SckptPipelineEntry
 	int			worker_pid;
 	SckptCounters counters;
 	XLogRecPtr	position;		/* everything committed up to here is in the state */
+	TimestampTz watermark;		/* DT_NOBEGIN: none */
 	TimestampTz position_time;	/* commit time of the last transaction taken in; 0: none */
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */

@@ -14,20 +14,23 @@
 #include "stage.h"
 #include "stream.h"
 
-/* Hands the executor's rows to an operator. */
-typedef struct OperatorReceiver
+/* Hands the executor's rows on. */
+typedef struct RowReceiver
 {
 	DestReceiver pub;
 	SckptQuery *query;
-	SckptOperator *operator;
-} OperatorReceiver;
+	SckptReceiver *receiver;
+} RowReceiver;
 
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
-	SckptOperator *operator = ((OperatorReceiver *) self)->operator;
+	SckptReceiver *receiver = ((RowReceiver *) self)->receiver;
 
-	operator->consume(operator, slot, 1);
+	if (receiver->operator)
+		receiver->operator->consume(receiver->operator, slot, 1);
+	else
+		receiver->row(receiver->arg, slot);
 	return true;
 }
 
@@ -35,7 +38,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 static void
 receive_startup(DestReceiver *self, int operation, TupleDesc type)
 {
-	SckptQuery *query = ((OperatorReceiver *) self)->query;
+	SckptQuery *query = ((RowReceiver *) self)->query;
 
 	for (int i = 0; i < query->nsource; i++)
 	{
@@ -51,9 +54,10 @@ receive_startup(DestReceiver *self, int operation, TupleDesc type)
 static void
 receive_shutdown(DestReceiver *self)
 {
-	SckptOperator *operator = ((OperatorReceiver *) self)->operator;
+	SckptOperator *operator = ((RowReceiver *) self)->receiver->operator;
 
-	operator->end_rows(operator);
+	if (operator)
+		operator->end_rows(operator);
 }
 
 static void
@@ -62,15 +66,13 @@ receive_destroy(DestReceiver *self)
 }
 
 uint64
-sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptOperator *operator)
+sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptReceiver *receiver)
 {
-	OperatorReceiver receiver = {{receive_row, receive_startup, receive_shutdown, receive_destroy, DestNone}, NULL, NULL};
+	RowReceiver dest = {{receive_row, receive_startup, receive_shutdown, receive_destroy, DestNone}, query, receiver};
 	SPIExecuteOptions options = {0};
 	uint64		processed;
 	int			rc;
 
-	receiver.query = query;
-	receiver.operator = operator;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (stage->plan == NULL)
@@ -84,7 +86,7 @@ sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptOper
 		stage->plan = plan;
 	}
 
-	options.dest = operator ? (DestReceiver *) &receiver : NULL;
+	options.dest = receiver ? (DestReceiver *) &dest : NULL;
 	sckpt_stream_arm(scan);
 	rc = SPI_execute_plan_extended(stage->plan, &options);
 	if (rc < 0)

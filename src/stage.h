@@ -24,8 +24,16 @@ typedef struct SckptStage
 	SPIPlanPtr	plan;			/* NULL until first run */
 } SckptStage;
 
-/* Run it over what the scan wants; rows go to the operator, or (an INSERT) where the SQL says.  Returns rows put out. */
-extern uint64 sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptOperator *operator);
+/* Who takes the rows: an operator; else `row`, for each of them. */
+typedef struct SckptReceiver
+{
+	SckptOperator *operator;
+	void		(*row) (void *arg, TupleTableSlot *slot);
+	void	   *arg;
+} SckptReceiver;
+
+/* Run it over what the scan wants; rows go to the receiver, or (NULL: an INSERT) where the SQL says.  Returns rows put out. */
+extern uint64 sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptReceiver *receiver);
 extern void sckpt_stage_free(SckptStage *stage);
 
 #endif							/* SCKPT_STAGE_H */

@@ -74,6 +74,8 @@ struct SckptState
 	MemoryContextCallback callback;
 	Size		bytes;			/* of all pieces */
 	uint64		rows;
+	SckptChunkAccount account;	/* NULL: none */
+	void	   *account_arg;
 
 	/* Block numbers; number 0 is never used, so that no reference is 0. */
 	Piece	   *pieces;
@@ -529,6 +531,8 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 	uint32		hole = sckpt_state_home(entry->hash, mask);
 	uint32		at;
 
+	if (entry->chunk != 0 && state->account)
+		state->account(state->account_arg, entry->chunk);
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 	{
 		SckptEntry *neighbour;
@@ -569,6 +573,13 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 	part->used--;
 	state->rows--;
 	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + bytes);
+}
+
+void
+sckpt_state_set_account(SckptState *state, SckptChunkAccount account, void *arg)
+{
+	state->account = account;
+	state->account_arg = arg;
 }
 
 SckptRef

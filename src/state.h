@@ -41,6 +41,9 @@ typedef uint32 SckptRef;
 #define SCKPT_ENTRY_DIRTY		0x01	/* changed since the last completed checkpoint: on the dirty list */
 #define SCKPT_ENTRY_EMITTED		0x02	/* its result row is in the sink */
 #define SCKPT_ENTRY_REWRITE		0x04	/* on the dirty list only to leave an old chunk: its result is unchanged */
+#define SCKPT_ENTRY_LEAVING		0x08	/* on the dirty list; the next checkpoint's commit removes it */
+#define SCKPT_ENTRY_RETRACT		0x10	/* LEAVING, and its result row with it */
+#define SCKPT_ENTRY_CHANGED		0x20	/* its result may have changed since it was last handed on to the stage above */
 
 typedef struct SckptEntry
 {
@@ -196,8 +199,15 @@ sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
 
 /* Add an entry with `bytes` of zeroed caller's space; the key must not exist.  53200 when memory is out: nothing is changed then. */
 extern SckptRef sckpt_state_insert(SckptState *state, uint32 hash, Size bytes);
-/* Remove an entry, taking it off the dirty list too; `bytes` as inserted.  Never fails. */
+/*
+ * Remove an entry, taking it off the dirty list too; `bytes` as inserted.  Never fails.  If a version of it is stored in a
+ * chunk (entry->chunk), that chunk's account is told.
+ */
 extern void sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes);
+
+/* Who is told of removed entries with a stored version, by the number of the chunk. */
+typedef void (*SckptChunkAccount) (void *arg, uint32 chunk);
+extern void sckpt_state_set_account(SckptState *state, SckptChunkAccount account, void *arg);
 
 /* A chunk of `bytes` (not zeroed), and its release with the same size. 53200 as above. */
 extern SckptRef sckpt_state_alloc(SckptState *state, Size bytes);

@@ -1,16 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * stream.c
- *		Streams: foreign tables whose rows go to the log, and come back as
- *		batches in a worker.
+ *		Streams: foreign tables whose rows go to the log (and come back as
+ *		batches in a worker, scan.c).
  *
  * Inserting: rows are formed as MinimalTuples in one buffer per statement and
  * written as one log record per 32 kB, and at the statement's end.  A failed
  * statement never gets there, and what it had written belongs to a
  * subtransaction or transaction that aborts.
  *
- * Scanning: only the worker's own executor run of a pipeline's query may scan
- * a stream; the worker arms the scan just before.  Everybody else gets an error.
+ * Event time: each record says how far its rows bring the watermark.  Rows that
+ * a worker writes do not move it; for those, the watermark of the pipelines that write them does.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,7 +19,6 @@
 #include "access/detoast.h"
 #include "access/htup_details.h"
 #include "access/reloptions.h"
-#include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_foreign_table.h"
@@ -29,15 +28,9 @@
 #include "foreign/fdwapi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "optimizer/optimizer.h"
-#include "optimizer/pathnode.h"
-#include "optimizer/planmain.h"
-#include "optimizer/restrictinfo.h"
 #include "parser/parsetree.h"
-#include "rewrite/rewriteHandler.h"
+#include "postmaster/bgworker.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -46,18 +39,18 @@
 #include "catalog.h"
 #include "hook.h"
 #include "record.h"
+#include "scan.h"
+#include "settings.h"
 #include "shared.h"
 #include "slot.h"
 #include "stream.h"
+#include "watermark.h"
 
 PG_FUNCTION_INFO_V1(stream_ckpt_fdw_handler);
 PG_FUNCTION_INFO_V1(stream_ckpt_fdw_validator);
 
 /* Bytes that a statement's buffer begins with. */
 #define INSERT_BYTES 1024
-
-/* Rows a planner should expect of a scan: a typical batch. */
-#define BATCH_ROWS_ESTIMATE 1000
 
 /* State of one statement's inserts into one stream. */
 typedef struct StreamInsert
@@ -73,39 +66,11 @@ typedef struct StreamInsert
 	Size		size;
 	uint32		nrows;
 	Datum	   *values;			/* copy of a row with values fetched */
+	TupleDesc	desc;			/* the relation's own */
+	AttrNumber	event_time;		/* 0: the rows do not move the watermark */
+	int64		delay;			/* of the watermark, microseconds */
+	int64		latest;			/* largest finite event time in the buffer, or SCKPT_NO_WATERMARK */
 } StreamInsert;
-
-/* State of a scan over the worker's batch. */
-typedef struct StreamScan
-{
-	SckptScan  *scan;
-	int			segment;		/* the next one to look at */
-	char	   *row;			/* the next row of the current one */
-	uint32		nrows;			/* rows left in it */
-	bool		direct;			/* its rows have the layout of the relation's row type */
-	HeapTupleData tuple;
-	/* for rows that have another layout */
-	TupleDesc	old_type;
-	Datum	   *values;
-	bool	   *nulls;
-	Datum	   *missing;		/* by column of the relation: what older rows have there */
-	bool	   *missing_null;
-	bool		missing_known;
-} StreamScan;
-
-static SckptScan *armed_scan = NULL;
-
-void
-sckpt_stream_init(void)
-{
-	armed_scan = NULL;
-}
-
-void
-sckpt_stream_arm(SckptScan *scan)
-{
-	armed_scan = scan;
-}
 
 void
 sckpt_stream_require(Oid relid, const char *name)
@@ -190,10 +155,75 @@ sckpt_stream_check_options(Oid stream)
 
 /* ---- Inserting ---- */
 
+/* Are we writing rows of pipelines? */
+static bool
+in_worker(void)
+{
+	return MyBgworkerEntry != NULL &&
+		strcmp(MyBgworkerEntry->bgw_library_name, "stream_ckpt") == 0 &&
+		strcmp(MyBgworkerEntry->bgw_function_name, "sckpt_worker_main") == 0;
+}
+
+static inline int64
+later(int64 latest, Datum value, bool isnull)
+{
+	int64		event_time = isnull ? SCKPT_NO_WATERMARK : DatumGetInt64(value);
+
+	return event_time > latest && !TIMESTAMP_NOT_FINITE(event_time) ? event_time : latest;
+}
+
+/* The largest event time in the buffer that is not after `bound`. */
+static int64
+latest_until(StreamInsert *insert, int64 bound)
+{
+	int64		latest = SCKPT_NO_WATERMARK;
+	char	   *place = insert->rows;
+
+	for (uint32 i = 0; i < insert->nrows; i++)
+	{
+		MinimalTuple row = (MinimalTuple) place;
+		HeapTupleData tuple;
+		Datum		value;
+		bool		isnull;
+
+		tuple.t_len = row->t_len + MINIMAL_TUPLE_OFFSET;
+		tuple.t_data = (HeapTupleHeader) (place - MINIMAL_TUPLE_OFFSET);
+		value = heap_getattr(&tuple, insert->event_time, insert->desc, &isnull);
+		if (isnull || DatumGetInt64(value) <= bound)
+			latest = later(latest, value, isnull);
+		place += MAXALIGN(row->t_len);
+	}
+	return latest;
+}
+
+/* How far the rows in the buffer bring event time; NULL: nowhere. */
+static SckptRecordTime *
+time_of_rows(StreamInsert *insert, SckptRecordTime *time)
+{
+	int64		latest = insert->latest;
+
+	if (latest == SCKPT_NO_WATERMARK)
+		return NULL;
+	time->bound = SCKPT_NO_BOUND;
+	if (sckpt_max_event_time_ahead > 0)
+	{
+		int64		bound = GetCurrentTimestamp() + INT64CONST(1000) * sckpt_max_event_time_ahead;
+
+		if (latest > bound)
+		{
+			time->bound = bound;
+			latest = latest_until(insert, bound);
+		}
+	}
+	time->watermark = sckpt_watermark_of(latest, insert->delay);
+	return time;
+}
+
 static void
 flush_rows(StreamInsert *insert)
 {
 	SckptRecordHeader header;
+	SckptRecordTime time;
 
 	if (insert->nrows == 0)
 		return;
@@ -203,9 +233,10 @@ flush_rows(StreamInsert *insert)
 	header.stream = insert->stream;
 	header.nrows = insert->nrows;
 	header.row_bytes = insert->used;
-	sckpt_record_write(&header, insert->columns, NULL, insert->rows, insert->used);
+	sckpt_record_write(&header, time_of_rows(insert, &time), insert->columns, NULL, insert->rows, insert->used);
 	insert->nrows = 0;
 	insert->used = 0;
+	insert->latest = SCKPT_NO_WATERMARK;
 	sckpt_hook_wake_at_commit(false);
 }
 
@@ -216,6 +247,7 @@ flush_large_row(StreamInsert *insert)
 	Size		piece = SCKPT_RECORD_MAX_BYTES - MAXALIGN(sizeof(SckptRecordHeader)) -
 		MAXALIGN(insert->ncolumns * sizeof(SckptRecordColumn));
 	SckptRecordHeader header;
+	SckptRecordTime time;
 
 	piece = TYPEALIGN_DOWN(MAXIMUM_ALIGNOF, piece);
 	memset(&header, 0, sizeof(header));
@@ -229,11 +261,12 @@ flush_large_row(StreamInsert *insert)
 	{
 		CHECK_FOR_INTERRUPTS();
 		header.offset = offset;
-		sckpt_record_write(&header, insert->columns, NULL, insert->rows + offset,
-						   Min(piece, insert->used - offset));
+		sckpt_record_write(&header, insert->used - offset <= piece ? time_of_rows(insert, &time) : NULL,
+						   insert->columns, NULL, insert->rows + offset, Min(piece, insert->used - offset));
 	}
 	insert->nrows = 0;
 	insert->used = 0;
+	insert->latest = SCKPT_NO_WATERMARK;
 
 	/* Do not keep a buffer of hundreds of megabytes. */
 	pfree(insert->rows);
@@ -323,6 +356,8 @@ append_row(StreamInsert *insert, TupleTableSlot *slot)
 					hasnull ? tuple->t_bits : NULL);
 	insert->used += total;
 	insert->nrows++;
+	if (insert->event_time > 0)
+		insert->latest = later(insert->latest, values[insert->event_time - 1], nulls[insert->event_time - 1]);
 
 	if (insert->used + MAXALIGN(insert->ncolumns * sizeof(SckptRecordColumn)) +
 		MAXALIGN(sizeof(SckptRecordHeader)) > SCKPT_RECORD_MAX_BYTES)
@@ -339,6 +374,23 @@ append_row(StreamInsert *insert, TupleTableSlot *slot)
 		MemoryContextReset(insert->row_context);
 }
 
+/*
+ * Before something is written to the log: what nobody keeps would be lost.  A copied or restored
+ * database has no slot yet.
+ */
+void
+sckpt_stream_require_log(void)
+{
+	XLogRecPtr	retained;
+
+	sckpt_shared_require();
+	if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_VALID)
+	{
+		sckpt_slot_ensure(MyDatabaseId);
+		sckpt_hook_wake_at_commit(true);
+	}
+}
+
 static void
 begin_insert(ResultRelInfo *rinfo)
 {
@@ -347,19 +399,15 @@ begin_insert(ResultRelInfo *rinfo)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt insert",
 												  ALLOCSET_START_SMALL_SIZES);
 	StreamInsert *insert = MemoryContextAllocZero(context, sizeof(StreamInsert));
-	XLogRecPtr	retained;
 
-	sckpt_shared_require();
-
-	/* Rows whose log nobody keeps would be lost.  A copied or restored database has no slot yet. */
-	if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_VALID)
-	{
-		sckpt_slot_ensure(MyDatabaseId);
-		sckpt_hook_wake_at_commit(true);
-	}
+	sckpt_stream_require_log();
 
 	insert->context = context;
 	insert->stream = RelationGetRelid(rel);
+	insert->desc = desc;
+	insert->latest = SCKPT_NO_WATERMARK;
+	if (!in_worker())
+		(void) sckpt_stream_event_time(insert->stream, &insert->event_time, &insert->delay, NULL);
 	insert->ncolumns = desc->natts;
 	insert->columns = MemoryContextAllocZero(context, Max(1, desc->natts) * sizeof(SckptRecordColumn));
 	insert->values = MemoryContextAlloc(context, Max(1, desc->natts) * sizeof(Datum));
@@ -456,224 +504,14 @@ stream_truncate(List *rels, DropBehavior behavior, bool restart_seqs)
 			 errhint("Rows of a stream are in the log. Drop and create its pipelines to start anew.")));
 }
 
-/* ---- Scanning ---- */
-
-static void
-stream_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
-{
-	baserel->rows = clamp_row_est(BATCH_ROWS_ESTIMATE *
-								  clauselist_selectivity(root, baserel->baserestrictinfo, 0, JOIN_INNER, NULL));
-	baserel->tuples = BATCH_ROWS_ESTIMATE;
-}
-
-static void
-stream_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
-{
-	Cost		run = baserel->tuples * (cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
-
-	add_path(baserel, (Path *) create_foreignscan_path(root, baserel, NULL, baserel->rows,
-													   baserel->baserestrictcost.startup, run, NIL,
-													   baserel->lateral_relids, NULL, NIL));
-}
-
-static ForeignScan *
-stream_plan(PlannerInfo *root, RelOptInfo *baserel, Oid relid, ForeignPath *path, List *tlist,
-			List *scan_clauses, Plan *outer_plan)
-{
-	return make_foreignscan(tlist, extract_actual_clauses(scan_clauses, false), baserel->relid, NIL, NIL,
-							NIL, NIL, outer_plan);
-}
-
-static void
-stream_begin_scan(ForeignScanState *node, int eflags)
-{
-	Oid			relid = RelationGetRelid(node->ss.ss_currentRelation);
-	StreamScan *state;
-
-	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
-		return;
-	if (armed_scan == NULL || armed_scan->stream != relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot select from stream \"%s\"", get_rel_name(relid)),
-				 errhint("Create a pipeline with stream_ckpt.create_pipeline() and select from its result.")));
-
-	state = palloc0(sizeof(StreamScan));
-	state->scan = armed_scan;
-	armed_scan = NULL;
-	node->fdw_state = state;
-}
-
-/*
- * What rows that are older than a column have there: its default if that is a constant, as
- * for ALTER TABLE … ADD COLUMN on a table, else NULL.
- */
-static void
-find_missing_values(StreamScan *state, Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	state->missing = palloc0(desc->natts * sizeof(Datum));
-	state->missing_null = palloc(desc->natts * sizeof(bool));
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		Node	   *expr;
-
-		state->missing_null[i] = true;
-		if (att->attisdropped || !att->atthasdef || att->attgenerated)
-			continue;
-		expr = build_column_default(rel, i + 1);
-		if (expr)
-			expr = (Node *) expression_planner((Expr *) expr);
-		if (expr && IsA(expr, Const) && !((Const *) expr)->constisnull)
-		{
-			state->missing_null[i] = false;
-			state->missing[i] = datumCopy(((Const *) expr)->constvalue, att->attbyval, att->attlen);
-		}
-	}
-	state->missing_known = true;
-}
-
-/* Prepare for the rows of a segment: compare the row type they were written with to today's. */
-static void
-open_segment(StreamScan *state, SckptSegment *segment, Relation rel)
-{
-	TupleDesc	desc = RelationGetDescr(rel);
-
-	if (segment->weights != NULL)
-		elog(ERROR, "weighted rows in stream \"%s\"", RelationGetRelationName(rel));
-	if (segment->ncolumns > desc->natts)
-		elog(ERROR, "stream \"%s\" has fewer columns than a row in the log", RelationGetRelationName(rel));
-
-	state->direct = true;
-	for (int i = 0; i < segment->ncolumns; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-		SckptRecordColumn *column = &segment->columns[i];
-
-		if (!att->attisdropped && OidIsValid(column->type) && column->type != att->atttypid)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of stream \"%s\" had another type when unread rows were inserted",
-							NameStr(att->attname), RelationGetRelationName(rel))));
-		if (column->length != att->attlen || column->align != att->attalign || column->by_value != att->attbyval)
-			state->direct = false;
-	}
-	for (int i = segment->ncolumns; i < desc->natts && state->direct; i++)
-	{
-		Form_pg_attribute att = TupleDescAttr(desc, i);
-
-		if (att->atthasdef && !att->attisdropped)
-			state->direct = false;
-	}
-
-	if (!state->direct)
-	{
-		if (!state->missing_known)
-			find_missing_values(state, rel);
-		if (state->values == NULL)
-		{
-			state->values = palloc(desc->natts * sizeof(Datum));
-			state->nulls = palloc(desc->natts * sizeof(bool));
-		}
-		if (state->old_type)
-			FreeTupleDesc(state->old_type);
-		state->old_type = CreateTemplateTupleDesc(segment->ncolumns);
-		for (int i = 0; i < segment->ncolumns; i++)
-		{
-			Form_pg_attribute att = TupleDescAttr(state->old_type, i);
-
-			memset(att, 0, ATTRIBUTE_FIXED_PART_SIZE);
-			att->atttypid = segment->columns[i].type;
-			att->attlen = segment->columns[i].length;
-			att->attalign = segment->columns[i].align;
-			att->attbyval = segment->columns[i].by_value;
-			att->attnum = i + 1;
-			att->attcacheoff = -1;
-		}
-	}
-	state->row = segment->rows;
-	state->nrows = segment->nrows;
-}
-
-static TupleTableSlot *
-stream_iterate(ForeignScanState *node)
-{
-	StreamScan *state = node->fdw_state;
-	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	MinimalTuple row;
-
-	while (state->nrows == 0)
-	{
-		SckptBatch *batch = state->scan->batch;
-		SckptSegment *segment;
-
-		if (state->segment >= batch->nsegments)
-			return ExecClearTuple(slot);
-		segment = &batch->segments[state->segment++];
-		if (sckpt_scan_wants(state->scan, segment))
-		{
-			MemoryContext old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
-
-			open_segment(state, segment, node->ss.ss_currentRelation);
-			MemoryContextSwitchTo(old);
-		}
-	}
-
-	row = (MinimalTuple) state->row;
-	state->row += MAXALIGN(row->t_len);
-	state->nrows--;
-
-	/* A MinimalTuple is a HeapTuple's body without its first bytes, which hold nothing that a query of ours may ask for. */
-	state->tuple.t_len = row->t_len + MINIMAL_TUPLE_OFFSET;
-	state->tuple.t_data = (HeapTupleHeader) ((char *) row - MINIMAL_TUPLE_OFFSET);
-	state->tuple.t_tableOid = state->scan->stream;
-	if (state->direct)
-		return ExecStoreHeapTuple(&state->tuple, slot, false);
-
-	/* Written with another row type: take it apart with that one. */
-	ExecClearTuple(slot);
-	heap_deform_tuple(&state->tuple, state->old_type, slot->tts_values, slot->tts_isnull);
-	for (int i = 0; i < slot->tts_tupleDescriptor->natts; i++)
-	{
-		if (i >= state->old_type->natts)
-		{
-			slot->tts_values[i] = state->missing[i];
-			slot->tts_isnull[i] = state->missing_null[i];
-		}
-		if (TupleDescAttr(slot->tts_tupleDescriptor, i)->attisdropped)
-			slot->tts_isnull[i] = true;
-	}
-	return ExecStoreVirtualTuple(slot);
-}
-
-static void
-stream_rescan(ForeignScanState *node)
-{
-	StreamScan *state = node->fdw_state;
-
-	state->segment = 0;
-	state->nrows = 0;
-}
-
-static void
-stream_end_scan(ForeignScanState *node)
-{
-}
+/* ---- The wrapper ---- */
 
 Datum
 stream_ckpt_fdw_handler(PG_FUNCTION_ARGS)
 {
 	FdwRoutine *routine = makeNode(FdwRoutine);
 
-	routine->GetForeignRelSize = stream_rel_size;
-	routine->GetForeignPaths = stream_paths;
-	routine->GetForeignPlan = stream_plan;
-	routine->BeginForeignScan = stream_begin_scan;
-	routine->IterateForeignScan = stream_iterate;
-	routine->ReScanForeignScan = stream_rescan;
-	routine->EndForeignScan = stream_end_scan;
+	sckpt_scan_set_routine(routine);
 	routine->PlanForeignModify = stream_plan_modify;
 	routine->BeginForeignModify = stream_begin_modify;
 	routine->BeginForeignInsert = stream_begin_insert;

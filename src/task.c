@@ -26,6 +26,8 @@
 #include "aggregate.h"
 #include "checkpoint.h"
 #include "early.h"
+#include "linear.h"
+#include "record.h"
 #include "settings.h"
 #include "sink.h"
 #include "stream.h"
@@ -110,8 +112,6 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	task->def->datestyle = pstrdup(def->datestyle);
 	task->def->intervalstyle = pstrdup(def->intervalstyle);
 	task->def->text_search_config = pstrdup(def->text_search_config);
-	task->def->emit = pstrdup(def->emit);
-	task->def->on_error = pstrdup(def->on_error);
 	task->def->error = def->error ? pstrdup(def->error) : NULL;
 	MemoryContextSwitchTo(old);
 
@@ -124,6 +124,7 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 		task->status = def->paused ? SCKPT_PAUSED : SCKPT_STARTING;
 	strlcpy(task->cause, "worker start", SCKPT_ERROR_BYTES);
 	task->known_since = GetCurrentTimestamp();
+	task->output_watermark = DT_NOBEGIN;
 	return task;
 }
 
@@ -133,8 +134,8 @@ sckpt_task_drop_pending(SckptTask *task)
 	ListCell   *lc;
 
 	foreach(lc, task->pending)
-		sckpt_batch_release(lfirst(lc));
-	list_free(task->pending);
+		sckpt_batch_release(((SckptPending *) lfirst(lc))->batch);
+	list_free_deep(task->pending);
 	task->pending = NIL;
 	task->pending_bytes = 0;
 }
@@ -144,17 +145,23 @@ sckpt_task_stop(SckptTask *task)
 {
 	sckpt_task_drop_pending(task);
 	sckpt_early_drop(task, InvalidTransactionId);
-	if (task->operator)
-		task->operator->destroy(task->operator);
-	task->operator = NULL;
+	for (int i = 0; i < task->noperators; i++)
+		task->operators[i]->destroy(task->operators[i]);
+	task->noperators = 0;
+	task->expander = NULL;
 	sckpt_stage_free(&task->stage);
 	if (task->run_context)
 		MemoryContextDelete(task->run_context);
 	task->run_context = NULL;
 	task->query = NULL;
-	task->chunks = NULL;
-	task->nchunks = task->maxchunks = 0;
-	task->stored_entries = 0;
+	task->last = NULL;
+	memset(task->stores, 0, sizeof(task->stores));
+	task->nstores = 0;
+	task->nlate = task->maxlate = 0;
+	task->late = NULL;
+	task->dead = NIL;
+	task->dead_context = NULL;
+	task->dead_bytes = 0;
 	task->changed = false;
 	task->failed_checkpoints = 0;
 	task->restore_id = 0;
@@ -179,7 +186,7 @@ sckpt_task_destroy(SckptTask *task)
 static void
 map_result(SckptTask *task)
 {
-	TupleDesc	desc = task->query->result;
+	TupleDesc	desc = task->last->result;
 	Relation	rel = table_open(task->def->result, AccessShareLock);
 
 	task->result_columns = palloc(desc->natts * sizeof(AttrNumber));
@@ -194,9 +201,9 @@ map_result(SckptTask *task)
 					 errmsg("column \"%s\" of \"%s\", which pipeline \"%s\" writes, does not exist",
 							name, RelationGetRelationName(rel), task->def->name)));
 	}
-	task->key_columns = palloc(Max(1, task->query->nkeys) * sizeof(AttrNumber));
-	for (int i = 0; i < task->query->nkeys; i++)
-		task->key_columns[i] = task->result_columns[task->query->keys[i].result_column - 1];
+	task->key_columns = palloc(Max(1, task->last->nkeys) * sizeof(AttrNumber));
+	for (int i = 0; i < task->last->nkeys; i++)
+		task->key_columns[i] = task->result_columns[task->last->keys[i].result_column - 1];
 	table_close(rel, AccessShareLock);
 }
 
@@ -213,6 +220,36 @@ sckpt_task_insert_sql(Oid result, SckptQuery *query)
 						 quote_identifier(NameStr(TupleDescAttr(query->result, i)->attname)));
 	appendStringInfo(&sql, ") %s", query->source);
 	return sql.data;
+}
+
+void
+sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *operator)
+{
+	task->operators[number] = operator;
+	for (int i = 0; i < task->nstores; i++)
+	{
+		SckptStore *store = &task->stores[i];
+
+		if (store->operator == number)
+			sckpt_state_set_account(store->elements ? operator->elements : operator->state, sckpt_checkpoint_account, store);
+	}
+}
+
+static void
+add_operator(SckptTask *task, SckptOperator *operator)
+{
+	int			number = task->noperators++;
+
+	for (int elements = 0; elements <= (operator->elements != NULL); elements++)
+	{
+		SckptStore *store = &task->stores[task->nstores++];
+
+		store->stage = 2 * number + elements;
+		store->operator = number;
+		store->elements = elements;
+		store->next_chunk = 1;
+	}
+	sckpt_task_set_operator(task, number, operator);
 }
 
 /*
@@ -233,12 +270,26 @@ sckpt_task_start(SckptTask *task)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the result of pipeline \"%s\" does not exist any more", task->def->name)));
-	task->query = sckpt_query_analyze(task->def->query);
+	task->query = sckpt_query_analyze(task->def->query, task->def->final, task->def->ttl > 0);
+	task->last = sckpt_query_last(task->query);
+	for (SckptQuery *query = task->query; query; query = query->above)
+	{
+		query->lateness = task->def->lateness;
+		query->ttl = task->def->ttl;
+		query->final = task->def->final;
+	}
 	map_result(task);
+	task->result_is_stream = sckpt_catalog_is_stream(task->def->result);
 	if (task->query->grouped)
 	{
 		task->stage.sql = task->query->source;
-		task->operator = sckpt_aggregate_create(task->query, task->run_context);
+		for (SckptQuery *query = task->query; query; query = query->above)
+			add_operator(task, sckpt_aggregate_create(query, task->run_context));
+	}
+	else if (task->query->nwindows > 0)
+	{
+		task->stage.sql = task->query->source;
+		task->expander = sckpt_expander_create(task->query, task->run_context);
 	}
 	else
 		task->stage.sql = sckpt_task_insert_sql(task->def->result, task->query);
@@ -248,18 +299,32 @@ sckpt_task_start(SckptTask *task)
 	task->rows_out = task->def->rows_out;
 	task->fed = task->def->position;
 	task->fed_time = 0;
-	task->next_chunk = 1;
 	task->checkpoint_at = 0;
+	task->dead_context = AllocSetContextCreate(task->run_context, "stream_ckpt dead letters", ALLOCSET_DEFAULT_SIZES);
 	sckpt_checkpoint_restore(task);
-	if (task->operator && task->def->last_checkpoint == 0)
-		task->operator->start(task->operator);
+	if (task->noperators > 0 && task->def->last_checkpoint == 0)
+	{
+		sckpt_task_become_owner(task, &identity);
+		for (int i = 0; i < task->noperators; i++)
+			task->operators[i]->start(task->operators[i]);
+		sckpt_task_become_self(&identity);
+	}
 	task->changed = task->def->last_checkpoint == 0;
 	MemoryContextSwitchTo(old);
 }
 
 /* ---- Work ---- */
 
-/* What the task wants of a batch; returns the number of rows. */
+/* Rows that ran ahead of the clock, where the pipeline keeps what it cannot process. */
+static void
+bury_ahead(SckptScan *scan, uint32 segment, uint32 row, int64 event_time)
+{
+	SckptTask  *task = scan->arg;
+
+	sckpt_task_bury(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
+					psprintf("event time %s runs too far ahead of the clock", timestamptz_to_str(event_time)));
+}
+
 uint64
 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 {
@@ -270,21 +335,153 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->start = task->def->start;
 	scan->skip = task->skip;
 	scan->nskip = task->nskip;
+	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
+	scan->arg = task;
 	return sckpt_scan_count(scan);
 }
 
+void
+sckpt_task_bury(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, int sqlerrcode, const char *error)
+{
+	MemoryContext old = MemoryContextSwitchTo(task->dead_context);
+	SckptDeadLetter *letter = palloc(sizeof(SckptDeadLetter));
+
+	letter->stream = batch->segments[segment].stream;
+	letter->position = batch->segments[segment].commit_lsn;
+	letter->row = sckpt_stream_row_json(batch, segment, row);
+	letter->sqlerrcode = sqlerrcode;
+	letter->error = pstrdup(error);
+	letter->failed_at = GetCurrentTimestamp();
+	task->dead = lappend(task->dead, letter);
+	task->dead_bytes += VARSIZE_ANY(DatumGetPointer(letter->row)) + sizeof(SckptDeadLetter);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+note_late(void *arg, uint32 segment, uint32 row)
+{
+	SckptTask  *task = arg;
+
+	if (task->nlate > 0 && task->late[task->nlate - 1] == (((uint64) segment << 32) | row))
+		return;
+	if (task->nlate == task->maxlate)
+	{
+		task->maxlate = Max(64, task->maxlate * 2);
+		if (task->late)
+			task->late = repalloc_huge(task->late, task->maxlate * sizeof(uint64));
+		else
+			task->late = MemoryContextAllocHuge(task->run_context, task->maxlate * sizeof(uint64));
+	}
+	task->late[task->nlate++] = ((uint64) segment << 32) | row;
+}
+
+static int
+compare_place(const void *a, const void *b)
+{
+	uint64		x = *(const uint64 *) a;
+	uint64		y = *(const uint64 *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* Count the late rows of a run, each once, however many rows the source made of it; and keep them, where that is wanted. */
+static void
+settle_late(SckptTask *task, SckptBatch *batch)
+{
+	if (task->nlate == 0)
+		return;
+	qsort(task->late, task->nlate, sizeof(uint64), compare_place);
+	for (uint64 i = 0; i < task->nlate; i++)
+	{
+		if (i > 0 && task->late[i] == task->late[i - 1])
+			continue;
+		task->late_rows++;
+		if (task->def->keep_dead)
+			sckpt_task_bury(task, batch, task->late[i] >> 32, (uint32) task->late[i], SCKPT_ERRCODE_LATE_ROW,
+							"late row: its window was closed");
+	}
+	task->nlate = 0;
+}
+
+void
+sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, SckptTimes **after)
+{
+	SckptQuery *query = task->query;
+	bool		wanted = query->row != 0;
+
+	*before = wanted ? palloc(Max(1, batch->nsegments) * sizeof(SckptTimes)) : NULL;
+	*after = wanted ? palloc(Max(1, batch->nsegments) * sizeof(SckptTimes)) : NULL;
+	for (int i = 0; i < batch->nsegments; i++)
+	{
+		SckptSegment *segment = &batch->segments[i];
+
+		if (segment->stream == query->stream && segment->commit_lsn > task->fed &&
+			!(segment->xid == task->def->created_xid && segment->lsn < task->def->start))
+			sckpt_task_advance(task, segment->commit_lsn, segment->commit_time, segment->watermark,
+							   segment->time_flags, (XLogRecPtr) segment->bound, segment->nrows > 0);
+		if (wanted)
+		{
+			(*before)[i] = task->before;
+			(*after)[i] = task->times;
+		}
+	}
+}
+
+void
+sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark, uint8 flags,
+				   XLogRecPtr seen, bool rows)
+{
+	/* A heartbeat that was decided on without these rows. */
+	if ((flags & SCKPT_RECORD_IDLE) && task->rows_lsn > seen)
+		return;
+	if (rows)
+		task->rows_lsn = commit_lsn;
+
+	if (commit_lsn != task->times_lsn)
+	{
+		task->before = task->times;
+		task->times_lsn = commit_lsn;
+	}
+	if (flags & SCKPT_RECORD_PIPELINE)
+		task->managed = true;
+	if (watermark > task->times.watermark && !(rows && task->managed))
+	{
+		task->times.watermark = watermark;
+		task->changed = true;
+	}
+	task->times.clock = task->query->event_time ? task->times.watermark : Max(task->times.clock, commit_time);
+}
+
+void
+sckpt_task_begin_linear(SckptTask *task)
+{
+	task->late_rows = task->def->late_rows;
+	MemoryContextReset(task->dead_context);
+	task->dead = NIL;
+	task->dead_bytes = 0;
+}
+
 uint64
-sckpt_task_run_linear(SckptTask *task, SckptBatch *batch)
+sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 {
 	SckptScan	scan;
 	SckptIdentity identity;
 	uint64		rows;
 
 	/* What is pending counts as fed; all of it came after the last checkpoint. */
-	(void) sckpt_task_scan(task, batch, &scan);
+	(void) sckpt_task_scan(task, pending->batch, &scan);
 	scan.after = task->def->position;
 	sckpt_task_become_owner(task, &identity);
-	rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
+	if (task->expander)
+	{
+		SckptInput	input = {pending->before, pending->after, note_late, task};
+
+		task->nlate = 0;
+		rows = sckpt_linear_run(task, &scan, &input);
+		settle_late(task, pending->batch);
+	}
+	else
+		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
 	sckpt_task_become_self(&identity);
 	return rows;
 }
@@ -293,23 +490,36 @@ void
 sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 {
 	SckptScan	scan;
+	SckptTimes *before;
+	SckptTimes *after;
 	uint64		rows = sckpt_task_scan(task, batch, &scan);
-	MemoryContext old;
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
 
+	sckpt_task_follow(task, batch, &before, &after);
+	MemoryContextSwitchTo(old);
 	if (rows == 0)
 		return;
 	task->known_visible = known_visible;
-	if (task->operator == NULL)
+	if (task->noperators == 0)
 	{
+		SckptPending *pending;
+
 		/* Its results are visible only with the checkpoint: run it there. */
 		sckpt_batch_hold(batch);
 		old = MemoryContextSwitchTo(task->run_context);
-		task->pending = lappend(task->pending, batch);
+		pending = palloc(sizeof(SckptPending));
+		pending->batch = batch;
+		pending->before = before;
+		pending->after = after;
+		task->pending = lappend(task->pending, pending);
 		MemoryContextSwitchTo(old);
 		task->pending_bytes += batch->bytes;
 	}
 	else
 	{
+		SckptOperator *operator = task->operators[0];
+		SckptReceiver receiver = {operator, NULL, NULL};
+		SckptInput	input = {before, after, note_late, task};
 		SckptIdentity identity;
 
 		sckpt_task_begin_work(task, &identity);
@@ -318,13 +528,43 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		/* What has become visible while we waited, this snapshot sees. */
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		sckpt_stage_run(&task->stage, &scan, task->query, task->operator);
-		task->operator->end_batch(task->operator);
+		task->nlate = 0;
+		operator->begin_rows(operator, &input, NULL);
+		sckpt_stage_run(&task->stage, &scan, task->query, &receiver);
+		operator->end_batch(operator);
+		settle_late(task, batch);
 		sckpt_task_end_work(&identity);
 	}
 	task->rows_in += rows;
 	task->changed = true;
 	task->fed_time = batch->commit_time;
+}
+
+static void
+put_above(void *arg, TupleTableSlot *row, int32 weight)
+{
+	SckptOperator *above = arg;
+
+	above->consume(above, row, weight);
+}
+
+void
+sckpt_task_propagate(SckptTask *task)
+{
+	SckptIdentity identity;
+
+	sckpt_task_begin_work(task, &identity);
+	for (int i = 0; i + 1 < task->noperators; i++)
+	{
+		SckptOperator *below = task->operators[i];
+		SckptOperator *above = task->operators[i + 1];
+
+		above->begin_rows(above, NULL, &task->times);
+		below->hand_on(below, &task->times, task->def->final, put_above, above);
+		above->end_rows(above);
+		above->end_batch(above);
+	}
+	sckpt_task_end_work(&identity);
 }
 
 /* ---- Failing ---- */
@@ -380,7 +620,7 @@ index_by_hash(SckptTask *task)
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool done = false;
 
-	if (!task->def->result_owned || task->query == NULL || task->query->nkeys == 0)
+	if (!task->def->result_owned || task->last == NULL || task->last->nkeys == 0)
 		return false;
 	PG_TRY();
 	{
@@ -388,7 +628,7 @@ index_by_hash(SckptTask *task)
 
 		StartTransactionCommand();
 		sckpt_task_become_owner(task, &identity);
-		done = sckpt_sink_index_by_hash(task->def->result, task->query->nkeys, task->key_columns);
+		done = sckpt_sink_index_by_hash(task->def->result, task->last->nkeys, task->key_columns);
 		sckpt_task_become_self(&identity);
 		CommitTransactionCommand();
 	}
@@ -447,10 +687,31 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 }
 
 void
+sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes)
+{
+	*rows = 0;
+	*bytes = 0;
+	for (int i = 0; i < task->noperators; i++)
+	{
+		SckptOperator *operator = task->operators[i];
+
+		*rows += sckpt_state_rows(operator->state);
+		*bytes += sckpt_state_bytes(operator->state);
+		if (operator->elements)
+		{
+			*rows += sckpt_state_rows(operator->elements);
+			*bytes += sckpt_state_bytes(operator->elements);
+		}
+	}
+}
+
+void
 sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 {
 	SckptPipelineEntry *entry;
 	SckptStatus status;
+	uint64		state_rows;
+	Size		state_bytes;
 	bool		changed;
 
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
@@ -476,6 +737,7 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 				 errmsg("too many pipelines in this cluster"),
 				 errhint("Raise \"stream_ckpt.max_pipelines\" to more than %d.", sckpt_max_pipelines)));
 
+	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	status = task->starved ? SCKPT_FAILED : task->status;
 	SpinLockAcquire(&entry->mutex);
 	changed = entry->status != status || entry->last_checkpoint != task->def->last_checkpoint ||
@@ -485,12 +747,15 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->worker_pid = MyProcPid;
 	entry->counters.rows_in = task->query ? task->rows_in : task->def->rows_in;
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
-	entry->counters.state_rows = task->operator ? sckpt_state_rows(task->operator->state) : 0;
-	entry->counters.state_bytes = task->operator ? sckpt_state_bytes(task->operator->state) : 0;
+	entry->counters.late_rows = task->query ? task->late_rows : task->def->late_rows;
+	entry->counters.dead_letters = task->query ? task->dead_letters : task->def->dead_letters;
+	entry->counters.state_rows = state_rows;
+	entry->counters.state_bytes = state_bytes;
 	entry->counters.restarts = task->restarts;
 	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0);
 	entry->counters.busy_ms = task->busy_us / 1000.0;
 	entry->position = task->query ? task->fed : task->def->position;
+	entry->watermark = task->query ? task->times.watermark : task->def->watermark;
 	if (task->fed_time)
 		entry->position_time = task->fed_time;
 	entry->last_checkpoint = task->def->last_checkpoint;

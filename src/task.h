@@ -19,10 +19,14 @@
 
 #include "batch.h"
 #include "catalog.h"
+#include "expand.h"
 #include "operator.h"
 #include "query.h"
 #include "shared.h"
 #include "stage.h"
+
+/* What dead letters say of a row whose window was closed when it came. */
+#define SCKPT_ERRCODE_LATE_ROW MAKE_SQLSTATE('S', 'C', '0', '0', '1')
 
 /* A chunk of the last completed checkpoint. */
 typedef struct SckptChunk
@@ -30,8 +34,44 @@ typedef struct SckptChunk
 	int64		id;				/* 0: free place */
 	uint32		entries;
 	uint32		live;			/* entries whose last version is here */
-	uint32		leaving;		/* of these, how many the checkpoint being taken writes anew */
+	uint32		leaving;		/* of these, how many the checkpoint being taken writes anew, or removes */
 } SckptChunk;
+
+/* A state store of one of the task's operators, and what of it is in the tables. */
+typedef struct SckptStore
+{
+	int			stage;			/* chunk.stage: 2 * operator, + 1 for its elements */
+	int			operator;
+	bool		elements;
+	SckptChunk *chunks;			/* entry->chunk is 1 + an index here */
+	int			nchunks;
+	int			maxchunks;
+	int64		next_chunk;
+	uint64		stored_entries; /* in all chunks */
+	/* of the checkpoint being taken: entries of each chunk that it has written */
+	uint32	   *written;
+	int			nwritten;
+	int			maxwritten;
+} SckptStore;
+
+/* A batch that a linear query will run over at its next checkpoint. */
+typedef struct SckptPending
+{
+	SckptBatch *batch;
+	SckptTimes *before;			/* by segment; NULL: the query has no windows */
+	SckptTimes *after;
+} SckptPending;
+
+/* A row that is to be written to the dead letters with the next checkpoint. */
+typedef struct SckptDeadLetter
+{
+	Oid			stream;
+	XLogRecPtr	position;		/* of its transaction's commit record */
+	Datum		row;			/* jsonb */
+	int			sqlerrcode;
+	char	   *error;
+	TimestampTz failed_at;
+} SckptDeadLetter;
 
 typedef struct SckptTask
 {
@@ -51,13 +91,34 @@ typedef struct SckptTask
 	MemoryContext run_context;
 	SckptQuery *query;
 	SckptStage	stage;
-	SckptOperator *operator;	/* NULL: the query is linear */
-	AttrNumber *key_columns;	/* of the result relation; nkeys of the query */
+	int			noperators;		/* 0: the query is linear */
+	SckptOperator *operators[SCKPT_MAX_STAGES];	/* in the order of the stages; the last one's results go to the sink */
+	SckptStore	stores[2 * SCKPT_MAX_STAGES];
+	int			nstores;
+	SckptExpander *expander;	/* of a linear query with windows */
+	SckptQuery *last;			/* the last stage's */
+	AttrNumber *key_columns;	/* of the result relation; nkeys of the last stage */
 	AttrNumber *result_columns; /* attribute of the result relation for each column of the query */
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in */
 	XLogRecPtr	known_visible;	/* of the lane that feeds it */
-	List	   *pending;		/* batches that a linear query will run over at its next checkpoint */
+	SckptTimes	before;			/* before the transaction at hand, whose commit record is at times_lsn */
+	SckptTimes	times;			/* with it: at a boundary, what counts from now on */
+	XLogRecPtr	times_lsn;
+	bool		managed;		/* pipelines write the stream: its rows do not move the watermark (semantics.md 19) */
+	int64		late_rows;		/* as of the state */
+	uint64	   *late;			/* places of late rows of the run at hand: segment << 32 | row */
+	uint64		nlate;
+	uint64		maxlate;
+	List	   *dead;			/* SckptDeadLetter */
+	MemoryContext dead_context;
+	Size		dead_bytes;
+	int64		dead_letters;	/* as of the last checkpoint */
+	bool		result_is_stream;
+	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of the stream */
+	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
+	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */
+	List	   *pending;		/* SckptPending */
 	Size		pending_bytes;
 	List	   *early;			/* work on open transactions: early.c */
 	const TransactionId *skip;	/* writers of the transaction at hand whose rows are in the state already */
@@ -69,11 +130,6 @@ typedef struct SckptTask
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
-	SckptChunk *chunks;			/* entry->chunk is 1 + an index here */
-	int			nchunks;
-	int			maxchunks;
-	int64		next_chunk;
-	uint64		stored_entries; /* in all chunks */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */
 	int64		restore_id;		/* of the restore whose rows_replayed is not known yet; 0: none */
 } SckptTask;
@@ -126,8 +182,39 @@ extern void sckpt_task_fail(SckptTask *task, ErrorData *error);
 /* Bring shared memory up to date. */
 extern void sckpt_task_publish(SckptTask *task, XLogRecPtr covered);
 /* Run a linear query over a batch inside the transaction at hand; returns rows put out. */
-extern uint64 sckpt_task_run_linear(SckptTask *task, SckptBatch *batch);
+extern uint64 sckpt_task_run_linear(SckptTask *task, SckptPending *pending);
 extern void sckpt_task_drop_pending(SckptTask *task);
+/* What the task wants of a batch; returns the number of rows. */
 extern uint64 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan);
+/*
+ * Follow the watermark through a batch, all of whose segments come after what was followed before, but may go on with the same
+ * transaction.  Fills in the times by segment, palloc'd in the current context, for queries that need them; else *before is NULL.
+ */
+extern void sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, SckptTimes **after);
+/*
+ * The same for one record: the watermark it carries, or DT_NOBEGIN; flags as in record.h; of a heartbeat, up to where its writer had
+ * seen the log; does it have rows?
+ */
+extern void sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark,
+							   uint8 flags, XLogRecPtr seen, bool rows);
+/* Before a linear query is run over its pending batches: forget what an earlier attempt has counted. */
+extern void sckpt_task_begin_linear(SckptTask *task);
+/* Entries and bytes of all its stores. */
+extern void sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes);
+/* The operator whose results go to the sink; NULL for a linear query. */
+static inline SckptOperator *
+sckpt_task_last(SckptTask *task)
+{
+	return task->noperators == 0 ? NULL : task->operators[task->noperators - 1];
+}
+/* Put an operator in its place, and the accounts of its stores' chunks with it. */
+extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *operator);
+/*
+ * At a barrier, before its checkpoint: hand net changes on from stage to stage, in a transaction of its own.  Throws; what is in memory is
+ * undefined then.
+ */
+extern void sckpt_task_propagate(SckptTask *task);
+/* Keep a row for the dead letters. */
+extern void sckpt_task_bury(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, int sqlerrcode, const char *error);
 
 #endif							/* SCKPT_TASK_H */

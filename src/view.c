@@ -290,8 +290,8 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 	for (int i = 0; i < ncopies; i++)
 	{
 		SckptPipelineEntry *entry = &copies[i];
-		Datum		values[16];
-		bool		nulls[16] = {false};
+		Datum		values[17];
+		bool		nulls[17] = {false};
 		int			n = 0;
 		XLogRecPtr	position = Max(entry->position, entry->covered);
 
@@ -315,6 +315,8 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 		values[n++] = Int64GetDatum(entry->counters.state_bytes);
 		values[n++] = Float8GetDatum(entry->counters.busy_ms);
 		values[n++] = Float8GetDatum(entry->counters.idle_ms);
+		nulls[n] = entry->watermark == DT_NOBEGIN;
+		values[n++] = TimestampTzGetDatum(entry->watermark);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

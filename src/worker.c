@@ -49,6 +49,7 @@
 #include "checkpoint.h"
 #include "lane.h"
 #include "log.h"
+#include "progress.h"
 #include "settings.h"
 #include "shared.h"
 #include "slot.h"
@@ -146,9 +147,15 @@ adopt_copies(void)
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def SET home_database = $1, home_system = $2, "
 						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id) "
-						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3 "
+						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
+}
+
+List *
+sckpt_worker_tasks(void)
+{
+	return tasks;
 }
 
 static void
@@ -267,6 +274,12 @@ start_task(SckptTask *task, void *arg)
 		task->def->next_checkpoint = def->next_checkpoint;
 		task->def->rows_in = def->rows_in;
 		task->def->rows_out = def->rows_out;
+		task->def->late_rows = def->late_rows;
+		task->def->dead_letters = def->dead_letters;
+		task->def->watermark = def->watermark;
+		task->def->clock = def->clock;
+		task->def->managed = def->managed;
+		task->def->rows_lsn = def->rows_lsn;
 	}
 	check_log(task);
 	sckpt_task_start(task);
@@ -648,6 +661,7 @@ sckpt_worker_main(Datum arg)
 		SckptPosition position;
 		bool		delivered = false;
 		bool		at_end;
+		int64		heartbeat_wait;
 		ListCell   *lc;
 
 		CHECK_FOR_INTERRUPTS();
@@ -677,6 +691,7 @@ sckpt_worker_main(Datum arg)
 			store_idle_positions(&position);
 			move_slot(&position);
 		}
+		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane, tasks) : 0;
 		active = delivered || sckpt_log_memory(main_lane->reader) != memory;
 		memory = sckpt_log_memory(main_lane->reader);
 		if (!at_end)
@@ -691,7 +706,8 @@ sckpt_worker_main(Datum arg)
 			pg_memory_barrier();
 			continue;
 		}
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, time_to_wait(active),
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 Min(time_to_wait(active), heartbeat_wait),
 						 PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}

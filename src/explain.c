@@ -1,0 +1,216 @@
+/*-------------------------------------------------------------------------
+ *
+ * explain.c
+ *		explain_pipeline(): stages, operators, keys, plans, live counters.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/ruleutils.h"
+#include "utils/timestamp.h"
+
+#include "catalog.h"
+#include "pipeline.h"
+#include "query.h"
+#include "shared.h"
+#include "task.h"
+
+PG_FUNCTION_INFO_V1(stream_ckpt_explain_pipeline);
+
+static void
+put_line(ReturnSetInfo *rsinfo, const char *format,...) pg_attribute_printf(2, 3);
+
+static void
+put_line(ReturnSetInfo *rsinfo, const char *format,...)
+{
+	StringInfoData line;
+	Datum		value;
+	bool		isnull = false;
+
+	initStringInfo(&line);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, format);
+		needed = appendStringInfoVA(&line, format, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&line, needed);
+	}
+	value = CStringGetTextDatum(line.data);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, &value, &isnull);
+}
+
+static void
+explain_source(ReturnSetInfo *rsinfo, const char *sql)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (SPI_execute(psprintf("EXPLAIN %s", sql), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not explain \"%s\"", sql);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		put_line(rsinfo, "      %s", SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+}
+
+static const char *
+interval_of(int64 microseconds)
+{
+	Interval	interval = {0};
+
+	interval.time = microseconds;
+	return DatumGetCString(DirectFunctionCall1(interval_out, DirectFunctionCall1(interval_justify_hours, IntervalPGetDatum(&interval))));
+}
+
+static const char *const window_names[] = {
+	[SCKPT_WINDOW_TUMBLE] = "tumble",
+	[SCKPT_WINDOW_HOP] = "hop",
+	[SCKPT_WINDOW_CUMULATE] = "cumulate",
+	[SCKPT_WINDOW_SESSION] = "session",
+};
+
+static void
+explain_windows(ReturnSetInfo *rsinfo, SckptQuery *query)
+{
+	for (int i = 0; i < query->nwindows; i++)
+	{
+		SckptWindow *window = &query->windows[i];
+		SckptWindowSpec *spec = &window->spec;
+		StringInfoData line;
+
+		initStringInfo(&line);
+		if (spec->months)
+			appendStringInfo(&line, "%s of %d months", window_names[spec->kind], spec->months);
+		else
+			appendStringInfo(&line, "%s %s %s", window_names[spec->kind], spec->kind == SCKPT_WINDOW_SESSION ? "with a gap of" : "of",
+							 interval_of(spec->size));
+		if (spec->kind == SCKPT_WINDOW_HOP || spec->kind == SCKPT_WINDOW_CUMULATE)
+			appendStringInfo(&line, " every %s", interval_of(spec->slide));
+		if (!window->closes)
+			appendStringInfoString(&line, query->source ? "; never closes: it is not over the event_time column of the stream"
+								   : "; never closes: it is not over a bound of a window that closes");
+		else if (window->delay + query->lateness > 0)
+			appendStringInfo(&line, "; closes %s after the watermark has reached its end", interval_of(window->delay + query->lateness));
+		else
+			appendStringInfoString(&line, "; closes when the watermark reaches its end");
+		put_line(rsinfo, "    Window: %s", line.data);
+	}
+}
+
+static void
+explain_state(ReturnSetInfo *rsinfo, SckptQuery *query)
+{
+	bool		closes = sckpt_query_closes(query);
+
+	if (closes && query->ttl)
+		put_line(rsinfo, "    State: freed when windows close, and of groups not touched for %s", interval_of(query->ttl));
+	else if (closes)
+		put_line(rsinfo, "    State: freed when windows close");
+	else if (query->ttl)
+		put_line(rsinfo, "    State: freed of groups not touched for %s", interval_of(query->ttl));
+	else if (query->nkeys == 0)
+		put_line(rsinfo, "    State: one group");
+	else
+		put_line(rsinfo, "    State: grows with the number of groups");
+}
+
+static void
+explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
+{
+	put_line(rsinfo, "  Stage %d: aggregate%s", number, query->retracting ? " over rows that can be taken back" : "");
+	if (query->source == NULL)
+		explain_windows(rsinfo, query);
+	for (int i = 0; i < query->nkeys; i++)
+		put_line(rsinfo, "    Key: %s %s", NameStr(TupleDescAttr(query->result, query->keys[i].result_column - 1)->attname),
+				 format_type_with_typemod(query->keys[i].type, query->keys[i].typmod));
+	for (int i = 0; i < query->ncalls; i++)
+	{
+		SckptCall  *call = &query->calls[i];
+
+		put_line(rsinfo, "    Aggregate: %s%s%s", call->aggref->aggstar
+				 ? psprintf("%s(*)", get_func_name(call->aggref->aggfnoid))
+				 : format_procedure(call->aggref->aggfnoid),
+				 call->aggref->aggdistinct ? ", distinct" : "",
+				 call->mode == SCKPT_CALL_COLLECT ? ", of all its values" : "");
+	}
+	if (query->having)
+		put_line(rsinfo, "    Having: a condition on keys and aggregates");
+	explain_state(rsinfo, query);
+}
+
+Datum
+stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SckptPipeline *pipeline;
+	SckptPipelineEntry copy = {0};
+	SckptPipelineEntry *entry;
+	SckptTask  *task;
+	SckptQuery *query;
+	SckptIdentity identity;
+	int			number = 1;
+
+	sckpt_shared_require();
+	pipeline = sckpt_catalog_pipeline(name, false);
+	if (!sckpt_pipeline_visible(pipeline->owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of pipeline \"%s\"", name)));
+	InitMaterializedSRF(fcinfo, MAT_SRF_USE_EXPECTED_DESC);
+
+	copy.watermark = DT_NOBEGIN;
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_pipeline(MyDatabaseId, pipeline->id);
+	if (entry)
+	{
+		SpinLockAcquire(&entry->mutex);
+		copy = *entry;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+
+	task = sckpt_task_create(CurrentMemoryContext, pipeline);
+	sckpt_task_become_owner(task, &identity);
+	query = sckpt_query_analyze(pipeline->query, pipeline->final, pipeline->ttl > 0);
+	put_line(rsinfo, "Pipeline \"%s\" into %s", name, get_rel_name(pipeline->result)
+			 ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->result)), get_rel_name(pipeline->result))
+			 : "a dropped relation");
+	put_line(rsinfo, "  Stage 0: expressions over stream %s", get_rel_name(query->stream));
+	put_line(rsinfo, "    Plan:");
+	explain_source(rsinfo, query->source);
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		stage->lateness = pipeline->lateness;
+		stage->ttl = pipeline->ttl;
+		if (stage == query)
+			explain_windows(rsinfo, stage);
+		if (stage->grouped)
+			explain_aggregate(rsinfo, stage, number++);
+	}
+	if (!query->grouped)
+		put_line(rsinfo, "  Sink: append-only");
+	else if (pipeline->final)
+		put_line(rsinfo, "  Sink: append-only, one row per group when its window closes");
+	else
+		put_line(rsinfo, "  Sink: keyed, one row per group, kept current at each checkpoint");
+	put_line(rsinfo, "  State: " INT64_FORMAT " rows, " INT64_FORMAT " bytes", copy.counters.state_rows, copy.counters.state_bytes);
+	put_line(rsinfo, "  Rows: " INT64_FORMAT " in, " INT64_FORMAT " written, " INT64_FORMAT " late; position %X/%X",
+			 copy.counters.rows_in, copy.counters.rows_out, copy.counters.late_rows, LSN_FORMAT_ARGS(copy.position));
+	if (copy.watermark != DT_NOBEGIN)
+		put_line(rsinfo, "  Watermark: %s", timestamptz_to_str(copy.watermark));
+	sckpt_task_become_self(&identity);
+	return (Datum) 0;
+}

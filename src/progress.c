@@ -1,0 +1,199 @@
+/*-------------------------------------------------------------------------
+ *
+ * progress.c
+ *		Event time beyond rows: heartbeats of silent streams, and the
+ *		watermarks of streams that pipelines write.
+ *
+ * A heartbeat says that event time has gone on as the clock has since the stream's last row.  It is a record in the log, so that
+ * every replay sees it at the same place; it names the place up to which the log had been read, so that rows
+ * that were committed meanwhile make it void.  None is written unless it closes something: an idle database stays idle.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#include "progress.h"
+#include "record.h"
+#include "stream.h"
+
+#define HEARTBEAT_MS	1000	/* least time between two heartbeats of a stream */
+#define NOTHING_MS		3600000
+#define MAX_CHAIN		16		/* streams that follow one another, at most, for which heartbeats are sent */
+
+/* ---- Heartbeats ---- */
+
+/* The watermark of a stream at which something closes next, in the pipelines that read it and in those that read their results. */
+static TimestampTz
+next_close(Oid stream, List *tasks, int depth)
+{
+	TimestampTz next = DT_NOEND;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || task->query->stream != stream)
+			continue;
+		for (int i = 0; i < task->noperators; i++)
+			next = Min(next, task->operators[i]->next_close(task->operators[i]));
+		if (task->result_is_stream && depth < MAX_CHAIN)
+			next = Min(next, next_close(task->def->result, tasks, depth + 1));
+	}
+	return next;
+}
+
+/* The greatest watermark that any pipeline has of a stream. */
+static TimestampTz
+stream_watermark(Oid stream, List *tasks)
+{
+	TimestampTz watermark = DT_NOBEGIN;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status == SCKPT_RUNNING && task->query->stream == stream)
+			watermark = Max(watermark, task->times.watermark);
+	}
+	return watermark;
+}
+
+static int64
+heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz watermark = stream_watermark(silence->stream, tasks);
+	TimestampTz next = next_close(silence->stream, tasks, 0);
+	TimestampTz due;
+	int64		timeout;
+	int64		value;
+	bool		declared;
+
+	if (watermark == DT_NOBEGIN || next == DT_NOEND)
+		return NOTHING_MS;
+	if (silence->base == DT_NOBEGIN)
+		silence->base = watermark;
+
+	/* What its options say, now and then. */
+	if (silence->asked_at == 0 || TimestampDifferenceExceeds(silence->asked_at, now, HEARTBEAT_MS))
+	{
+		StartTransactionCommand();
+		declared = sckpt_stream_event_time(silence->stream, NULL, NULL, &timeout);
+		CommitTransactionCommand();
+		silence->timeout = declared ? timeout : -1;
+		silence->asked_at = now;
+	}
+	if (silence->timeout < 0)
+		return NOTHING_MS;
+
+	/* Event time was `base` at `since`, and has gone on with the clock. */
+	due = silence->since + Max(silence->timeout, next - silence->base);
+	due = Max(due, silence->sent_at + HEARTBEAT_MS * INT64CONST(1000));
+	if (due > now)
+		return (due - now) / 1000 + 1;
+	value = silence->base + (now - silence->since);
+	if (value <= watermark)
+		return HEARTBEAT_MS;
+
+	StartTransactionCommand();
+	sckpt_record_write_watermark(silence->stream, value, SCKPT_RECORD_IDLE, sckpt_log_read_lsn(lane->reader));
+	CommitTransactionCommand();
+	silence->sent_at = now;
+	return 1;
+}
+
+int64
+sckpt_progress_heartbeats(SckptLane *lane, List *tasks)
+{
+	int64		wait = NOTHING_MS;
+	ListCell   *lc;
+
+	/* Rows of open transactions are no silence. */
+	if (sckpt_log_memory(lane->reader) > 0)
+		return wait;
+	foreach(lc, lane->silences)
+	{
+		int64		again = heartbeat(lane, lfirst(lc), tasks);
+
+		wait = Min(wait, again);
+	}
+	return wait;
+}
+
+/* ---- Streams that pipelines write ---- */
+
+static int64
+window_size(const SckptWindowSpec *spec)
+{
+	return spec->months ? spec->months * 31 * USECS_PER_DAY : spec->size;
+}
+
+/*
+ * How far the event times of rows that the task has yet to put out can be behind its watermark; -1: any distance.
+ */
+static int64
+output_delay(SckptTask *task, AttrNumber event_time)
+{
+	SckptQuery *query = task->last;
+	int64		delay = task->def->lateness;
+	int64		longest = 0;
+
+	/* Rows of a query without windows are as late as they came. */
+	if (!query->grouped && query->nwindows == 0)
+		return 0;
+	for (int i = 0; i < query->nkeys; i++)
+	{
+		SckptKey   *key = &query->keys[i];
+
+		if (key->bound == SCKPT_BOUND_NONE || key->window == NULL)
+			continue;
+		if (task->result_columns[key->result_column - 1] == event_time && key->bound == SCKPT_BOUND_END)
+			return delay;
+		longest = Max(longest, window_size(key->window));
+	}
+	if (query->nsession > 0)
+		return -1;				/* a session may have begun at any time */
+	for (int i = 0; i < query->nwindows; i++)
+		longest = Max(longest, window_size(&query->windows[i].spec));
+	return add_time(longest, delay);
+}
+
+TimestampTz
+sckpt_progress_output(SckptTask *task, List *tasks)
+{
+	AttrNumber	attnum;
+	int64		delay;
+	TimestampTz least;
+	ListCell   *lc;
+
+	task->next_output = DT_NOBEGIN;
+	if (!sckpt_stream_event_time(task->def->result, &attnum, NULL, NULL) || task->times.watermark == DT_NOBEGIN)
+		return DT_NOBEGIN;
+	delay = output_delay(task, attnum);
+	if (delay < 0)
+		return DT_NOBEGIN;
+	least = task->next_output = add_time(task->times.watermark, -delay);
+
+	/* A pipeline that does not run holds the stream up, until it has gone on or is dropped. */
+	foreach(lc, tasks)
+	{
+		SckptTask  *other = lfirst(lc);
+
+		if (other != task && other->def->result == task->def->result)
+			least = Min(least, other->output_watermark);
+	}
+	return least;
+}
+
+void
+sckpt_progress_output_committed(SckptTask *task)
+{
+	if (task->next_output != DT_NOBEGIN)
+		task->output_watermark = task->next_output;
+}

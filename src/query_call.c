@@ -1,0 +1,266 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_call.c
+ *		How each aggregate call of a stage is kept up to date, and the sets
+ *		that those with DISTINCT or an order need.
+ *
+ * A call whose values must be at hand when its result is asked for has a
+ * counted set of its own.  The set tells values apart by equality: of values
+ * that are equal and do not look the same (1.0 and 1.00, or text under a
+ * collation that ignores case) it keeps the one that came first.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "access/htup_details.h"
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_type.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "query_private.h"
+
+#define MAX_MARKS 64			/* calls that share a marked set */
+
+/* What matters of pg_aggregate. */
+typedef struct AggregateTraits
+{
+	bool		storable;		/* its transition value can be stored */
+	bool		combines;
+} AggregateTraits;
+
+static AggregateTraits
+aggregate_traits(Aggref *aggref)
+{
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	Form_pg_aggregate form;
+	AggregateTraits traits;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	traits.storable = form->aggtranstype != INTERNALOID ||
+		(OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn));
+	traits.combines = OidIsValid(form->aggcombinefn);
+	ReleaseSysCache(tuple);
+	return traits;
+}
+
+/* The fraction that percentile_…() is asked for; NULL for mode(). */
+static Node *
+direct_argument(Aggref *aggref)
+{
+	Node	   *direct;
+
+	switch (aggref->aggfnoid)
+	{
+		case F_MODE:
+			return NULL;
+		case F_PERCENTILE_DISC_FLOAT8_ANYELEMENT:
+		case F_PERCENTILE_CONT_FLOAT8_FLOAT8:
+		case F_PERCENTILE_CONT_FLOAT8_INTERVAL:
+			break;
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("ordered-set aggregate %s is not supported in a pipeline", format_procedure(aggref->aggfnoid)),
+					 errhint("mode(), percentile_disc() and percentile_cont() of one fraction are.")));
+	}
+
+	direct = eval_const_expressions(NULL, linitial(aggref->aggdirectargs));
+	if (!IsA(direct, Const))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("ordered-set aggregate %s of a fraction that is not a constant is not supported in a pipeline",
+						format_procedure(aggref->aggfnoid)),
+				 errhint("Write the fraction as a number.")));
+	if (!((Const *) direct)->constisnull)
+	{
+		double		fraction = DatumGetFloat8(((Const *) direct)->constvalue);
+
+		if (fraction < 0 || fraction > 1 || isnan(fraction))
+			ereport(ERROR,
+					(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+					 errmsg("percentile value %g is not between 0 and 1", fraction)));
+	}
+	return direct;
+}
+
+static SckptCallMode
+choose_mode(SckptLevel *level, Aggref *aggref)
+{
+	AggregateTraits traits = aggregate_traits(aggref);
+	bool		counts = aggref->aggfnoid == F_COUNT_ || aggref->aggfnoid == F_COUNT_ANY;
+
+	if (aggref->aggkind != AGGKIND_NORMAL || aggref->aggorder)
+		return SCKPT_CALL_COLLECT;
+	if (level->stage->retracting)
+		return counts && !aggref->aggdistinct ? SCKPT_CALL_TRANSITION : SCKPT_CALL_COLLECT;
+	if (aggref->aggdistinct)
+		return traits.storable ? SCKPT_CALL_DISTINCT : SCKPT_CALL_COLLECT;
+	if (level->stage->nsession > 0 && !traits.combines)
+		return SCKPT_CALL_COLLECT;
+	if (!traits.storable)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("aggregate %s is not supported in a pipeline, because its state cannot be stored",
+						format_procedure(aggref->aggfnoid)),
+				 errhint("With an ORDER BY in the call the values themselves are kept, and the aggregate is computed from them.")));
+	return SCKPT_CALL_TRANSITION;
+}
+
+/* ---- Sets ---- */
+
+/* The clause of DISTINCT with this argument. */
+static SortGroupClause *
+clause_of(List *clauses, TargetEntry *entry)
+{
+	ListCell   *lc;
+
+	foreach(lc, clauses)
+	{
+		SortGroupClause *clause = lfirst(lc);
+
+		if (clause->tleSortGroupRef == entry->ressortgroupref && entry->ressortgroupref != 0)
+			return clause;
+	}
+	return NULL;
+}
+
+/* By which operator are values of a set's column told apart? */
+static Oid
+set_equality(Aggref *aggref, TargetEntry *entry)
+{
+	Oid			type = exprType((Node *) entry->expr);
+	SortGroupClause *clause = clause_of(aggref->aggdistinct, entry);
+	Oid			equality;
+
+	if (clause)
+		equality = clause->eqop;
+	else
+		equality = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+	if (!OidIsValid(equality) || !op_hashjoinable(equality, type) ||
+		!OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_PROC)->hash_proc))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("%s in aggregate %s over type %s is not supported in a pipeline, because the type has no hash operator class",
+						aggref->aggdistinct ? "DISTINCT" : "ORDER BY", format_procedure(aggref->aggfnoid),
+						format_type_be(type)),
+				 errhint("Cast the argument to a type that has one, such as text.")));
+	return equality;
+}
+
+/* How many calls, of those set up so far, use the set? */
+static int
+users_of_set(SckptQuery *stage, int set)
+{
+	int			users = 0;
+
+	for (int i = 0; i < stage->ncalls; i++)
+		users += stage->calls[i].mode != SCKPT_CALL_TRANSITION && stage->calls[i].set == set;
+	return users;
+}
+
+/* Find the set for a call's values, or make it. */
+static int
+find_set(SckptQuery *stage, SckptSetColumns *wanted)
+{
+	SckptSetColumns *set;
+
+	for (int i = 0; i < stage->nsets && !wanted->counted; i++)
+	{
+		bool		same;
+
+		set = &stage->sets[i];
+		same = !set->counted && set->ncolumns == wanted->ncolumns;
+		for (int c = 0; same && c < set->ncolumns; c++)
+			same = set->source[c] == wanted->source[c] && set->columns[c].eq_op == wanted->columns[c].eq_op;
+		if (same && users_of_set(stage, i) < MAX_MARKS)
+			return i;
+	}
+	stage->sets = stage->sets == NULL ? palloc(sizeof(SckptSetColumns)) :
+		repalloc(stage->sets, (stage->nsets + 1) * sizeof(SckptSetColumns));
+	stage->sets[stage->nsets] = *wanted;
+	return stage->nsets++;
+}
+
+static void
+set_order(SckptCall *call, Aggref *aggref)
+{
+	List	   *clauses = aggref->aggdistinct ? aggref->aggdistinct : aggref->aggorder;
+	ListCell   *lc;
+
+	call->sort_columns = palloc0(Max(1, list_length(clauses)) * sizeof(int));
+	call->sort_ops = palloc0(Max(1, list_length(clauses)) * sizeof(Oid));
+	call->sort_nulls_first = palloc0(Max(1, list_length(clauses)) * sizeof(bool));
+	foreach(lc, clauses)
+	{
+		SortGroupClause *clause = lfirst(lc);
+		ListCell   *la;
+
+		foreach(la, aggref->args)
+		{
+			if (((TargetEntry *) lfirst(la))->ressortgroupref == clause->tleSortGroupRef)
+				call->sort_columns[call->nsort] = foreach_current_index(la);
+		}
+		call->sort_ops[call->nsort] = clause->sortop;
+		call->sort_nulls_first[call->nsort] = clause->nulls_first;
+		call->nsort++;
+	}
+}
+
+/* Set up a call, all of those before it being set up; the arrays of others have mode TRANSITION still. */
+void
+sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
+{
+	SckptCallMode mode;
+	SckptSetColumns set = {0};
+	ListCell   *lc;
+
+	call->aggref = aggref;
+	if (aggref->aggkind != AGGKIND_NORMAL)
+		call->direct = direct_argument(aggref);
+	mode = choose_mode(level, aggref);
+
+	call->args = palloc0(Max(1, list_length(aggref->args)) * sizeof(AttrNumber));
+	set.columns = palloc0(Max(1, list_length(aggref->args)) * sizeof(SckptKey));
+	set.counted = mode == SCKPT_CALL_COLLECT;
+	foreach(lc, aggref->args)
+	{
+		TargetEntry *entry = lfirst(lc);
+		SckptKey   *column = &set.columns[set.ncolumns];
+
+		call->args[set.ncolumns] = sckpt_level_column(level, entry->expr);
+		if (!entry->resjunk)
+			call->nargs++;
+		if (mode != SCKPT_CALL_TRANSITION)
+		{
+			column->type = exprType((Node *) entry->expr);
+			column->typmod = exprTypmod((Node *) entry->expr);
+			column->collation = exprCollation((Node *) entry->expr);
+			column->eq_op = set_equality(aggref, entry);
+			column->expr = (Node *) entry->expr;
+		}
+		set.ncolumns++;
+	}
+	if (aggref->aggfilter)
+		call->filter = sckpt_level_column(level, aggref->aggfilter);
+
+	if (mode != SCKPT_CALL_TRANSITION)
+	{
+		set.source = call->args;
+		call->set = find_set(level->stage, &set);
+		if (mode == SCKPT_CALL_COLLECT)
+			set_order(call, aggref);
+	}
+	call->mode = mode;
+}

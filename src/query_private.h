@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_private.h
+ *		What the files that take a query apart share.
+ *
+ * A query without windows, without grouped sub-selects over the stream is run as it was written: its SQL is made from what
+ * the parser gave, so that views and row-level security take effect when it is planned.  Of any other query each level becomes one
+ * stage: first sub-selects that are linear are flattened into the level that reads them, and windows leave its FROM clause
+ * (query_level.c, query_window.c); then columns are given out (query_column.c) to keys and aggregates (query_group.c, query_call.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_QUERY_PRIVATE_H
+#define SCKPT_QUERY_PRIVATE_H
+
+#include "nodes/bitmapset.h"
+#include "nodes/parsenodes.h"
+
+#include "query.h"
+
+/* Columns of the stage below are Vars of this relation until it is known where they stand in the row. */
+#define SCKPT_BELOW 2
+
+/* A window function of a level, taken out of FROM. */
+typedef struct SckptLevelWindow
+{
+	int			index;			/* in the range table, where nothing is now */
+	FuncExpr   *call;
+	Expr	   *time;
+	SckptWindow *window;
+} SckptLevelWindow;
+
+/* A query level on its way to becoming a stage. */
+typedef struct SckptLevel
+{
+	SckptQuery *stage;
+	Query	   *query;
+	bool		last;			/* its results are the pipeline's */
+	bool		final;
+	bool		track;			/* rows are to say where they came from */
+	int			stream;			/* in the range table; 0: below a view */
+	int			below;			/* the grouped sub-select in FROM; 0: none */
+	SckptQuery *input;			/* the stage below */
+	List	   *windows;		/* SckptLevelWindow */
+	List	   *conditions;		/* of WHERE, over the rows with windows */
+	List	   *columns;		/* TargetEntry, of the source so far */
+	List	   *computed;		/* SckptComputed * */
+} SckptLevel;
+
+/* query.c */
+extern void sckpt_query_refuse(const char *construct, const char *hint) pg_attribute_noreturn();
+extern void sckpt_query_refuse_clock(Node *node, const char *where);
+/* Refuse what no query level on the stream's way can have. */
+extern void sckpt_query_check_level(Query *query);
+/* Does it, as it was parsed, read a stream: its views, too? */
+extern bool sckpt_query_reads_stream(Query *query);
+static inline bool
+sckpt_query_is_grouped(Query *query)
+{
+	return query->hasAggs || query->groupClause != NIL || query->groupingSets != NIL || query->havingQual != NULL;
+}
+
+/* query_level.c */
+/* Put WITH queries over a stream where they are used. */
+extern void sckpt_level_inline_ctes(Query *query);
+/* Flatten level->query; find the stream, or the stage below, and the windows. */
+extern void sckpt_level_flatten(SckptLevel *level);
+
+/* query_window.c */
+/* Is it one of the extension's window functions, and which? */
+extern bool sckpt_level_window_kind(RangeTblEntry *rte, SckptWindowKind *kind);
+extern const char *sckpt_level_window_name(SckptWindowKind kind);
+/* Set up stage->windows, once what they read is known. */
+extern void sckpt_level_make_windows(SckptLevel *level);
+/* Which bound of which window is this expression? */
+extern SckptBound sckpt_level_bound_of(SckptLevel *level, Node *node, SckptLevelWindow **window);
+extern bool sckpt_level_uses_windows(SckptLevel *level, Node *node);
+/* The key of the stage below that this expression is a column of; NULL: it is none. */
+extern SckptKey *sckpt_level_below_key(SckptLevel *level, Node *node);
+/* What is known of the closing of a key. */
+extern void sckpt_level_key_time(SckptLevel *level, SckptKey *key);
+/* Move what is over windows from the query's WHERE to level->conditions. */
+extern void sckpt_level_split_conditions(SckptLevel *level);
+
+/* query_column.c */
+/* The column for a group key: a new one. */
+extern AttrNumber sckpt_level_key_column(SckptLevel *level, Expr *expr);
+/* The column with an expression. */
+extern AttrNumber sckpt_level_column(SckptLevel *level, Expr *expr);
+/* An expression over the stage's row, whose windows are filled in. */
+extern Expr *sckpt_level_row_expr(SckptLevel *level, Expr *expr);
+/* An expression of the target list of a level without grouping. */
+extern Expr *sckpt_level_target(SckptLevel *level, Expr *expr);
+/* Give out the columns that are left, and describe the row in the stage. */
+extern void sckpt_level_finish_columns(SckptLevel *level);
+
+/* query_call.c */
+extern void sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref);
+
+/* query_group.c */
+extern void sckpt_level_split_group(SckptLevel *level);
+
+/* query_stage.c */
+/* A query with windows or grouped sub-selects; returns its first stage. */
+extern SckptQuery *sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query));
+/* 0A000 unless all of its stages close. */
+extern void sckpt_query_check_final(SckptQuery *query);
+
+#endif							/* SCKPT_QUERY_PRIVATE_H */

@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * query_stage.c
+ *		The stages of a query with windows or grouped sub-selects.
+ *
+ * From the innermost level outwards: the one that reads the stream becomes
+ * the first stage, with SQL of its own; each grouped level over a grouped
+ * sub-select is another one, whose input is the results of the one below.  A
+ * level that is not grouped changes only what the stage below puts out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
+
+#include "query_private.h"
+
+typedef struct StagesContext
+{
+	bool		final;
+	bool		track;
+	void		(*check_source) (Query *query);
+	int			count;			/* grouped stages so far */
+} StagesContext;
+
+typedef struct FoldContext
+{
+	int			below;
+	List	   *targets;		/* of the stage below */
+} FoldContext;
+
+static SckptQuery *make_level(StagesContext *context, Query *query, bool last);
+
+/* ---- A level that is not grouped, over a stage ---- */
+
+static Node *
+fold_mutator(Node *node, FoldContext *context)
+{
+	if (node == NULL)
+		return NULL;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		if (var->varno != context->below || var->varattno <= 0)
+			sckpt_query_refuse("the whole row of a grouped sub-select", "Name its columns.");
+		return copyObject((Node *) list_nth_node(TargetEntry, context->targets, var->varattno - 1)->expr);
+	}
+	return expression_tree_mutator(node, fold_mutator, context);
+}
+
+/* Let a stage put out what a level above it asks for. */
+static void
+fold(SckptLevel *level, SckptQuery *stage)
+{
+	Query	   *query = level->query;
+	FoldContext context = {level->below, stage->targetlist};
+	Node	   *condition = query->jointree->quals;
+
+	if (level->windows != NIL)
+		sckpt_query_refuse("a window over a grouped sub-select in a query without grouping",
+						   "Group by the window, or select the columns of the sub-select only.");
+	if (query->hasTargetSRFs)
+		sckpt_query_refuse("a set-returning function over a grouped sub-select", "Use it in a query over the result table.");
+	if (query->hasSubLinks)
+		sckpt_query_refuse("a sub-select in a query over a grouped sub-select", "Join the result with the table in a view.");
+	sckpt_query_refuse_clock((Node *) query->targetList, "the target list of a query over a grouped sub-select");
+	sckpt_query_refuse_clock(condition, "WHERE");
+	if (contain_volatile_functions((Node *) query->targetList) || contain_volatile_functions(condition))
+		sckpt_query_refuse("a volatile function in a query over a grouped sub-select",
+						   "Use it in a query over the result table.");
+
+	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
+	condition = fold_mutator(condition, &context);
+	if (condition)
+		stage->having = (Node *) make_ands_explicit(list_concat(make_ands_implicit((Expr *) stage->having),
+																make_ands_implicit((Expr *) condition)));
+	stage->result = ExecCleanTypeFromTL(query->targetList);
+	for (int i = 0; i < stage->nkeys; i++)
+	{
+		ListCell   *lc;
+
+		stage->keys[i].result_column = 0;
+		foreach(lc, stage->targetlist)
+		{
+			TargetEntry *target = lfirst(lc);
+
+			if (stage->keys[i].result_column == 0 && IsA(target->expr, Var) && ((Var *) target->expr)->varattno == i + 1)
+				stage->keys[i].result_column = target->resno;
+		}
+		if (stage->keys[i].result_column == 0 && level->last)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("a GROUP BY expression of a sub-select that is not in the select list is not supported in a pipeline"),
+					 errhint("The result's rows are told apart by the group keys: select all of them.")));
+	}
+}
+
+/* ---- Levels ---- */
+
+static void
+check_above(SckptLevel *level)
+{
+	if (list_length(level->query->jointree->fromlist) != 1 ||
+		!IsA(linitial(level->query->jointree->fromlist), RangeTblRef))
+		sckpt_query_refuse("a join above a grouped sub-select", "Join the result with the table in a view.");
+	if (rt_fetch(level->below, level->query->rtable)->lateral &&
+		contain_vars_of_level((Node *) rt_fetch(level->below, level->query->rtable)->subquery, 1))
+		sckpt_query_refuse("a grouped LATERAL sub-select over a stream", "Put the columns it needs into the sub-select.");
+}
+
+/* A level without grouping: its rows are the result. */
+static void
+make_linear(SckptLevel *level)
+{
+	SckptQuery *stage = level->stage;
+	Query	   *source;
+	ListCell   *lc;
+
+	if (level->query->hasTargetSRFs)
+		sckpt_query_refuse("a set-returning function in the target list of a query with windows", "Use LATERAL.");
+	foreach(lc, level->query->targetList)
+	{
+		TargetEntry *target = flatCopyTargetEntry(lfirst(lc));
+
+		target->expr = sckpt_level_target(level, target->expr);
+		stage->targetlist = lappend(stage->targetlist, target);
+	}
+	sckpt_level_finish_columns(level);
+	source = copyObject(level->query);
+	source->targetList = level->columns;
+	stage->source = pg_get_querydef(source, false);
+}
+
+/* Is something of the level above named in a sub-select that is to be a stage of its own? */
+static bool
+uses_outer_ctes(Node *node, int *sublevels_up)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		return rte->rtekind == RTE_CTE && rte->ctelevelsup > *sublevels_up;
+	}
+	if (IsA(node, Query))
+	{
+		bool		result;
+
+		(*sublevels_up)++;
+		result = query_tree_walker((Query *) node, uses_outer_ctes, sublevels_up, QTW_EXAMINE_RTES_BEFORE);
+		(*sublevels_up)--;
+		return result;
+	}
+	return expression_tree_walker(node, uses_outer_ctes, sublevels_up);
+}
+
+/* Give a sub-select that is to be a stage of its own the WITH queries around it that it uses. */
+static void
+take_ctes(Query *subquery, Query *query)
+{
+	int			sublevels_up = -1;
+	ListCell   *lc;
+	ListCell   *ls;
+
+	if (!uses_outer_ctes((Node *) subquery, &sublevels_up))
+		return;
+	foreach(lc, query->cteList)
+	{
+		CommonTableExpr *cte = lfirst(lc);
+
+		foreach(ls, subquery->cteList)
+		{
+			if (strcmp(cte->ctename, lfirst_node(CommonTableExpr, ls)->ctename) == 0)
+				sckpt_query_refuse(psprintf("a second WITH query \"%s\"", cte->ctename), "Give them different names.");
+		}
+	}
+	IncrementVarSublevelsUp((Node *) subquery, -1, 1);
+	subquery->cteList = list_concat(copyObject(query->cteList), subquery->cteList);
+}
+
+static SckptQuery *
+make_level(StagesContext *context, Query *query, bool last)
+{
+	SckptLevel	level = {NULL};
+	SckptQuery *first = NULL;
+	SckptQuery *stage;
+
+	check_stack_depth();
+	sckpt_query_check_level(query);
+	level.query = query;
+	level.last = last;
+	level.final = context->final;
+	level.track = context->track;
+	sckpt_level_flatten(&level);
+
+	if (level.below)
+	{
+		Query	   *subquery = rt_fetch(level.below, query->rtable)->subquery;
+
+		check_above(&level);
+		take_ctes(subquery, query);
+		first = make_level(context, subquery, false);
+		level.input = sckpt_query_last(first);
+		if (!sckpt_query_is_grouped(query))
+		{
+			fold(&level, level.input);
+			return first;
+		}
+	}
+
+	stage = palloc0(sizeof(SckptQuery));
+	stage->grouped = sckpt_query_is_grouped(query);
+	stage->result = ExecCleanTypeFromTL(query->targetList);
+	stage->retracting = level.below != 0 && !context->final;
+	if (level.stream)
+		stage->stream = rt_fetch(level.stream, query->rtable)->relid;
+	level.stage = stage;
+	if (stage->grouped && ++context->count > SCKPT_MAX_STAGES)
+		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
+						   "Create a pipeline for the sub-select.");
+
+	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
+	sckpt_level_make_windows(&level);
+	sckpt_level_split_conditions(&level);
+	if (level.below == 0)
+	{
+		context->check_source(query);
+		if (context->track && stage->grouped && level.stream == 0)
+			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
+	}
+	if (stage->grouped)
+		sckpt_level_split_group(&level);
+	else
+		make_linear(&level);
+
+	if (first == NULL)
+		return stage;
+	level.input->above = stage;
+	return first;
+}
+
+SckptQuery *
+sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
+{
+	StagesContext context = {final, track, check_source, 0};
+
+	return make_level(&context, query, true);
+}
+
+/* ---- emit => 'final' ---- */
+
+void
+sckpt_query_check_final(SckptQuery *query)
+{
+	if (!query->grouped)
+		sckpt_query_refuse("emit => 'final' for a query without GROUP BY", "Its rows never change: leave the argument out.");
+	if (!query->event_time)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("emit => 'final' over stream \"%s\", which declares no event_time, is not supported",
+						get_rel_name(query->stream)),
+				 errhint("Use ALTER FOREIGN TABLE %s OPTIONS (ADD event_time 'column').",
+						 quote_identifier(get_rel_name(query->stream)))));
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		bool		closing = false;
+
+		if (sckpt_query_closes(stage))
+			continue;
+		for (int i = 0; i < stage->nwindows; i++)
+			closing |= stage->windows[i].closes;
+		if (stage->nwindows > 0 && !closing)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("emit => 'final' with a window over another expression than the event time is not supported"),
+					 stage == query ?
+					 errhint("Give the window the stream's event_time column itself: other windows never close.") :
+					 errhint("Give the window window_start or window_end of the sub-select: other windows never close.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("emit => 'final' without a window among the group keys is not supported"),
+				 errhint("Group by window_start or window_end, in each level of the query that groups.")));
+	}
+}

@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * result.h
+ *		Appends rows to a pipeline's result, whatever relation that is.
+ *
+ * For rows that are never changed: those of closed windows, and of linear queries whose rows do not come straight out of the
+ * executor.  They are collected in a tuplestore (work_mem, then a temporary file), in the order given, and written by one
+ * INSERT … SELECT, so that partitioned tables, streams, foreign tables, triggers and defaults work as for any INSERT.  In the checkpoint's
+ * transaction, as the pipeline's owner.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_RESULT_H
+#define SCKPT_RESULT_H
+
+#include "task.h"
+
+typedef struct SckptAppender SckptAppender;
+
+/* For rows of query->result's type (the last stage's); kept below the current memory context. */
+extern SckptAppender *sckpt_appender_open(SckptTask *task);
+extern void sckpt_appender_put(SckptAppender *appender, TupleTableSlot *row);
+/* Write them; returns how many. */
+extern uint64 sckpt_appender_close(SckptAppender *appender);
+
+/* INSERT INTO result (columns) SELECT * FROM … */
+extern char *sckpt_result_insert_sql(Oid result, TupleDesc columns, const char *from);
+/* The same of a row of NULLs: to plan, so that types and privileges are checked. */
+extern char *sckpt_result_check_sql(Oid result, TupleDesc columns);
+
+#endif							/* SCKPT_RESULT_H */

@@ -1,0 +1,420 @@
+/*-------------------------------------------------------------------------
+ *
+ * scan.c
+ *		Scanning a stream: rows of a worker's batch, in PostgreSQL's executor.
+ *
+ * Only the worker's own executor run of a pipeline's query may scan a stream;
+ * the worker arms the scan just before.  Everybody else gets an error.
+ *
+ * A row's tid is its place in the batch (batch.h).  That is what ctid gives in
+ * the query, through joins and projections.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "foreign/fdwapi.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "optimizer/optimizer.h"
+#include "optimizer/pathnode.h"
+#include "optimizer/planmain.h"
+#include "optimizer/restrictinfo.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+#include "record.h"
+#include "scan.h"
+#include "stream.h"
+
+/* Rows a planner should expect of a scan: a typical batch. */
+#define BATCH_ROWS_ESTIMATE 1000
+
+/* How rows of a segment become rows of the relation. */
+typedef struct RowMap
+{
+	bool		direct;			/* they have the layout of the relation's row type */
+	TupleDesc	old_type;		/* what they were written with, unless direct */
+	Datum	   *missing;		/* by column of the relation: what older rows have there */
+	bool	   *missing_null;
+	bool		missing_known;
+} RowMap;
+
+/* State of a scan over the worker's batch. */
+typedef struct StreamScan
+{
+	SckptScan  *scan;
+	uint32		next_segment;	/* to look at */
+	SckptSegment *segment;		/* the current one */
+	char	   *row;			/* its next row */
+	uint32		nrows;			/* rows left in it */
+	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
+	RowMap		map;
+	HeapTupleData tuple;
+} StreamScan;
+
+static SckptScan *armed_scan = NULL;
+
+void
+sckpt_stream_init(void)
+{
+	armed_scan = NULL;
+}
+
+void
+sckpt_stream_arm(SckptScan *scan)
+{
+	armed_scan = scan;
+}
+
+/* ---- Planning ---- */
+
+static void
+stream_rel_size(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
+{
+	baserel->rows = clamp_row_est(BATCH_ROWS_ESTIMATE *
+								  clauselist_selectivity(root, baserel->baserestrictinfo, 0, JOIN_INNER, NULL));
+	baserel->tuples = BATCH_ROWS_ESTIMATE;
+}
+
+static void
+stream_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
+{
+	Cost		run = baserel->tuples * (cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
+
+	add_path(baserel, (Path *) create_foreignscan_path(root, baserel, NULL, baserel->rows,
+													   baserel->baserestrictcost.startup, run, NIL,
+													   baserel->lateral_relids, NULL, NIL));
+}
+
+static ForeignScan *
+stream_plan(PlannerInfo *root, RelOptInfo *baserel, Oid relid, ForeignPath *path, List *tlist,
+			List *scan_clauses, Plan *outer_plan)
+{
+	return make_foreignscan(tlist, extract_actual_clauses(scan_clauses, false), baserel->relid, NIL, NIL,
+							NIL, NIL, outer_plan);
+}
+
+/* ---- Rows written with another row type ---- */
+
+/*
+ * What rows that are older than a column have there: its default if that is a constant, as
+ * for ALTER TABLE … ADD COLUMN on a table, else NULL.
+ */
+static void
+find_missing_values(RowMap *map, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	map->missing = palloc0(desc->natts * sizeof(Datum));
+	map->missing_null = palloc(desc->natts * sizeof(bool));
+	for (int i = 0; i < desc->natts; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		Node	   *expr;
+
+		map->missing_null[i] = true;
+		if (att->attisdropped || !att->atthasdef || att->attgenerated)
+			continue;
+		expr = build_column_default(rel, i + 1);
+		if (expr)
+			expr = (Node *) expression_planner((Expr *) expr);
+		if (expr && IsA(expr, Const) && !((Const *) expr)->constisnull)
+		{
+			map->missing_null[i] = false;
+			map->missing[i] = datumCopy(((Const *) expr)->constvalue, att->attbyval, att->attlen);
+		}
+	}
+	map->missing_known = true;
+}
+
+/* Prepare for the rows of a segment: compare the row type they were written with to today's. */
+static void
+map_segment(RowMap *map, SckptSegment *segment, Relation rel)
+{
+	TupleDesc	desc = RelationGetDescr(rel);
+
+	if (segment->ncolumns > desc->natts)
+		elog(ERROR, "stream \"%s\" has fewer columns than a row in the log", RelationGetRelationName(rel));
+
+	map->direct = true;
+	for (int i = 0; i < segment->ncolumns; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+		SckptRecordColumn *column = &segment->columns[i];
+
+		if (!att->attisdropped && OidIsValid(column->type) && column->type != att->atttypid)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of stream \"%s\" had another type when unread rows were inserted",
+							NameStr(att->attname), RelationGetRelationName(rel))));
+		if (column->length != att->attlen || column->align != att->attalign || column->by_value != att->attbyval)
+			map->direct = false;
+	}
+	for (int i = segment->ncolumns; i < desc->natts && map->direct; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		if (att->atthasdef && !att->attisdropped)
+			map->direct = false;
+	}
+
+	if (!map->direct)
+	{
+		if (!map->missing_known)
+			find_missing_values(map, rel);
+		if (map->old_type)
+			FreeTupleDesc(map->old_type);
+		map->old_type = CreateTemplateTupleDesc(segment->ncolumns);
+		for (int i = 0; i < segment->ncolumns; i++)
+		{
+			Form_pg_attribute att = TupleDescAttr(map->old_type, i);
+
+			memset(att, 0, ATTRIBUTE_FIXED_PART_SIZE);
+			att->atttypid = segment->columns[i].type;
+			att->attlen = segment->columns[i].length;
+			att->attalign = segment->columns[i].align;
+			att->attbyval = segment->columns[i].by_value;
+			att->attnum = i + 1;
+			att->attcacheoff = -1;
+		}
+	}
+}
+
+/* Take a row apart that is not direct.  Values lead into it. */
+static void
+map_row(RowMap *map, HeapTuple row, TupleDesc desc, Datum *values, bool *nulls)
+{
+	heap_deform_tuple(row, map->old_type, values, nulls);
+	for (int i = 0; i < desc->natts; i++)
+	{
+		if (i >= map->old_type->natts)
+		{
+			values[i] = map->missing[i];
+			nulls[i] = map->missing_null[i];
+		}
+		if (TupleDescAttr(desc, i)->attisdropped)
+			nulls[i] = true;
+	}
+}
+
+/*
+ * Make a tuple of a row where it lies: a MinimalTuple is a HeapTuple's body without its first bytes, which hold nothing that a
+ * query of ours may ask for.
+ */
+static inline void
+point_to_row(HeapTuple tuple, char *row)
+{
+	tuple->t_len = ((MinimalTuple) row)->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple->t_data = (HeapTupleHeader) (row - MINIMAL_TUPLE_OFFSET);
+}
+
+
+/* ---- Scanning ---- */
+
+static void
+stream_begin_scan(ForeignScanState *node, int eflags)
+{
+	Oid			relid = RelationGetRelid(node->ss.ss_currentRelation);
+	StreamScan *state;
+
+	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
+		return;
+	if (armed_scan == NULL || armed_scan->stream != relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot select from stream \"%s\"", get_rel_name(relid)),
+				 errhint("Create a pipeline with stream_ckpt.create_pipeline() and select from its result.")));
+
+	state = palloc0(sizeof(StreamScan));
+	state->scan = armed_scan;
+	armed_scan = NULL;
+	node->fdw_state = state;
+}
+
+static void
+open_segment(StreamScan *state, Relation rel)
+{
+	SckptSegment *segment = state->segment;
+
+	if (segment->weights != NULL)
+		elog(ERROR, "weighted rows in stream \"%s\"", RelationGetRelationName(rel));
+	map_segment(&state->map, segment, rel);
+	state->bounded = 0;
+	if (segment->bound != SCKPT_NO_BOUND)
+		(void) sckpt_stream_event_time(segment->stream, &state->bounded, NULL, NULL);
+	state->row = segment->rows;
+	state->nrows = segment->nrows;
+	BlockIdSet(&state->tuple.t_self.ip_blkid, segment - state->scan->batch->segments);
+	state->tuple.t_tableOid = segment->stream;
+}
+
+/*
+ * Is the row's event time so far ahead of the clock at its insertion that it shall not count?  Nothing infinite is.  Tells the scan's
+ * owner then.
+ */
+static bool
+is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
+{
+	SckptScan  *scan = state->scan;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, state->bounded, &isnull);
+	int64		event_time = isnull ? SCKPT_NO_WATERMARK : DatumGetInt64(value);
+
+	if (event_time <= state->segment->bound || TIMESTAMP_NOT_FINITE(event_time))
+		return false;
+	if (scan->ahead)
+	{
+		scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
+		return true;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+			 errmsg("event time %s of stream \"%s\" is too far ahead of the clock",
+					getBaseType(TupleDescAttr(slot->tts_tupleDescriptor, state->bounded - 1)->atttypid) == TIMESTAMPOID
+					? DatumGetCString(DirectFunctionCall1(timestamp_out, value))
+					: DatumGetCString(DirectFunctionCall1(timestamptz_out, value)),
+					get_rel_name(scan->stream)),
+			 errhint("When the row was inserted, stream_ckpt.max_event_time_ahead did not allow it to move the watermark.")));
+	return true;				/* keep compiler quiet */
+}
+
+static TupleTableSlot *
+stream_iterate(ForeignScanState *node)
+{
+	StreamScan *state = node->fdw_state;
+	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
+	HeapTuple	tuple = &state->tuple;
+
+	for (;;)
+	{
+		uint32		number;
+
+		while (state->nrows == 0)
+		{
+			SckptBatch *batch = state->scan->batch;
+			MemoryContext old;
+
+			if (state->next_segment >= batch->nsegments)
+				return ExecClearTuple(slot);
+			state->segment = &batch->segments[state->next_segment++];
+			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment))
+				continue;
+			old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
+			open_segment(state, node->ss.ss_currentRelation);
+			MemoryContextSwitchTo(old);
+		}
+
+		number = state->segment->nrows - state->nrows--;
+		point_to_row(tuple, state->row);
+		state->row += MAXALIGN(((MinimalTuple) state->row)->t_len);
+		tuple->t_self.ip_posid = number;
+		if (state->map.direct)
+			ExecStoreHeapTuple(tuple, slot, false);
+		else
+		{
+			ExecClearTuple(slot);
+			map_row(&state->map, tuple, slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+			ExecStoreVirtualTuple(slot);
+			slot->tts_tid = tuple->t_self;
+		}
+		if (state->bounded == 0 || !is_ahead(state, slot, number))
+			return slot;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+stream_rescan(ForeignScanState *node)
+{
+	StreamScan *state = node->fdw_state;
+
+	state->next_segment = 0;
+	state->nrows = 0;
+}
+
+static void
+stream_end_scan(ForeignScanState *node)
+{
+}
+
+void
+sckpt_scan_set_routine(FdwRoutine *routine)
+{
+	routine->GetForeignRelSize = stream_rel_size;
+	routine->GetForeignPaths = stream_paths;
+	routine->GetForeignPlan = stream_plan;
+	routine->BeginForeignScan = stream_begin_scan;
+	routine->IterateForeignScan = stream_iterate;
+	routine->ReScanForeignScan = stream_rescan;
+	routine->EndForeignScan = stream_end_scan;
+}
+
+/* ---- A row by itself ---- */
+
+/* to_jsonb() of a composite value. */
+static Datum
+composite_to_jsonb(Datum composite, Oid type)
+{
+	FmgrInfo	function;
+	Const	   *argument = makeNullConst(type, -1, InvalidOid);
+
+	/* The function asks the call's expression for the type. */
+	fmgr_info(F_TO_JSONB, &function);
+	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid,
+											 InvalidOid, COERCE_EXPLICIT_CALL), &function);
+	return FunctionCall1(&function, composite);
+}
+
+Datum
+sckpt_stream_row_json(SckptBatch *batch, uint32 segment_number, uint32 row_number)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt row", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	RowMap		map = {0};
+	HeapTupleData tuple = {0};
+	SckptSegment *segment;
+	Relation	rel;
+	TupleDesc	desc;
+	Datum	   *values;
+	bool	   *nulls;
+	char	   *row;
+	Datum		result;
+
+	if (segment_number >= batch->nsegments || row_number >= batch->segments[segment_number].nrows)
+		elog(ERROR, "a batch has no row %u in segment %u", row_number, segment_number);
+	segment = &batch->segments[segment_number];
+	row = segment->rows;
+	for (uint32 i = 0; i < row_number; i++)
+		row += MAXALIGN(((MinimalTuple) row)->t_len);
+	point_to_row(&tuple, row);
+
+	rel = table_open(segment->stream, AccessShareLock);
+	desc = RelationGetDescr(rel);
+	values = palloc(desc->natts * sizeof(Datum));
+	nulls = palloc(desc->natts * sizeof(bool));
+	map_segment(&map, segment, rel);
+	if (map.direct)
+		heap_deform_tuple(&tuple, desc, values, nulls);
+	else
+		map_row(&map, &tuple, desc, values, nulls);
+	result = composite_to_jsonb(heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc),
+								rel->rd_rel->reltype);
+	table_close(rel, AccessShareLock);
+
+	MemoryContextSwitchTo(old);
+	result = datumCopy(result, false, -1);
+	MemoryContextDelete(context);
+	return result;
+}

@@ -1,0 +1,518 @@
+/*-------------------------------------------------------------------------
+ *
+ * set.c
+ *		Sets and multisets of values that belong to groups: what DISTINCT,
+ *		ordered and ordered-set aggregates keep.
+ *
+ * All sets of all groups share one store, in which an element is found by a hash that mixes its group's reference, its set's
+ * number and its values.  So a set of three values costs three elements and nothing else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "common/hashfn.h"
+#include "common/int.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+
+#include "set.h"
+
+typedef struct SckptElement
+{
+	SckptEntry	entry;
+	int64		count;			/* or bits */
+	SckptRef	group;
+	SckptRef	next;			/* neighbours in the group's list, whatever their set */
+	SckptRef	prev;
+	uint16		set;
+	char		values[FLEXIBLE_ARRAY_MEMBER];	/* a bitmap of one or two bytes fits before the next 8 */
+} SckptElement;
+
+StaticAssertDecl(offsetof(SckptElement, count) == SCKPT_ENTRY_HEADER, "an element continues its entry");
+
+/* A group's number and reference, while elements are read back. */
+typedef struct Known
+{
+	int64		id;
+	SckptRef	ref;
+	char		status;
+} Known;
+
+#define SH_PREFIX known
+#define SH_ELEMENT_TYPE Known
+#define SH_KEY_TYPE int64
+#define SH_KEY id
+#define SH_HASH_KEY(table, key) murmurhash32((uint32) (key) ^ murmurhash32((uint32) ((uint64) (key) >> 32)))
+#define SH_EQUAL(table, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* One set of each group. */
+typedef struct SetColumns
+{
+	SckptGroupKey *key;
+	bool		counted;
+} SetColumns;
+
+struct SckptSets
+{
+	MemoryContext context;
+	MemoryContext value_context;	/* reset after each value packed, read or merged */
+	SckptState *state;
+	SckptState *groups;
+	Size		head_offset;
+	int			nsets;
+	SetColumns *sets;
+	Datum	   *values;			/* of the element at hand, for drop, pack and unpack */
+	bool	   *nulls;
+	MemoryContext known_context;	/* NULL: not reading */
+	known_hash *known;
+	int64		highest_id;		/* read */
+};
+
+static inline SckptElement *
+element_at(SckptSets *sets, SckptRef ref)
+{
+	return (SckptElement *) sckpt_state_address(sets->state, ref);
+}
+
+static inline SckptSetHead *
+head_of(SckptSets *sets, SckptRef group)
+{
+	return (SckptSetHead *) ((char *) sckpt_state_address(sets->groups, group) + sets->head_offset);
+}
+
+static inline void
+load_values(SckptSets *sets, SckptElement *element, Datum *values, bool *nulls)
+{
+	sckpt_group_key_load(sets->sets[element->set].key, element->values, values, nulls);
+}
+
+/* Caller's bytes of an element, as the store counts them; entries are 8-byte aligned, so data aligned from 0 is no shorter. */
+static Size
+element_bytes(SckptGroupKey *key, Datum *values, bool *nulls)
+{
+	return MAXALIGN(offsetof(SckptElement, values) + key->bitmap_bytes) +
+		heap_compute_data_size(key->desc, values, nulls) - SCKPT_ENTRY_HEADER;
+}
+
+static inline void
+touch(SckptSets *sets, SckptRef ref, SckptElement *element)
+{
+	sckpt_state_mark_dirty(sets->state, ref);
+	element->entry.flags &= ~SCKPT_ENTRY_REWRITE;
+}
+
+
+/* ---------- sets ---------- */
+
+SckptSets *
+sckpt_sets_create(MemoryContext parent, const SckptSetDef *defs, int ndefs, SckptState *groups, Size head_offset)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt sets", ALLOCSET_SMALL_SIZES);
+	SckptSets  *sets = MemoryContextAllocZero(context, sizeof(SckptSets));
+	int			ncolumns = 1;
+
+	Assert(head_offset == MAXALIGN(head_offset));
+	if (ndefs > PG_UINT16_MAX)
+		elog(ERROR, "too many sets");
+	sets->context = context;
+	sets->value_context = AllocSetContextCreate(context, "stream_ckpt set values", ALLOCSET_SMALL_SIZES);
+	sets->groups = groups;
+	sets->head_offset = head_offset;
+	sets->nsets = ndefs;
+	sets->sets = MemoryContextAllocZero(context, Max(1, ndefs) * sizeof(SetColumns));
+	for (int i = 0; i < ndefs; i++)
+	{
+		sets->sets[i].key = sckpt_group_key_create(defs[i].columns, defs[i].ncolumns, context);
+		sets->sets[i].counted = defs[i].counted;
+		ncolumns = Max(ncolumns, defs[i].ncolumns);
+	}
+	sets->values = MemoryContextAllocZero(context, ncolumns * sizeof(Datum));
+	sets->nulls = MemoryContextAllocZero(context, ncolumns * sizeof(bool));
+	sets->state = sckpt_state_create(context);
+	return sets;
+}
+
+void
+sckpt_sets_destroy(SckptSets *sets)
+{
+	sckpt_state_destroy(sets->state);
+	MemoryContextDelete(sets->context);
+}
+
+SckptState *
+sckpt_sets_state(SckptSets *sets)
+{
+	return sets->state;
+}
+
+
+/* ---------- elements ---------- */
+
+static inline uint32
+element_hash(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls)
+{
+	return murmurhash32(sckpt_group_key_hash(sets->sets[set].key, values, nulls) +
+						group * 0x9e3779b1U + (uint32) set * 0x85ebca77U);
+}
+
+static inline SckptRef
+find_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
+{
+	SckptGroupKey *key = sets->sets[set].key;
+	SckptProbe	probe;
+	SckptRef	ref;
+
+	for (ref = sckpt_state_probe(sets->state, hash, &probe);
+		 ref != SCKPT_NO_REF;
+		 ref = sckpt_state_probe_next(&probe))
+	{
+		SckptElement *element = element_at(sets, ref);
+
+		if (element->group == group && element->set == set && sckpt_group_key_equal(key, element->values, values, nulls))
+			break;
+	}
+	return ref;
+}
+
+/* Make an element of count 0; it is not marked dirty. */
+static SckptRef
+add_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
+{
+	SckptGroupKey *key = sets->sets[set].key;
+	SckptRef	ref = sckpt_state_insert(sets->state, hash, element_bytes(key, values, nulls));
+	SckptElement *element = element_at(sets, ref);
+	SckptSetHead *head = head_of(sets, group);
+
+	element->group = group;
+	element->set = set;
+	sckpt_group_key_store(key, element->values, values, nulls);
+	element->next = head->first;
+	if (head->first != SCKPT_NO_REF)
+		element_at(sets, head->first)->prev = ref;
+	head->first = ref;
+	head->elements++;
+	return ref;
+}
+
+static inline SckptRef
+find_or_add(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
+{
+	SckptRef	ref = find_element(sets, hash, group, set, values, nulls);
+
+	return likely(ref != SCKPT_NO_REF) ? ref : add_element(sets, hash, group, set, values, nulls);
+}
+
+uint32
+sckpt_sets_hash(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls)
+{
+	return element_hash(sets, group, set, values, nulls);
+}
+
+uint64
+sckpt_sets_mark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits)
+{
+	return sckpt_sets_mark_hashed(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls, bits);
+}
+
+uint64
+sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits)
+{
+	SckptRef	ref;
+	SckptElement *element;
+	uint64		added;
+
+	if (bits == 0)
+		return 0;
+	ref = find_or_add(sets, hash, group, set, values, nulls);
+	element = element_at(sets, ref);
+	added = bits & ~(uint64) element->count;
+	if (added)
+	{
+		element->count |= (int64) added;
+		touch(sets, ref, element);
+	}
+	return added;
+}
+
+void
+sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count)
+{
+	SckptRef	ref;
+	SckptElement *element;
+	int64		sum;
+
+	if (count == 0)
+		return;
+	ref = find_or_add(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls);
+	element = element_at(sets, ref);
+	if (unlikely(pg_add_s64_overflow(element->count, count, &sum)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
+				 errmsg("a value is in a group too often")));
+	element->count = sum;
+	touch(sets, ref, element);
+}
+
+SckptElementValue *
+sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
+{
+	SckptRef	first = head_of(sets, group)->first;
+	SckptGroupKey *key = sets->sets[set].key;
+	SckptElementValue *result;
+	Datum	   *values;
+	bool	   *nulls;
+	uint64		n = 0;
+
+	/* The group's other sets may be much larger: count first. */
+	for (SckptRef ref = first; ref != SCKPT_NO_REF; ref = element_at(sets, ref)->next)
+	{
+		if (element_at(sets, ref)->set == set && element_at(sets, ref)->count != 0)
+			n++;
+		CHECK_FOR_INTERRUPTS();
+	}
+	*count = n;
+	if (n == 0)
+		return NULL;
+
+	result = palloc_extended(n * sizeof(SckptElementValue), MCXT_ALLOC_HUGE);
+	values = palloc_extended(n * Max(1, key->ncolumns) * sizeof(Datum), MCXT_ALLOC_HUGE);
+	nulls = palloc_extended(n * Max(1, key->ncolumns) * sizeof(bool), MCXT_ALLOC_HUGE);
+	n = 0;
+	for (SckptRef ref = first; ref != SCKPT_NO_REF; ref = element_at(sets, ref)->next)
+	{
+		SckptElement *element = element_at(sets, ref);
+
+		CHECK_FOR_INTERRUPTS();
+		if (element->set != set || element->count == 0)
+			continue;
+		result[n] = (SckptElementValue)
+		{
+			.values = values + n * key->ncolumns,
+			.nulls = nulls + n * key->ncolumns,
+			.count = element->count
+		};
+		load_values(sets, element, result[n].values, result[n].nulls);
+		n++;
+	}
+	return result;
+}
+
+void
+sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from_group, SckptSetMarked marked, void *arg)
+{
+	int			ncolumns = 1;
+	Datum	   *values;
+	bool	   *nulls;
+
+	Assert(sets != from || group != from_group);
+	for (int i = 0; i < from->nsets; i++)
+		ncolumns = Max(ncolumns, from->sets[i].key->ncolumns);
+	/* Not the arrays of `sets`: the callback may get at those. */
+	values = palloc(ncolumns * sizeof(Datum));
+	nulls = palloc(ncolumns * sizeof(bool));
+
+	/* Elements never move, so those of `from` stay where they are while the same store takes new ones. */
+	for (SckptRef ref = head_of(from, from_group)->first; ref != SCKPT_NO_REF; ref = element_at(from, ref)->next)
+	{
+		SckptElement *element = element_at(from, ref);
+		MemoryContext old = MemoryContextSwitchTo(sets->value_context);
+		uint64		added = 0;
+
+		load_values(from, element, values, nulls);
+		if (from->sets[element->set].counted)
+			sckpt_sets_add(sets, group, element->set, values, nulls, element->count);
+		else
+			added = sckpt_sets_mark(sets, group, element->set, values, nulls, (uint64) element->count);
+		MemoryContextSwitchTo(old);
+		if (added && marked)
+			marked(arg, element->set, values, nulls, added);
+		MemoryContextReset(sets->value_context);
+		CHECK_FOR_INTERRUPTS();
+	}
+	pfree(values);
+	pfree(nulls);
+}
+
+void
+sckpt_sets_drop(SckptSets *sets, SckptRef group)
+{
+	SckptSetHead *head = head_of(sets, group);
+	SckptRef	ref = head->first;
+
+	/* Uninterruptible: half a list is no list. */
+	while (ref != SCKPT_NO_REF)
+	{
+		SckptElement *element = element_at(sets, ref);
+		SckptRef	next = element->next;
+
+		if (next != SCKPT_NO_REF)
+			__builtin_prefetch(element_at(sets, next));
+		load_values(sets, element, sets->values, sets->nulls);
+		sckpt_state_remove(sets->state, ref, element_bytes(sets->sets[element->set].key, sets->values, sets->nulls));
+		ref = next;
+	}
+	head->first = SCKPT_NO_REF;
+	head->elements = 0;
+}
+
+
+/* ---------- portable form ---------- */
+
+static pg_attribute_noreturn() void
+report_corrupted(const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_DATA_CORRUPTED),
+			 errmsg("stored state of a pipeline is corrupted"),
+			 errdetail("%s", detail)));
+}
+
+/* Counts may be negative: small ones of either sign are short. */
+static inline uint64
+zigzag(int64 value)
+{
+	return ((uint64) value << 1) ^ (value < 0 ? PG_UINT64_MAX : 0);
+}
+
+static inline int64
+unzigzag(uint64 value)
+{
+	return (int64) ((value >> 1) ^ (value & 1 ? PG_UINT64_MAX : 0));
+}
+
+void
+sckpt_sets_describe(SckptSets *sets, StringInfo buf)
+{
+	appendStringInfoString(buf, "sets");
+	for (int i = 0; i < sets->nsets; i++)
+	{
+		SckptGroupKey *key = sets->sets[i].key;
+
+		appendStringInfoString(buf, sets->sets[i].counted ? "; counted" : "; marked");
+		for (int j = 0; j < key->ncolumns; j++)
+			appendStringInfo(buf, " %s", format_type_extended(TupleDescAttr(key->desc, j)->atttypid, -1,
+															  FORMAT_TYPE_FORCE_QUALIFY));
+	}
+}
+
+/*
+ * The group's number, the set's, bits or count, and the columns: 0 for NULL, else 1 and the value.
+ */
+void
+sckpt_sets_pack(SckptSets *sets, SckptEntry *entry, StringInfo buf)
+{
+	SckptElement *element = (SckptElement *) entry;
+	SetColumns *set = &sets->sets[element->set];
+	MemoryContext old = MemoryContextSwitchTo(sets->value_context);
+
+	sckpt_codec_write_uint(buf, (uint64) head_of(sets, element->group)->id);
+	sckpt_codec_write_uint(buf, element->set);
+	sckpt_codec_write_uint(buf, set->counted ? zigzag(element->count) : (uint64) element->count);
+	load_values(sets, element, sets->values, sets->nulls);
+	for (int i = 0; i < set->key->ncolumns; i++)
+	{
+		appendStringInfoCharMacro(buf, sets->nulls[i] ? 0 : 1);
+		if (!sets->nulls[i])
+			sckpt_codec_write(&set->key->columns[i].codec, buf, sets->values[i]);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sets->value_context);
+}
+
+bool
+sckpt_sets_leaving(SckptSets *sets, SckptEntry *element)
+{
+	SckptEntry *group = sckpt_state_address(sets->groups, ((SckptElement *) element)->group);
+
+	return (group->flags & SCKPT_ENTRY_LEAVING) != 0;
+}
+
+SckptRef
+sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
+{
+	MemoryContext old = MemoryContextSwitchTo(sets->value_context);
+	SckptRef	ref = SCKPT_NO_REF;
+	Known	   *known;
+	SetColumns *set;
+	int64		id;
+	uint64		number;
+	uint64		count;
+
+	if (sets->known == NULL)
+		elog(ERROR, "sets are not being read");
+	id = (int64) sckpt_codec_read_uint(cursor, end);
+	sets->highest_id = Max(sets->highest_id, id);
+	known = known_lookup(sets->known, id);
+	number = sckpt_codec_read_uint(cursor, end);
+	if (number >= sets->nsets)
+		report_corrupted("A value is in a set that its query does not have.");
+	set = &sets->sets[number];
+	count = sckpt_codec_read_uint(cursor, end);
+	for (int i = 0; i < set->key->ncolumns; i++)
+	{
+		uint64		present = sckpt_codec_read_uint(cursor, end);
+
+		if (present > 1)
+			report_corrupted("A truth value is neither true nor false.");
+		sets->nulls[i] = present == 0;
+		sets->values[i] = present ? sckpt_codec_read(&set->key->columns[i].codec, cursor, end) : (Datum) 0;
+	}
+
+	/* The newest version comes first. */
+	if (known)
+	{
+		uint32		hash = element_hash(sets, known->ref, number, sets->values, sets->nulls);
+
+		if (find_element(sets, hash, known->ref, number, sets->values, sets->nulls) == SCKPT_NO_REF)
+		{
+			ref = add_element(sets, hash, known->ref, number, sets->values, sets->nulls);
+			element_at(sets, ref)->count = set->counted ? unzigzag(count) : (int64) count;
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(sets->value_context);
+	return ref;
+}
+
+void
+sckpt_sets_begin_unpack(SckptSets *sets)
+{
+	uint64		cursor = 0;
+	SckptRef	ref;
+
+	sckpt_sets_end_unpack(sets);
+	sets->known_context = AllocSetContextCreate(sets->context, "stream_ckpt group numbers", ALLOCSET_DEFAULT_SIZES);
+	sets->known = known_create(sets->known_context, Min(sckpt_state_rows(sets->groups), PG_INT32_MAX), NULL);
+	while ((ref = sckpt_state_next(sets->groups, &cursor)) != SCKPT_NO_REF)
+	{
+		bool		found;
+		Known	   *known = known_insert(sets->known, head_of(sets, ref)->id, &found);
+
+		if (found)
+			report_corrupted("Two groups have the same number.");
+		known->ref = ref;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+void
+sckpt_sets_end_unpack(SckptSets *sets)
+{
+	if (sets->known_context)
+		MemoryContextDelete(sets->known_context);
+	sets->known_context = NULL;
+	sets->known = NULL;
+}
+
+int64
+sckpt_sets_highest_id(SckptSets *sets)
+{
+	return sets->highest_id;
+}

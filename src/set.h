@@ -1,0 +1,99 @@
+/*-------------------------------------------------------------------------
+ *
+ * set.h
+ *		Sets and multisets of values that belong to groups: what DISTINCT,
+ *		ordered and ordered-set aggregates keep.
+ *
+ * An element is an entry of a store of its own:
+ *
+ *		SckptEntry | count or bits | group, links and set | values (group.h)
+ *
+ * found by (group, number of the set, values), and linked with the other elements of its group, so that a group's elements
+ * can be walked and thrown away together.  A set is either
+ *	- marked: one bit for each of up to 64 aggregate calls that share it (they have the same argument and different filters);
+ *	- counted: how many times the value is there, which may pass through negative numbers while a batch of changes is being
+ *	  taken in.  An element whose count has become 0 stays until its group goes: an older version of it is in some chunk.
+ *
+ * In portable form an element names its group by a number that its operator gives each group once and never again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_SET_H
+#define SCKPT_SET_H
+
+#include "group.h"
+#include "state.h"
+
+/* One set that each group has. */
+typedef struct SckptSetDef
+{
+	int			ncolumns;
+	SckptKey   *columns;		/* type, typmod, collation and equality of each column of a value */
+	bool		counted;
+} SckptSetDef;
+
+/* What the group's entry has, at the same 8-byte aligned offset in each. */
+typedef struct SckptSetHead
+{
+	int64		id;				/* the group's number */
+	SckptRef	first;			/* its elements; SCKPT_NO_REF: none */
+	uint32		elements;		/* how many */
+} SckptSetHead;
+
+typedef struct SckptSets SckptSets;
+
+/* As the pipeline's owner, in a transaction; lives in a context below `parent`.  `groups`: the store of the groups' entries. */
+extern SckptSets *sckpt_sets_create(MemoryContext parent, const SckptSetDef *defs, int ndefs, SckptState *groups, Size head_offset);
+extern void sckpt_sets_destroy(SckptSets *sets);
+/* The store of the elements. */
+extern SckptState *sckpt_sets_state(SckptSets *sets);
+
+/*
+ * values[] of variable length that are compressed or out of line are replaced by flat ones in the current context, as
+ * sckpt_group_key_hash() does.  Errors: 53200 when state memory is out; what hash and equality functions throw.
+ */
+/* Set bits of an element, which is made if need be; returns those that were not set before. */
+extern uint64 sckpt_sets_mark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits);
+/*
+ * The same in two steps, for a caller with many rows at hand: with the hash, sckpt_state_prefetch() and then
+ * sckpt_state_prefetch_entry() on sckpt_sets_state() ask for the memory while other rows are worked on.
+ */
+extern uint32 sckpt_sets_hash(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls);
+extern uint64 sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls,
+									 uint64 bits);
+/* Add to an element's count. */
+extern void sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count);
+
+/* An element; values of reference types point into the store. */
+typedef struct SckptElementValue
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int64		count;			/* or bits */
+} SckptElementValue;
+/*
+ * The elements of one set of a group with a count (or bits) other than 0, in no order; palloc'd in the current context.
+ */
+extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count);
+
+/* Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for each bit newly set. */
+typedef void (*SckptSetMarked) (void *arg, int set, Datum *values, bool *nulls, uint64 bits);
+extern void sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from_group, SckptSetMarked marked, void *arg);
+
+/* Remove a group's elements. Never fails. */
+extern void sckpt_sets_drop(SckptSets *sets, SckptRef group);
+
+/* Portable form; see operator.h. */
+extern void sckpt_sets_describe(SckptSets *sets, StringInfo buf);
+extern void sckpt_sets_pack(SckptSets *sets, SckptEntry *element, StringInfo buf);
+/* Does the element belong to a group that is about to leave (SCKPT_ENTRY_LEAVING)? */
+extern bool sckpt_sets_leaving(SckptSets *sets, SckptEntry *element);
+/* Read one back, unless it is there already, or its group is not (closed, or forgotten): then SCKPT_NO_REF. */
+extern SckptRef sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end);
+/* After the groups have been restored, before the first sckpt_sets_unpack(): learn their numbers; and when the last has been read. */
+extern void sckpt_sets_begin_unpack(SckptSets *sets);
+extern void sckpt_sets_end_unpack(SckptSets *sets);
+/* The highest number of a group that an element named, whether it was taken or not. */
+extern int64 sckpt_sets_highest_id(SckptSets *sets);
+
+#endif							/* SCKPT_SET_H */

@@ -1,0 +1,515 @@
+/*-------------------------------------------------------------------------
+ *
+ * snapshot.c
+ *		What of a task's state goes into a checkpoint: results into the sink,
+ *		changed entries into chunks; and the switch after the commit.
+ *
+ * The stores' dirty lists say what has changed.  They are walked twice, in the same order: before the commit, to write, and
+ * after it, to note what was written.  In between nothing in the stores changes; what the second walk needs to know of the
+ * first is in the attempt, so that one that fails leaves no trace.
+ *
+ * An entry of the last operator that is leaving:
+ *
+ *		closed			its last result is written; with emit => 'final' its only one
+ *		RETRACT			(merged, forgotten) its result row is deleted
+ *
+ * Neither is packed; both are removed after the commit.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "port/pg_bswap.h"
+#include "storage/bufmgr.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint_private.h"
+#include "result.h"
+#include "sink.h"
+
+#define CHUNK_BYTES		(256 * 1024)	/* of packed entries, before a new chunk is begun */
+#define INTERRUPT_ENTRIES 4096	/* between looks for interrupts */
+
+/* A restored task learns where its results are when at least one in so many of them changes. */
+#define LEARN_FRACTION 8
+
+static SckptState *
+store_state(SckptTask *task, SckptStore *store)
+{
+	SckptOperator *operator = task->operators[store->operator];
+
+	return store->elements ? operator->elements : operator->state;
+}
+
+/* ---- Packing ---- */
+
+/* On its way through a store's dirty list. */
+typedef struct Packer
+{
+	SckptTask  *task;
+	SckptStore *store;
+	SckptOperator *operator;
+	SckptSnapshot *snapshot;
+	MemoryContext scratch;
+	StringInfoData buf;
+	uint32		entries;		/* in buf */
+	uint64		at;				/* in the dirty list, of the entry at hand */
+} Packer;
+
+static void
+begin_packing(Packer *packer, SckptTask *task, int number)
+{
+	packer->task = task;
+	packer->store = &task->stores[number];
+	packer->operator = task->operators[packer->store->operator];
+	packer->snapshot = &sckpt_attempt.snapshots[number];
+	packer->snapshot->ndirty = sckpt_state_dirty_count(store_state(task, packer->store));
+	packer->scratch = AllocSetContextCreate(sckpt_attempt.context, "stream_ckpt pack", ALLOCSET_DEFAULT_SIZES);
+	packer->entries = 0;
+	packer->at = 0;
+	initStringInfo(&packer->buf);
+	sckpt_chunk_begin(task, packer->store, &packer->buf);
+}
+
+static void
+end_packing(Packer *packer)
+{
+	if (packer->at != packer->snapshot->ndirty)
+		elog(ERROR, "met " UINT64_FORMAT " changed entries instead of " UINT64_FORMAT, packer->at, packer->snapshot->ndirty);
+	if (packer->entries > 0)
+		sckpt_chunk_write(packer->task, packer->store, &packer->buf, packer->entries);
+	pfree(packer->buf.data);
+	MemoryContextDelete(packer->scratch);
+}
+
+/* The entry at hand is not written. */
+static void
+skip_entry(Packer *packer)
+{
+	SckptSnapshot *snapshot = packer->snapshot;
+
+	if (snapshot->skipped == NULL)
+		snapshot->skipped = MemoryContextAllocExtended(sckpt_attempt.context, snapshot->ndirty / 8 + 1,
+													   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	snapshot->skipped[packer->at / 8] |= 1 << (packer->at % 8);
+}
+
+static bool
+is_skipped(SckptSnapshot *snapshot, uint64 at)
+{
+	return snapshot->skipped && (snapshot->skipped[at / 8] & (1 << (at % 8))) != 0;
+}
+
+/* It is removed after the commit. */
+static void
+leave_entry(Packer *packer, SckptRef ref, SckptEntry *entry)
+{
+	SckptSnapshot *snapshot = packer->snapshot;
+
+	skip_entry(packer);
+	if (snapshot->nleaving == snapshot->maxleaving)
+	{
+		snapshot->maxleaving = Max(256, snapshot->maxleaving * 2);
+		if (snapshot->leaving)
+			snapshot->leaving = repalloc_huge(snapshot->leaving, snapshot->maxleaving * sizeof(SckptRef));
+		else
+			snapshot->leaving = MemoryContextAlloc(sckpt_attempt.context, snapshot->maxleaving * sizeof(SckptRef));
+	}
+	snapshot->leaving[snapshot->nleaving++] = ref;
+	if (entry->chunk)
+		packer->store->chunks[entry->chunk - 1].leaving++;
+	if (snapshot->nleaving % INTERRUPT_ENTRIES == 0)
+		CHECK_FOR_INTERRUPTS();
+}
+
+/* Flags, length, and what the operator writes. */
+static void
+pack_entry(Packer *packer, SckptEntry *entry, bool emitted)
+{
+	StringInfo	buf = &packer->buf;
+	MemoryContext old = MemoryContextSwitchTo(packer->scratch);
+	int			start = buf->len;
+	uint32		length;
+
+	appendStringInfoCharMacro(buf, emitted ? SCKPT_PACKED_EMITTED : 0);
+	appendBinaryStringInfo(buf, "\0\0\0\0", sizeof(length));
+	if (packer->operator->pack(packer->operator, packer->store->elements, entry, emitted, buf))
+	{
+		length = pg_hton32((uint32) (buf->len - start - 1 - sizeof(length)));
+		memcpy(buf->data + start + 1, &length, sizeof(length));
+		packer->entries++;
+		if (entry->chunk)
+			packer->store->chunks[entry->chunk - 1].leaving++;
+		if (buf->len >= CHUNK_BYTES)
+		{
+			sckpt_chunk_write(packer->task, packer->store, buf, packer->entries);
+			sckpt_chunk_begin(packer->task, packer->store, buf);
+			packer->entries = 0;
+			CHECK_FOR_INTERRUPTS();
+		}
+	}
+	else
+	{
+		/* Removed with what it belongs to, which tells its chunk then: it does not count as leaving. */
+		buf->len = start;
+		buf->data[start] = '\0';
+		skip_entry(packer);
+		if (packer->at % INTERRUPT_ENTRIES == 0)
+			CHECK_FOR_INTERRUPTS();
+	}
+	MemoryContextReset(packer->scratch);
+	MemoryContextSwitchTo(old);
+}
+
+/* A store whose entries have no rows in a sink. */
+static void
+snapshot_store(SckptTask *task, int number)
+{
+	SckptState *state = store_state(task, &task->stores[number]);
+	Packer		packer;
+
+	if (sckpt_state_dirty_count(state) == 0)
+		return;
+	begin_packing(&packer, task, number);
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
+		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		if (entry->flags & SCKPT_ENTRY_LEAVING)
+			leave_entry(&packer, ref, entry);
+		else
+			pack_entry(&packer, entry, (entry->flags & SCKPT_ENTRY_EMITTED) != 0);
+		ref = entry->next_dirty;
+	}
+	end_packing(&packer);
+}
+
+/* ---- Results: emit => 'changes' ---- */
+
+/* The sink's row, filled from the query's. */
+static void
+fill_row(SckptTask *task, SckptSink *sink, TupleTableSlot *row)
+{
+	TupleTableSlot *target = sckpt_sink_slot(sink);
+
+	for (int i = 0; i < task->last->result->natts; i++)
+	{
+		target->tts_values[task->result_columns[i] - 1] = row->tts_values[i];
+		target->tts_isnull[task->result_columns[i] - 1] = row->tts_isnull[i];
+	}
+}
+
+static void
+delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
+{
+	fill_row(task, sink, row);
+	sckpt_sink_delete(sink, &entry->tid);
+	outcome->flags |= SCKPT_OUTCOME_DELETED;
+	sckpt_attempt.rows_out++;
+}
+
+static void
+put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
+{
+	bool		deleted = (outcome->flags & SCKPT_OUTCOME_DELETED) != 0;
+	bool		there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0 && !deleted;
+	ItemPointerData hint = entry->tid;
+
+	if (deleted)
+		ItemPointerSetInvalid(&hint);
+	outcome->flags |= SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
+	ItemPointerSetInvalid(&outcome->tid);
+	fill_row(task, sink, row);
+
+	/* In a table that is not ours, somebody else may have put a row there. */
+	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
+	sckpt_attempt.rows_out++;
+}
+
+/*
+ * After a restore nothing is known of where result rows are.  Where many of them are about to change, one pass over the table is
+ * cheaper than a look into its index for each; unless the table is full of rows whose windows have closed.
+ */
+static void
+learn_tids(SckptTask *task, uint64 nchanges)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	int			nkeys = task->last->nkeys;
+	Datum	   *values;
+	bool	   *nulls;
+	Relation	relation;
+	TableScanDesc scan;
+	TupleTableSlot *slot;
+
+	if (nchanges * LEARN_FRACTION < sckpt_state_rows(last->state))
+		return;
+	relation = table_open(task->def->result, AccessShareLock);
+	if (RelationGetNumberOfBlocks(relation) > nchanges)
+	{
+		table_close(relation, AccessShareLock);
+		return;
+	}
+	values = palloc(Max(1, nkeys) * sizeof(Datum));
+	nulls = palloc(Max(1, nkeys) * sizeof(bool));
+	scan = table_beginscan(relation, GetActiveSnapshot(), 0, NULL);
+	slot = table_slot_create(relation, NULL);
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		SckptRef	ref;
+
+		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < nkeys; i++)
+			values[i] = slot_getattr(slot, task->key_columns[i], &nulls[i]);
+		ref = last->find(last, values, nulls);
+		if (ref != SCKPT_NO_REF)
+			((SckptEntry *) sckpt_state_address(last->state, ref))->tid = slot->tts_tid;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_endscan(scan);
+	table_close(relation, AccessShareLock);
+	task->tids_unknown = false;
+}
+
+static bool
+is_retracted(SckptEntry *entry)
+{
+	return (entry->flags & (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT)) == (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT);
+}
+
+/*
+ * Delete the rows that are not their entries' any more, before any row is put: the new key of one entry may be the old key of
+ * another (of two sessions that have become one, whose entry is the second's and whose key is its start).
+ */
+static void
+delete_old_results(SckptTask *task, SckptSink *sink)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	SckptState *state = last->state;
+	TupleTableSlot *old = MakeSingleTupleTableSlot(task->last->result, &TTSOpsVirtual);
+	uint64		n = 0;
+	SckptEntry *entry;
+
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	{
+		SckptOutcome *outcome = &sckpt_attempt.outcomes[n++];
+		TupleTableSlot *row = old;
+		bool		moved;
+
+		entry = sckpt_state_address(state, ref);
+		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		if (n % INTERRUPT_ENTRIES == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (!(entry->flags & SCKPT_ENTRY_EMITTED) ||
+			(!is_retracted(entry) && (entry->flags & SCKPT_ENTRY_REWRITE)))
+			continue;
+		ExecClearTuple(old);
+		memset(old->tts_isnull, true, task->last->result->natts * sizeof(bool));
+		moved = last->moved && last->moved(last, entry, old);
+		if (!moved && !is_retracted(entry))
+			continue;
+		if (!moved)
+			(void) last->result(last, ref, &row);
+		delete_result(task, sink, row, entry, outcome);
+	}
+	ExecDropSingleTupleTableSlot(old);
+}
+
+/* Results of changed entries to the sink, the entries into chunks. */
+static void
+snapshot_results(SckptTask *task, int number)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	SckptState *state = last->state;
+	uint64		ndirty = sckpt_state_dirty_count(state);
+	SckptSink  *sink;
+	Packer		packer;
+
+	if (ndirty == 0)
+		return;
+	sckpt_attempt.outcomes = MemoryContextAllocExtended(sckpt_attempt.context, ndirty * sizeof(SckptOutcome),
+														MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
+	if (task->tids_unknown)
+		learn_tids(task, ndirty);
+
+	/* Where keys never change and nothing is taken back, a walk is saved. */
+	if (last->moved || task->last->ttl > 0 || task->last->retracting)
+		delete_old_results(task, sink);
+	begin_packing(&packer, task, number);
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+		SckptOutcome *outcome = &sckpt_attempt.outcomes[packer.at];
+		bool		there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0 && !(outcome->flags & SCKPT_OUTCOME_DELETED);
+		TupleTableSlot *row;
+
+		if (packer.at >= ndirty)
+			elog(ERROR, "more changed entries than counted");
+		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		if (is_retracted(entry))
+		{
+			if (there)
+			{
+				(void) last->result(last, ref, &row);
+				delete_result(task, sink, row, entry, outcome);
+			}
+		}
+		else if (entry->flags & SCKPT_ENTRY_REWRITE)
+		{
+			outcome->tid = entry->tid;
+			if (there)
+				outcome->flags |= SCKPT_OUTCOME_EMITTED;
+		}
+		else if (last->result(last, ref, &row))
+			put_result(task, sink, row, entry, outcome);
+		else if (there)
+			delete_result(task, sink, row, entry, outcome);
+
+		if (entry->flags & SCKPT_ENTRY_LEAVING)
+			leave_entry(&packer, ref, entry);
+		else
+			pack_entry(&packer, entry, (outcome->flags & SCKPT_OUTCOME_EMITTED) != 0);
+		ref = entry->next_dirty;
+	}
+	end_packing(&packer);
+	sckpt_sink_close(sink);
+}
+
+/* ---- Results: emit => 'final' ---- */
+
+static void
+append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	SckptAppender *appender;
+
+	if (nclosing == 0)
+		return;
+	appender = sckpt_appender_open(task);
+	for (uint64 i = 0; i < nclosing; i++)
+	{
+		TupleTableSlot *row;
+
+		CHECK_FOR_INTERRUPTS();
+		if (last->result(last, closing[i], &row))
+			sckpt_appender_put(appender, row);
+	}
+	sckpt_attempt.rows_out += sckpt_appender_close(appender);
+}
+
+/* ---- The whole ---- */
+
+void
+sckpt_snapshot_take(SckptTask *task)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	MemoryContext old = MemoryContextSwitchTo(sckpt_attempt.context);
+	SckptRef   *closing;
+	uint64		nclosing = 0;
+
+	for (int i = 0; i < task->noperators; i++)
+		task->operators[i]->flush(task->operators[i]);
+	last->begin_results(last);
+	closing = last->close(last, &task->times, &nclosing);
+	if (task->def->final)
+		append_results(task, closing, nclosing);
+	for (int i = 0; i < task->nstores; i++)
+	{
+		SckptStore *store = &task->stores[i];
+
+		if (!task->def->final && task->operators[store->operator] == last && !store->elements)
+			snapshot_results(task, i);
+		else
+			snapshot_store(task, i);
+	}
+	last->end_results(last);
+	sckpt_attempt.packed_at = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- After the commit ---- */
+
+/* Every entry that was written is in its new chunk. */
+static void
+switch_store(SckptTask *task, int number)
+{
+	SckptStore *store = &task->stores[number];
+	SckptSnapshot *snapshot = &sckpt_attempt.snapshots[number];
+	SckptState *state = store_state(task, store);
+	SckptOperator *operator = task->operators[store->operator];
+	SckptOutcome *outcome = NULL;
+	int			written = 0;
+	int			index = -1;
+	uint32		left = 0;
+	uint64		n = 0;
+
+	if (operator == sckpt_task_last(task) && !store->elements)
+		outcome = sckpt_attempt.outcomes;
+	sckpt_chunk_switch(store);
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; n++)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
+		if (!is_skipped(snapshot, n))
+		{
+			if (left == 0)
+			{
+				left = store->written[written];
+				index = sckpt_checkpoint_add_chunk(store, store->next_chunk + written, left, task->run_context);
+				store->chunks[index].live = left;
+				written++;
+			}
+			left--;
+			entry->chunk = index + 1;
+			if (outcome)
+			{
+				entry->tid = outcome[n].tid;
+				if (outcome[n].flags & SCKPT_OUTCOME_EMITTED)
+					entry->flags |= SCKPT_ENTRY_EMITTED;
+				else
+					entry->flags &= ~SCKPT_ENTRY_EMITTED;
+				if ((outcome[n].flags & SCKPT_OUTCOME_PUT) && operator->emitted)
+					operator->emitted(operator, entry);
+			}
+		}
+		ref = entry->next_dirty;
+	}
+	Assert(n == snapshot->ndirty && left == 0 && written == store->nwritten);
+	sckpt_state_clear_dirty(state);
+	store->next_chunk += store->nwritten;
+}
+
+/* The chunks' accounts have been told already of those that leave; of what they take with them, that is done here. */
+static void
+remove_leaving(SckptTask *task, int number)
+{
+	SckptSnapshot *snapshot = &sckpt_attempt.snapshots[number];
+	SckptOperator *operator = task->operators[task->stores[number].operator];
+
+	Assert(snapshot->nleaving == 0 || !task->stores[number].elements);
+	for (uint64 i = 0; i < snapshot->nleaving; i++)
+	{
+		((SckptEntry *) sckpt_state_address(operator->state, snapshot->leaving[i]))->chunk = 0;
+		operator->remove(operator, snapshot->leaving[i]);
+	}
+}
+
+void
+sckpt_snapshot_switch(SckptTask *task)
+{
+	for (int i = 0; i < task->nstores; i++)
+		switch_store(task, i);
+	for (int i = 0; i < task->nstores; i++)
+		remove_leaving(task, i);
+	for (int i = 0; i < task->nstores; i++)
+		sckpt_chunk_clean(task, &task->stores[i]);
+}
