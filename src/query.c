@@ -326,7 +326,7 @@ check_source(Query *query)
 
 /*
  * Must the query be taken apart level by level?  It must if one that reads the stream has windows, or is grouped without being
- * the outermost one, or (`track`) if the stream is not in the outermost one.
+ * the outermost one, or (`track`) if the stream cannot be named in the outermost one.
  */
 static bool
 has_levels(Query *query, bool track, bool outermost)
@@ -334,6 +334,7 @@ has_levels(Query *query, bool track, bool outermost)
 	ListCell   *lc;
 	SckptWindowKind kind;
 	bool		direct = false;
+	bool		hidden = false;
 
 	if (!outermost && sckpt_query_is_grouped(query))
 		return true;
@@ -345,11 +346,13 @@ has_levels(Query *query, bool track, bool outermost)
 			return true;
 		if (rte->rtekind == RTE_RELATION && sckpt_catalog_is_stream(rte->relid))
 			direct = true;
+		if (rte->rtekind == RTE_JOIN && rte->alias != NULL)
+			hidden = true;
 		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) &&
 			has_levels(rte->subquery, false, false))
 			return true;
 	}
-	return track && sckpt_query_is_grouped(query) && !direct;
+	return track && sckpt_query_is_grouped(query) && (!direct || hidden);
 }
 
 SckptQuery *

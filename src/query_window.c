@@ -318,8 +318,10 @@ sckpt_level_key_time(SckptLevel *level, SckptKey *key)
 		key->window = &window->window->spec;
 		key->delay = window->window->delay;
 	}
-	else if ((below = sckpt_level_below_key(level, key->expr)) != NULL)
+	else if ((below = sckpt_level_below_key(level, key->expr)) != NULL &&
+			 !(below->bound == SCKPT_BOUND_START && below->window->kind == SCKPT_WINDOW_SESSION))
 	{
+		/* A session's start does not say when it ends. */
 		key->bound = below->bound;
 		key->window = below->window;
 		key->delay = below->delay;
