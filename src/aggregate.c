@@ -758,8 +758,11 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.find = aggregate_find;
 	agg->operator.begin_results = sckpt_aggregate_begin_results;
 	agg->operator.result = sckpt_aggregate_result;
-	agg->operator.moved = sckpt_aggregate_moved;
-	agg->operator.emitted = sckpt_aggregate_emitted;
+	if (agg->sessions)
+	{
+		agg->operator.moved = sckpt_aggregate_moved;
+		agg->operator.emitted = sckpt_aggregate_emitted;
+	}
 	agg->operator.end_results = sckpt_aggregate_end_results;
 	agg->operator.hand_on = sckpt_aggregate_hand_on;
 	agg->operator.destroy = aggregate_destroy;

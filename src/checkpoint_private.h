@@ -72,7 +72,10 @@ typedef enum SckptStatement
 /* Run one; the caller has entered the catalog.  `nulls` as SPI wants it; NULL: no argument is.  Returns the number of rows. */
 extern uint64 sckpt_checkpoint_execute(SckptStatement statement, Datum *values, const char *nulls);
 
-/* snapshot.c: as the owner, results to the sink and changed entries into chunks; and after the commit, the same in memory, which never fails by itself. */
+/*
+ * snapshot.c: as the owner, results to the sink and changed entries into chunks; and, after the commit, what that means for the
+ * state in memory.
+ */
 extern void sckpt_snapshot_take(SckptTask *task);
 extern void sckpt_snapshot_switch(SckptTask *task);
 

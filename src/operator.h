@@ -117,10 +117,10 @@ struct SckptOperator
 	bool		(*result) (SckptOperator *operator, SckptRef ref, TupleTableSlot **slot);
 	/*
 	 * Is the key of the result row that the sink has of an entry not the one that `result` gives now (a session that has
-	 * grown)?  Then that row's key columns are put into `slot`, of the result's row type, the others NULL.
+	 * grown)?  Then that row's key columns are put into `slot`, of the result's row type, the others NULL.  NULL: it never is.
 	 */
 	bool		(*moved) (SckptOperator *operator, SckptEntry *entry, TupleTableSlot *slot);
-	/* After the commit: the result row that `result` gave is in the sink. */
+	/* After the commit: the result row that `result` gave is in the sink.  NULL: nothing is to be kept of that. */
 	void		(*emitted) (SckptOperator *operator, SckptEntry *entry);
 	void		(*end_results) (SckptOperator *operator);
 

@@ -214,7 +214,7 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 			sckpt_query_refuse("FULL JOIN with a stream", "Use LEFT JOIN with the stream on the left.");
 		if ((right && join->jointype == JOIN_LEFT) || (left && join->jointype == JOIN_RIGHT))
 			sckpt_query_refuse("an outer join that keeps rows of a table without a match in the stream",
-				   "Use LEFT JOIN with the stream on the left.");
+							   "Use LEFT JOIN with the stream on the left.");
 		if (found)
 			sckpt_query_refuse_clock(join->quals, "JOIN … ON");
 	}

@@ -41,7 +41,7 @@ typedef struct SckptKey
 	int32		typmod;
 	Oid			collation;
 	Oid			eq_op;			/* a hashable equality operator */
-	AttrNumber	result_column;	/* where the key stands in the result */
+	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
 	/* for keys that are bounds of windows over event time: */
 	SckptBound	bound;

@@ -160,8 +160,9 @@ is_computed(SckptLevel *level, Expr *expr)
 		!checkExprHasSubLink((Node *) expr) && !contain_volatile_functions((Node *) expr);
 }
 
+/* The column with an expression that the expander computes. */
 static AttrNumber
-computed_column(SckptLevel *level, Expr *expr, bool share)
+computed_column(SckptLevel *level, Expr *expr)
 {
 	SckptComputed *computed = palloc0(sizeof(SckptComputed));
 	ListCell   *lc;
@@ -171,7 +172,7 @@ computed_column(SckptLevel *level, Expr *expr, bool share)
 	{
 		SckptComputed *other = lfirst(lc);
 
-		if (share && equal(other->expr, computed->expr))
+		if (equal(other->expr, computed->expr))
 			return other->column;
 	}
 	computed->column = placeholder(level, (Node *) expr);
@@ -179,22 +180,43 @@ computed_column(SckptLevel *level, Expr *expr, bool share)
 	return computed->column;
 }
 
-AttrNumber
-sckpt_level_key_column(SckptLevel *level, Expr *expr)
+void
+sckpt_level_key_columns(SckptLevel *level)
 {
-	SckptLevelWindow *window;
-	SckptBound	bound = sckpt_level_bound_of(level, (Node *) expr, &window);
-	AttrNumber *column;
+	SckptQuery *stage = level->stage;
+	List	   *computed = NIL;
+	ListCell   *lc;
 
-	if (bound != SCKPT_BOUND_NONE)
+	/* All of them get their places before any gets the columns that it is computed from. */
+	for (int i = 0; i < stage->nkeys; i++)
 	{
-		column = bound == SCKPT_BOUND_START ? &window->window->start : &window->window->end;
-		if (*column == 0)
-			return *column = placeholder(level, (Node *) expr);
+		Expr	   *expr = (Expr *) stage->keys[i].expr;
+		SckptLevelWindow *window;
+		SckptBound	bound = sckpt_level_bound_of(level, (Node *) expr, &window);
+		AttrNumber *column = NULL;
+
+		if (bound != SCKPT_BOUND_NONE)
+			column = bound == SCKPT_BOUND_START ? &window->window->start : &window->window->end;
+		if (column && *column == 0)
+			*column = placeholder(level, (Node *) expr);
+		else if (is_computed(level, expr))
+		{
+			SckptComputed *key = palloc0(sizeof(SckptComputed));
+
+			key->expr = expr;
+			key->column = placeholder(level, (Node *) expr);
+			computed = lappend(computed, key);
+		}
+		else
+			(void) source_column(level, expr, false);
 	}
-	if (is_computed(level, expr))
-		return computed_column(level, expr, false);
-	return source_column(level, expr, false);
+	foreach(lc, computed)
+	{
+		SckptComputed *key = lfirst(lc);
+
+		key->expr = sckpt_level_row_expr(level, key->expr);
+	}
+	level->computed = list_concat(level->computed, computed);
 }
 
 AttrNumber
@@ -206,7 +228,7 @@ sckpt_level_column(SckptLevel *level, Expr *expr)
 	if (bound != SCKPT_BOUND_NONE && (window->window->spec.kind != SCKPT_WINDOW_SESSION || !level->stage->grouped))
 		return bound_column(level, window, bound, (Node *) expr);
 	if (is_computed(level, expr))
-		return computed_column(level, expr, true);
+		return computed_column(level, expr);
 	return source_column(level, expr, true);
 }
 
@@ -244,7 +266,7 @@ time_column(SckptLevel *level, Expr *time)
 		return source_column(level, time, true);
 	if (IsA(time, Var) && ((Var *) time)->varattno > 0)
 		return -((Var *) time)->varattno;
-	return computed_column(level, time, true);
+	return computed_column(level, time);
 }
 
 /* Does the source depend on nothing but the stream's rows? */

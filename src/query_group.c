@@ -36,7 +36,7 @@ collect_calls(Node *node, GroupContext *context)
 	}
 	if (IsA(node, SubLink))
 		sckpt_query_refuse("a sub-select in the target list or HAVING of a grouped query",
-			   "Join the result with the table in a view.");
+						   "Join the result with the table in a view.");
 	if (IsA(node, GroupingFunc))
 		sckpt_query_refuse("GROUPING()", "Create one pipeline for each grouping.");
 	if (IsA(node, Aggref))
@@ -84,7 +84,7 @@ replace_groups(Node *node, GroupContext *context)
 	}
 	if (IsA(node, Var))
 		sckpt_query_refuse("a column that is neither in GROUP BY nor in an aggregate",
-			   "Name the column in GROUP BY, also where it depends on a primary key that is there.");
+						   "Name the column in GROUP BY, also where it depends on a primary key that is there.");
 	return expression_tree_mutator(node, replace_groups, context);
 }
 
@@ -162,8 +162,7 @@ read_keys(SckptLevel *level, List *targets)
 	if (stage->nwindows > 0 && stage->windows[0].spec.kind == SCKPT_WINDOW_SESSION && stage->nsession == 0)
 		sckpt_query_refuse("session() without one of its bounds in GROUP BY",
 						   "Group by window_start and window_end.");
-	for (int i = 0; i < stage->nkeys; i++)
-		(void) sckpt_level_key_column(level, (Expr *) stage->keys[i].expr);
+	sckpt_level_key_columns(level);
 }
 
 /* The SQL that puts out the rows: the query without its grouping. */

@@ -4,10 +4,12 @@
  *		Makes one level of a query with windows or stages: flattens linear
  *		sub-selects into the level that reads them.
  *
- * What the planner does when it pulls up sub-selects, done here, because windows must leave FROM and the row's place in the
- * batch must be seen at the level that groups.  Inner joins become items of FROM and conjuncts of WHERE, in their order, so that LATERAL still finds what
- * it names; outer joins stay, with what is on their preserved side collapsed into one item.  Names of joins
- * are dropped: what they stood for is looked up first.
+ * What the planner does when it pulls up sub-selects, done here, because
+ * windows must leave FROM and the row's place in the batch must be seen at the
+ * level that groups.  Inner joins become items of FROM and conjuncts of WHERE,
+ * in their order, so that LATERAL still finds what it names; outer joins stay,
+ * with what is on their preserved side collapsed into one item.  Names of
+ * joins are dropped: what they stood for is looked up first.
  *
  *-------------------------------------------------------------------------
  */

@@ -83,8 +83,8 @@ extern void sckpt_level_key_time(SckptLevel *level, SckptKey *key);
 extern void sckpt_level_split_conditions(SckptLevel *level);
 
 /* query_column.c */
-/* The column for a group key: a new one. */
-extern AttrNumber sckpt_level_key_column(SckptLevel *level, Expr *expr);
+/* Give the first columns to the group keys. */
+extern void sckpt_level_key_columns(SckptLevel *level);
 /* The column with an expression. */
 extern AttrNumber sckpt_level_column(SckptLevel *level, Expr *expr);
 /* An expression over the stage's row, whose windows are filled in. */

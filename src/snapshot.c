@@ -386,6 +386,31 @@ snapshot_results(SckptTask *task, int number)
 
 /* ---- Results: emit => 'final' ---- */
 
+/* Into a table of ours, without an executor: the rows are new, and the sink inserts many at a time. */
+static void
+insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	ItemPointer tids = MemoryContextAllocExtended(sckpt_attempt.context, nclosing * sizeof(ItemPointerData), MCXT_ALLOC_HUGE);
+	SckptSink  *sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, false);
+
+	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
+	for (uint64 i = 0; i < nclosing; i++)
+	{
+		TupleTableSlot *row;
+		ItemPointerData nowhere;
+
+		CHECK_FOR_INTERRUPTS();
+		if (!last->result(last, closing[i], &row))
+			continue;
+		fill_row(task, sink, row);
+		ItemPointerSetInvalid(&nowhere);
+		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
+		sckpt_attempt.rows_out++;
+	}
+	sckpt_sink_close(sink);
+}
+
 static void
 append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 {
@@ -394,6 +419,11 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 
 	if (nclosing == 0)
 		return;
+	if (task->def->result_owned)
+	{
+		insert_results(task, closing, nclosing);
+		return;
+	}
 	appender = sckpt_appender_open(task);
 	for (uint64 i = 0; i < nclosing; i++)
 	{
