@@ -118,7 +118,7 @@ SELECT checkpoint();
 SELECT stream, watermark FROM streams ORDER BY 1;
 SELECT name, compare(name, query), CASE WHEN closes IS NOT NULL THEN compare(name, query, closes) END AS final FROM tried
 WHERE 'equal' <> ANY (ARRAY[compare(name, query), CASE WHEN closes IS NOT NULL THEN compare(name, query, closes) END]) ORDER BY name;
-SELECT pipeline, late_rows, error FROM pipelines WHERE late_rows > 0 OR error IS NOT NULL OR status <> 'running';
+SELECT pipeline, rows_out, late_rows, error FROM pipelines WHERE rows_out = 0 OR late_rows > 0 OR error IS NOT NULL OR status <> 'running';
 
 -- a look at some by eye
 SET timezone = 'Europe/Berlin';

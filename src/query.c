@@ -355,6 +355,26 @@ has_levels(Query *query, bool track, bool outermost)
 	return track && sckpt_query_is_grouped(query) && (!direct || hidden);
 }
 
+/* A group must not depend on when its rows were processed: neither by a function in FROM, nor by a column of a sub-select there. */
+static void
+refuse_clock_in_from(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_FUNCTION)
+			sckpt_query_refuse_clock((Node *) rte->functions, "FROM");
+		else if (rte->rtekind == RTE_SUBQUERY)
+		{
+			sckpt_query_refuse_clock((Node *) rte->subquery->targetList, "FROM");
+			refuse_clock_in_from(rte->subquery);
+		}
+	}
+}
+
 SckptQuery *
 sckpt_query_analyze(const char *text, bool final, bool track)
 {
@@ -409,6 +429,8 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 
 	structured = copyObject(query);
 	sckpt_level_inline_ctes(structured);
+	if (sckpt_query_is_grouped(expanded))
+		refuse_clock_in_from(expanded);
 	if (has_levels(structured, track, true))
 		result = sckpt_query_make_stages(structured, final, track, check_source);
 	else
@@ -461,9 +483,11 @@ sckpt_query_last(SckptQuery *query)
 bool
 sckpt_query_closes(SckptQuery *query)
 {
+	if (query->nsession > 0)
+		return query->windows[0].closes;
 	for (int i = 0; i < query->nkeys; i++)
 	{
-		if (query->keys[i].bound != SCKPT_BOUND_NONE)
+		if (query->keys[i].bound != SCKPT_BOUND_NONE && query->keys[i].window != NULL)
 			return true;
 	}
 	return false;

@@ -43,9 +43,9 @@ typedef struct SckptKey
 	Oid			eq_op;			/* a hashable equality operator */
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
-	/* for keys that are bounds of windows over event time: */
+	/* for keys that are bounds of windows that close, or of a session: */
 	SckptBound	bound;
-	const SckptWindowSpec *window;
+	const SckptWindowSpec *window;	/* NULL: it does not close */
 	int64		delay;			/* the window closes at watermark >= its end + delay (µs) */
 } SckptKey;
 

@@ -18,6 +18,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_type.h"
+#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
@@ -219,6 +220,30 @@ set_order(SckptCall *call, Aggref *aggref)
 }
 
 /* Set up a call, all of those before it being set up; the arrays of others have mode TRANSITION still. */
+/*
+ * The source computes arguments and filters alike; as in a query, an argument must not be computed where the filter is not true.
+ */
+static Expr *
+guard_argument(Aggref *aggref, Expr *argument)
+{
+	CaseExpr   *guard;
+	CaseWhen   *when;
+
+	if (aggref->aggfilter == NULL || IsA(argument, Var) || IsA(argument, Const) || IsA(argument, Param))
+		return argument;
+	when = makeNode(CaseWhen);
+	when->expr = copyObject(aggref->aggfilter);
+	when->result = copyObject(argument);
+	when->location = -1;
+	guard = makeNode(CaseExpr);
+	guard->casetype = exprType((Node *) argument);
+	guard->casecollid = exprCollation((Node *) argument);
+	guard->args = list_make1(when);
+	guard->defresult = (Expr *) makeNullConst(guard->casetype, exprTypmod((Node *) argument), guard->casecollid);
+	guard->location = -1;
+	return (Expr *) guard;
+}
+
 void
 sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 {
@@ -239,7 +264,7 @@ sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 		TargetEntry *entry = lfirst(lc);
 		SckptKey   *column = &set.columns[set.ncolumns];
 
-		call->args[set.ncolumns] = sckpt_level_column(level, entry->expr);
+		call->args[set.ncolumns] = sckpt_level_column(level, guard_argument(aggref, entry->expr));
 		if (!entry->resjunk)
 			call->nargs++;
 		if (mode != SCKPT_CALL_TRANSITION)

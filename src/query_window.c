@@ -141,7 +141,7 @@ time_of_below(SckptLevel *level, Var *var, int64 *delay)
 {
 	SckptKey   *key = sckpt_level_below_key(level, (Node *) var);
 
-	if (key == NULL || key->bound == SCKPT_BOUND_NONE)
+	if (key == NULL || key->bound == SCKPT_BOUND_NONE || key->window == NULL)
 		return false;
 	*delay = key->delay;
 	if (key->bound == SCKPT_BOUND_START)
@@ -312,13 +312,15 @@ sckpt_level_key_time(SckptLevel *level, SckptKey *key)
 
 	if (bound != SCKPT_BOUND_NONE)
 	{
+		/* A session's bounds are told apart by this, too. */
+		if (window->window->closes || window->window->spec.kind == SCKPT_WINDOW_SESSION)
+			key->bound = bound;
 		if (!window->window->closes)
 			return;
-		key->bound = bound;
 		key->window = &window->window->spec;
 		key->delay = window->window->delay;
 	}
-	else if ((below = sckpt_level_below_key(level, key->expr)) != NULL &&
+	else if ((below = sckpt_level_below_key(level, key->expr)) != NULL && below->window != NULL &&
 			 !(below->bound == SCKPT_BOUND_START && below->window->kind == SCKPT_WINDOW_SESSION))
 	{
 		/* A session's start does not say when it ends. */

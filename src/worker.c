@@ -425,7 +425,7 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 
 		/* While the reader is behind what the task has, nothing can have happened to it. */
 		if (task->def->position <= position->commit && task->changed &&
-			(task->checkpoint_at <= now || task->pending_bytes > PENDING_BYTES ||
+			(task->checkpoint_at <= now || task->pending_bytes + task->dead_bytes > PENDING_BYTES ||
 			 (requested != InvalidXLogRecPtr && task->waiting[0] == '\0')))
 		{
 			int64		before = task->def->last_checkpoint;
