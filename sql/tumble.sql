@@ -165,6 +165,7 @@ SELECT refused(query) FROM unnest(ARRAY[
     'SELECT window_start, count(*) FROM s, tumble(ts, v * interval ''1 s'') GROUP BY 1',
     'SELECT window_start, count(*) FROM s, tumble(ts, ''1 hour'', other) GROUP BY 1',
     'SELECT window_start, count(*) FROM s, tumble(ts, ''1 hour'', now()) GROUP BY 1',
+    'SELECT window_start, count(*) FROM s, tumble(now(), ''1 hour'') GROUP BY 1',
     'SELECT window_start, count(*) FROM s, tumble(greatest(ts, now()), ''1 hour'') GROUP BY 1',
     'SELECT b.window_start, count(*) FROM s, tumble(ts, ''1 hour'') a, tumble(a.window_start, ''1 day'') b GROUP BY 1',
     'SELECT a.window_start, b.window_start AS b, count(*) FROM s, session(ts, ''1 hour'') a, tumble(ts, ''1 day'') b GROUP BY 1, 2',

@@ -322,7 +322,8 @@ bury_ahead(SckptScan *scan, uint32 segment, uint32 row, int64 event_time)
 	SckptTask  *task = scan->arg;
 
 	sckpt_task_bury(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-					psprintf("event time %s runs too far ahead of the clock", timestamptz_to_str(event_time)));
+					psprintf("event time %s of stream \"%s\" is too far ahead of the clock", timestamptz_to_str(event_time),
+							 get_rel_name(scan->stream)));
 }
 
 uint64

@@ -495,9 +495,9 @@ sub compare
 		my $relation = "(SELECT $p->{columns} FROM $p->{result}) r";
 
 		# the rows that differ: (+, what should not be there) and (-, what should)
-		$sql .= "SELECT '$p->{name}', left(string_agg(d::text, ' '), 400), count(*)
-			FROM (SELECT '+', x.* FROM (SELECT * FROM $relation EXCEPT ALL ($p->{oracle})) x
-			UNION ALL SELECT '-', x.* FROM (($p->{oracle}) EXCEPT ALL SELECT * FROM $relation) x) d;\n";
+		$sql .= "SELECT '$p->{name}', left(string_agg(differing::text, ' '), 400), count(*)
+			FROM (SELECT '+' AS sign, x.* FROM (SELECT * FROM $relation EXCEPT ALL ($p->{oracle})) x
+			UNION ALL SELECT '-', x.* FROM (($p->{oracle}) EXCEPT ALL SELECT * FROM $relation) x) differing;\n";
 		$sql .= "SELECT '$p->{name} late', late_rows - ($p->{late}) FROM stream_ckpt.pipelines WHERE pipeline = '$p->{name}';\n";
 		$sql .= "SELECT '$p->{name} watermark', (watermark IS DISTINCT FROM $p->{watermark})::int FROM stream_ckpt.pipelines WHERE pipeline = '$p->{name}';\n";
 		$sql .= "SELECT '$p->{name} in window order', count(*) FROM (SELECT w < lag(w) OVER (ORDER BY seq) AS back FROM (SELECT seq, $1 AS w FROM $p->{result}) x) y WHERE back;\n"
@@ -505,8 +505,8 @@ sub compare
 	}
 	$sql .= "SELECT pipeline || ' ' || status || ' ' || coalesce(error, ''), 1 FROM stream_ckpt.pipelines WHERE status <> 'running';\n";
 	my ($rc, $answer, $problem) = $node->psql('postgres', $sql, on_error_stop => 0);
-	my %seen = map { /^(.*)\|(-?\d+)$/ ? ($1, $2) : () } split /\n/, $answer;
-	my @wrong = map { "$_: $seen{$_}" } grep { $seen{$_} } sort keys %seen;
+	my %seen = map { /^([^|]*)\|(.*\|)?(-?\d+)$/ ? ($1, $3) : () } split /\n/, $answer;
+	my @wrong = grep { !/\|0$/ } split /\n/, $answer;
 
 	push @wrong, map { "$_->{name} was not compared" } grep { !defined $seen{ $_->{name} } } @created;
 	note sprintf 'checkpoint %.2f s, comparison %.2f s', $waited, time() - $started - $waited;
