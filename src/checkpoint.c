@@ -273,7 +273,7 @@ send_watermark(SckptTask *task)
 {
 	TimestampTz watermark;
 
-	if (!task->result_is_stream)
+	if (task->output_delay < 0)
 		return;
 	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
 	if (watermark != DT_NOBEGIN)
@@ -351,7 +351,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->dead_bytes = 0;
 	if (task->dead_context)
 		MemoryContextReset(task->dead_context);
-	if (task->result_is_stream)
+	if (task->output_delay >= 0)
 		sckpt_progress_output_committed(task);
 	task->rows_out += sckpt_attempt.rows_out;
 	task->def->last_checkpoint = sckpt_attempt.id;

@@ -114,7 +114,7 @@ typedef struct SckptTask
 	MemoryContext dead_context;
 	Size		dead_bytes;
 	int64		dead_letters;	/* as of the last checkpoint */
-	bool		result_is_stream;
+	int64		output_delay;	/* how far what it writes into a stream can be behind its watermark; -1: no stream, or any distance */
 	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of the stream */
 	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
 	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */

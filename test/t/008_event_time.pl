@@ -203,16 +203,17 @@ pipeline('linear',
 	oracle => "SELECT id, ts, window_start, v + 1 FROM e, $hops->{oracle} WHERE window_end > e.w AND v % 3 = 0",
 	late => "SELECT count(DISTINCT id) FROM e, $hops->{oracle} WHERE window_end <= e.w AND v % 3 = 0");
 
-# groups that are forgotten when event time has passed their last touch by so much; all rows touch, whatever their times
+# Groups that are forgotten when the watermark has passed their last touch by so much.  Rows touch, whatever their times; what the
+# watermark is then depends, within a transaction, on its rows so far: those of one statement only are compared.
 my $ttl = '50 s';
 pipeline('forgetting',
 	options => "state_ttl => '$ttl'",
-	query => 'SELECT g, count(*) AS n, sum(v) AS v, count(DISTINCT v) AS d FROM ev GROUP BY g',
+	query => 'SELECT g, count(*) AS n, sum(v) AS v, count(DISTINCT v) AS d FROM ev WHERE g IS NOT NULL GROUP BY g',
 	oracle => "SELECT g, count(*), sum(v), count(DISTINCT v)
 		FROM (SELECT *, count(*) FILTER (WHERE fresh) OVER (PARTITION BY g ORDER BY lsn) AS life
 			FROM (SELECT *, coalesce(lag(after) OVER (PARTITION BY g ORDER BY lsn) + interval '$ttl' <= w AND after <> '-infinity' AND w <> '-infinity'
 						AND lag(lsn) OVER (PARTITION BY g ORDER BY lsn) <> lsn, false) AS fresh
-				FROM e_all) a) b
+				FROM e_all WHERE g IS NOT NULL) a) b
 		GROUP BY g, life
 		HAVING max(after) = '-infinity' OR max(after) + interval '$ttl' > (SELECT w FROM at_end WHERE rows = 'e')",
 	late => 'SELECT 0');
@@ -318,16 +319,16 @@ sub event_time
 	return $time;
 }
 
-# Into both streams and the oracle.
+# Into both streams and the oracle; with a group for `forgetting` only if they are alone in their transaction.
 sub rows
 {
-	my ($clock, $count) = @_;
+	my ($clock, $count, $alone) = @_;
 	my @values;
 
 	foreach (1 .. $count)
 	{
-		push @values, sprintf '(%d::bigint, %s::int, %d, %d, %s::timestamptz)', ++$id, rand() < 0.05 ? 'NULL' : int(rand(4)), rand(12),
-		  rand(10), event_time($clock);
+		push @values, sprintf '(%d::bigint, %s::int, %s::int, %d, %s::timestamptz)', ++$id, rand() < 0.05 ? 'NULL' : int(rand(4)),
+		  $alone ? int(rand(12)) : 'NULL', rand(10), event_time($clock);
 	}
 	return 'WITH r(id, k, g, v, ts) AS MATERIALIZED (VALUES ' . join(', ', @values) . "),\n"
 	  . "a AS (INSERT INTO ev SELECT id, k, g, v, ts, '' FROM r ORDER BY id),\n"
@@ -375,7 +376,7 @@ sub transaction
 	my $shape = rand();
 	my $count = 1 + int(rand(6));
 
-	return rows($clock, $count) if $shape < 0.45;
+	return rows($clock, $count, 1) if $shape < 0.45;
 	return "BEGIN;\n" . join('', map { rows($clock + rand(20), 1 + int(rand(3))) } 1 .. 3) . "COMMIT;\n" if $shape < 0.60;
 	return "BEGIN;\n" . advance($clock) . "COMMIT;\n" if $shape < 0.66;
 	return "BEGIN;\n" . rows($clock, $count) . advance($clock) . rows($clock, 2) . "COMMIT;\n" if $shape < 0.71;
@@ -524,6 +525,21 @@ sub set_fault
 	return;
 }
 
+# Remove the fault, also from a worker that was started with it.
+sub clear_fault
+{
+	set_fault('');
+	wait_for('a worker without faults', sub {
+		my ($rc, $answer) = $node->psql('postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
+			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
+		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
+
+		kill_pid('TERM', $pid) if $without eq 'f';
+		return $without eq 't';
+	}, 60);
+	return;
+}
+
 sub accepts
 {
 	my ($rc) = $node->psql('postgres', 'SELECT 1');
@@ -562,7 +578,7 @@ foreach my $round (1 .. $rounds)
 	elsif ($kind eq 'immediate') { $node->stop('immediate'); start_again($node); }
 	elsif ($kind eq 'restart') { $node->stop('fast'); start_again($node); }
 	waitpid $_, 0 foreach @running;
-	set_fault('') if $kind eq 'error' || $kind eq 'kill';
+	clear_fault() if $kind eq 'error' || $kind eq 'kill';
 	wait_for('the server', \&accepts, 60);
 	finish_prepared(0.5);
 	note sprintf "round %d: %s%s, %.2f s", $round, $kind, ($kind eq 'error' || $kind eq 'kill') ? " at $point" : '', time() - $started;
