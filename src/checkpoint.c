@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -277,7 +278,12 @@ send_watermark(SckptTask *task)
 		return;
 	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
 	if (watermark != DT_NOBEGIN)
+	{
 		(void) sckpt_record_write_watermark(task->def->result, watermark, SCKPT_RECORD_PIPELINE, InvalidXLogRecPtr);
+
+		/* Read it before going to sleep. */
+		SetLatch(MyLatch);
+	}
 }
 
 /* Dead letters, position and history; the last statements of the transaction. */

@@ -116,7 +116,7 @@ sckpt_progress_heartbeats(SckptLane *lane, List *tasks)
 	ListCell   *lc;
 
 	/* Rows of open transactions are no silence. */
-	if (sckpt_log_memory(lane->reader) > 0)
+	if (sckpt_log_has_open(lane->reader))
 		return wait;
 	foreach(lc, lane->silences)
 	{

@@ -547,7 +547,7 @@ sub accepts
 }
 
 my @kinds = ('none', 'worker', 'postmaster', 'immediate', 'error', 'kill', 'restart');
-my @points = ('checkpoint-trigger', 'barrier', 'chunks-written', 'before-commit', 'after-commit', 'cleanup');
+my @points = ('checkpoint-trigger', 'barrier', 'chunks-written', 'before-commit', 'after-commit', 'cleanup', 'restore');
 my %done;
 
 compare('over no rows');
@@ -567,7 +567,7 @@ foreach my $round (1 .. $rounds)
 	my @running = map { start_producer($round, $_) } 1 .. $producers;
 
 	usleep(20_000 + int(rand(300_000))) if $kind ne 'none';    # a random moment is what this test is about
-	if ($kind eq 'worker')
+	if ($kind eq 'worker' || ($point eq 'restore' && $kind eq 'error'))
 	{
 		my $pid = 0;
 
@@ -582,7 +582,8 @@ foreach my $round (1 .. $rounds)
 	wait_for('the server', \&accepts, 60);
 	finish_prepared(0.5);
 	note sprintf "round %d: %s%s, %.2f s", $round, $kind, ($kind eq 'error' || $kind eq 'kill') ? " at $point" : '', time() - $started;
-	compare("round $round, $kind");
+	# the oracle's work grows with the rows
+	compare("round $round, $kind") if $round <= 24 || $round % 8 == 0;
 	$done{$kind}++;
 
 	# event time goes on, a little, or to the next instant where something happens
