@@ -50,7 +50,7 @@ TABLE no_group;
 
 CREATE FUNCTION public.more(first int, last int) RETURNS void LANGUAGE sql AS $$
 INSERT INTO oracle.s
-SELECT i, nullif(i % 5, 4), nullif(i * 7 % 11, 10), round(i * 3 % 8 / 2.0, i % 3), CASE i % 9 WHEN 0 THEN 'NaN' WHEN 1 THEN '-0' WHEN 2 THEN 0 WHEN 3 THEN NULL ELSE i % 9 * 0.5 END,
+SELECT i, nullif(i % 5, 4), nullif(i * 7 % 11, 10) + i / 100, round(i * 3 % 8 / 2.0, i % 3), CASE i % 9 WHEN 0 THEN 'NaN' WHEN 1 THEN '-0' WHEN 2 THEN 0 WHEN 3 THEN NULL ELSE i % 9 * 0.5 END,
        nullif(CASE WHEN i % 2 = 0 THEN 'T' ELSE 't' END || i % 6, 'T4'), nullif(i % 3, 2)::bool, date '2024-01-01' + i % 4, nullif(i % 7, 6) * interval '1 hour' + CASE i % 2 WHEN 0 THEN interval '1 day' ELSE interval '24 hours' END,
        nullif(array[i % 3, i % 2], array[0, 0]), point(i, i), 'x', '1'
 FROM generate_series(first, last) i
@@ -63,10 +63,10 @@ SELECT name, compare(name, query) FROM tried ORDER BY name;
 SELECT more(151, 260);
 DO $$
 BEGIN
-    FOR last IN 151 .. 260 LOOP
-        INSERT INTO live.s SELECT * FROM oracle.s WHERE id = last;
+    FOR number IN 151 .. 260 LOOP
+        INSERT INTO live.s SELECT * FROM oracle.s WHERE id = number;
         COMMIT;
-        IF last % 50 = 0 THEN
+        IF number % 50 = 0 THEN
             PERFORM stream_ckpt.checkpoint();
         END IF;
     END LOOP;
