@@ -43,7 +43,7 @@ sub differ
 my %bounded = (
 	b_tumble => 'SELECT window_start, k, count(*) AS n, count(DISTINCT v) AS d, count(DISTINCT v) FILTER (WHERE v % 2 = 0) AS e FROM s, stream_ckpt.tumble(ts, \'1 minute\') GROUP BY 1, 2',
 	b_final => 'SELECT window_start, window_end, k, count(*) AS n, count(DISTINCT v) AS d FROM s, stream_ckpt.tumble(ts, \'1 minute\') GROUP BY 1, 2, 3',
-	b_ordered => 'SELECT window_start, string_agg(v::text, \',\' ORDER BY ts, v) AS t FROM s, stream_ckpt.tumble(ts, \'1 minute\') WHERE k < 3 GROUP BY 1',
+	b_ordered => 'SELECT window_start, string_agg(v::text, \',\' ORDER BY ts, v) AS t FROM s, stream_ckpt.tumble(ts, \'1 minute\') WHERE k < 20 GROUP BY 1',
 	b_hop => 'SELECT window_start, k, count(*) AS n, sum(v) AS v FROM s, stream_ckpt.hop(ts, \'15 s\', \'1 minute\') GROUP BY 1, 2',
 	b_session => 'SELECT k, window_start, window_end, count(*) AS n, count(DISTINCT v) AS d FROM s, stream_ckpt.session(ts, \'10 s\') GROUP BY 1, 2, 3',
 	b_stages => 'SELECT window_start, max(n) AS top, min(n) AS low, count(*) AS c FROM (SELECT window_start, window_end, k, count(*) AS n FROM s, stream_ckpt.hop(ts, \'30 s\', \'1 minute\') GROUP BY 1, 2, 3) x GROUP BY 1',
@@ -185,7 +185,7 @@ query(q{SELECT stream_ckpt.create_stream('quiet', 'id int, ts timestamptz', even
 	SELECT stream_ckpt.create_pipeline('q_changes', $$SELECT window_start, count(*) AS n, array_agg(id ORDER BY id) AS ids FROM quiet, stream_ckpt.tumble(ts, '1 s') GROUP BY 1$$);
 	SELECT stream_ckpt.create_pipeline('q_session', $$SELECT window_start, window_end, count(*) AS n FROM quiet, stream_ckpt.session(ts, '300 ms') GROUP BY 1, 2$$, emit => 'final');
 	SELECT stream_ckpt.create_pipeline('q_replayed', $$SELECT window_start, window_end, count(*) AS n FROM quiet, stream_ckpt.tumble(ts, '1 s') GROUP BY 1, 2$$, emit => 'final', checkpoint_interval => '1 h');
-	SELECT stream_ckpt.create_pipeline('q_forward', $$SELECT window_end, count(*) AS n FROM quiet, stream_ckpt.tumble(ts, '1 s') GROUP BY 1$$, emit => 'final', sink => 'quiet_final');
+	SELECT stream_ckpt.create_pipeline('q_forward', $$SELECT window_end AS e, count(*) AS n FROM quiet, stream_ckpt.tumble(ts, '1 s') GROUP BY 1$$, emit => 'final', sink => 'quiet_final');
 	SELECT stream_ckpt.create_pipeline('q_second', $$SELECT window_end, sum(n) AS n FROM quiet_final, stream_ckpt.tumble(e, '2 s') GROUP BY 1$$, emit => 'final')});
 
 # Event time is of 2013: what counts is how much time goes by.
