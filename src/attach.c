@@ -24,6 +24,7 @@
 #include "utils/wait_event.h"
 
 #include "attach.h"
+#include "settings.h"
 #include "shared.h"
 
 #define BLOCK_PATIENCE		30000	/* ms */
@@ -52,14 +53,14 @@ worker_exit(int code, Datum database)
 	}
 
 	/* What it knew of pipelines: nothing is left of them, or the next worker will load them. */
-	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
 	{
 		SckptPipelineEntry *pipeline = &sckpt_shared->pipelines[i];
 
 		if (pipeline->database != DatumGetObjectId(database))
 			continue;
 		if (code == 0)
-			pipeline->database = InvalidOid;
+			sckpt_shared_release_pipeline(pipeline);
 		SpinLockAcquire(&pipeline->mutex);
 		pipeline->worker_pid = 0;
 		if (pipeline->status == SCKPT_RUNNING)
@@ -96,6 +97,7 @@ sckpt_launcher_attach_worker(Oid database)
 		entry->last_end = SCKPT_END_NONE;
 		entry->read_lsn = InvalidXLogRecPtr;
 		entry->restart_lsn = InvalidXLogRecPtr;
+		entry->max_lag = sckpt_max_lag;
 		attached = true;
 	}
 	LWLockRelease(sckpt_shared->lock);

@@ -515,8 +515,10 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING)
-			task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
+		if (task->status != SCKPT_RUNNING)
+			continue;
+		task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
+		task->read_lsn = Max(task->read_lsn, sckpt_log_end_lsn(lane->reader));
 	}
 	return at_end;
 }

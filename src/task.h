@@ -100,6 +100,8 @@ typedef struct SckptTask
 	AttrNumber *key_columns;	/* of the result relation; nkeys of the last stage */
 	AttrNumber *result_columns; /* attribute of the result relation for each column of the query */
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
+	XLogRecPtr	read_lsn;		/* the log before this has been read for it */
+	bool		held;			/* in no lane, with its state: who reads the stream that it writes is too far behind (lag.h) */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in */
 	XLogRecPtr	known_visible;	/* of the lane that feeds it */
 	SckptTimes	before;			/* before the transaction at hand, whose commit record is at times_lsn */
