@@ -24,7 +24,6 @@
 #include "utils/wait_event.h"
 
 #include "attach.h"
-#include "settings.h"
 #include "shared.h"
 
 #define BLOCK_PATIENCE		30000	/* ms */
@@ -97,7 +96,6 @@ sckpt_launcher_attach_worker(Oid database)
 		entry->last_end = SCKPT_END_NONE;
 		entry->read_lsn = InvalidXLogRecPtr;
 		entry->restart_lsn = InvalidXLogRecPtr;
-		entry->max_lag = sckpt_max_lag;
 		attached = true;
 	}
 	LWLockRelease(sckpt_shared->lock);

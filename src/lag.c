@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/wait_event.h"
@@ -52,15 +53,17 @@ static bool
 reader_behind(Oid stream, bool wake)
 {
 	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+	uint64		limit = (uint64) sckpt_max_lag * 1024;
 	SckptDatabase *database;
 	bool		behind = false;
 
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	database = sckpt_shared_find_database(MyDatabaseId);
-	if (database && database->worker_pid != 0 && database->max_lag > 0)
-	{
-		uint64		limit = (uint64) database->max_lag * 1024;
 
+	/* Of what the worker has not noted yet, we know nothing: a pipeline may be paused or gone. */
+	if (database && database->worker_pid != 0 &&
+		pg_atomic_read_u64(&database->synced) == pg_atomic_read_u64(&database->generation))
+	{
 		for (int i = 0; i < sckpt_shared->used_pipelines && !behind; i++)
 		{
 			SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
@@ -123,7 +126,9 @@ sckpt_lag_wait(Oid stream)
 		CHECK_FOR_INTERRUPTS();
 		if (!wake)
 			continue;
-		if (in_the_way())
+
+		/* Whoever changes max_lag does not want us to wait for the end of a statement that we are in. */
+		if (ConfigReloadPending || in_the_way())
 			break;
 
 		/* The flushed end may lie inside a record, which cannot be read until its rest is flushed. */

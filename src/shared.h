@@ -51,7 +51,6 @@ typedef struct SckptDatabase
 	char		error[SCKPT_ERROR_BYTES];	/* why no worker could be started; empty: none */
 	XLogRecPtr	read_lsn;		/* the reader's position; Invalid while there is none */
 	XLogRecPtr	restart_lsn;	/* everything that the reader may still need starts here or later */
-	int			max_lag;		/* stream_ckpt.max_lag as the worker knows it: a waiting session does not reload settings */
 	pg_atomic_uint32 wants_rows;	/* 1: the worker sleeps until a commit with rows wakes it; 0: it looks by itself soon */
 	pg_atomic_uint64 synced;	/* the generation that the worker has taken note of */
 	pg_atomic_uint64 generation;	/* rises when streams or pipelines of the database changed */

@@ -596,10 +596,6 @@ reload_settings(void)
 
 	ConfigReloadPending = false;
 	ProcessConfigFile(PGC_SIGHUP);
-	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
-	database->max_lag = sckpt_max_lag;
-	LWLockRelease(sckpt_shared->lock);
-	sckpt_shared_broadcast();
 	if (main_lane)
 		sckpt_log_set_memory_limit(main_lane->reader, (Size) sckpt_log_memory_limit * 1024);
 	foreach(lc, other_lanes)
