@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -273,11 +274,16 @@ send_watermark(SckptTask *task)
 {
 	TimestampTz watermark;
 
-	if (!task->result_is_stream)
+	if (task->output_delay < 0)
 		return;
 	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
 	if (watermark != DT_NOBEGIN)
+	{
 		(void) sckpt_record_write_watermark(task->def->result, watermark, SCKPT_RECORD_PIPELINE, InvalidXLogRecPtr);
+
+		/* Read it before going to sleep. */
+		SetLatch(MyLatch);
+	}
 }
 
 /* Dead letters, position and history; the last statements of the transaction. */
@@ -290,7 +296,10 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	uint64		state_rows;
 	Size		state_bytes;
 
+	/* Without what the commit removes. */
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
+	for (int i = 0; i < task->nstores; i++)
+		state_rows -= sckpt_attempt.snapshots[i].nleaving;
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
 	store_dead_letters(task);
@@ -351,7 +360,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->dead_bytes = 0;
 	if (task->dead_context)
 		MemoryContextReset(task->dead_context);
-	if (task->result_is_stream)
+	if (task->output_delay >= 0)
 		sckpt_progress_output_committed(task);
 	task->rows_out += sckpt_attempt.rows_out;
 	task->def->last_checkpoint = sckpt_attempt.id;

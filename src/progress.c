@@ -36,13 +36,24 @@ next_close(Oid stream, List *tasks, int depth)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
+		TimestampTz close;
 
 		if (task->status != SCKPT_RUNNING || task->query->stream != stream)
 			continue;
+
+		/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
 		for (int i = 0; i < task->noperators; i++)
-			next = Min(next, task->operators[i]->next_close(task->operators[i]));
-		if (task->result_is_stream && depth < MAX_CHAIN)
-			next = Min(next, next_close(task->def->result, tasks, depth + 1));
+		{
+			close = task->operators[i]->next_close(task->operators[i]);
+			if (close > task->times.watermark)
+				next = Min(next, close);
+		}
+		if (task->output_delay >= 0 && depth < MAX_CHAIN)
+		{
+			close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
+			if (close > task->times.watermark)
+				next = Min(next, close);
+		}
 	}
 	return next;
 }
@@ -75,7 +86,7 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 	int64		value;
 	bool		declared;
 
-	if (watermark == DT_NOBEGIN || next == DT_NOEND)
+	if (watermark == DT_NOBEGIN || next == DT_NOEND || next <= watermark)
 		return NOTHING_MS;
 	if (silence->base == DT_NOBEGIN)
 		silence->base = watermark;
@@ -115,7 +126,7 @@ sckpt_progress_heartbeats(SckptLane *lane, List *tasks)
 	ListCell   *lc;
 
 	/* Rows of open transactions are no silence. */
-	if (sckpt_log_memory(lane->reader) > 0)
+	if (sckpt_log_has_open(lane->reader))
 		return wait;
 	foreach(lc, lane->silences)
 	{
@@ -164,21 +175,26 @@ output_delay(SckptTask *task, AttrNumber event_time)
 	return add_time(longest, delay);
 }
 
+void
+sckpt_progress_prepare(SckptTask *task)
+{
+	AttrNumber	attnum;
+
+	task->output_delay = -1;
+	if (sckpt_catalog_is_stream(task->def->result) && sckpt_stream_event_time(task->def->result, &attnum, NULL, NULL))
+		task->output_delay = output_delay(task, attnum);
+}
+
 TimestampTz
 sckpt_progress_output(SckptTask *task, List *tasks)
 {
-	AttrNumber	attnum;
-	int64		delay;
 	TimestampTz least;
 	ListCell   *lc;
 
 	task->next_output = DT_NOBEGIN;
-	if (!sckpt_stream_event_time(task->def->result, &attnum, NULL, NULL) || task->times.watermark == DT_NOBEGIN)
+	if (task->output_delay < 0 || task->times.watermark == DT_NOBEGIN)
 		return DT_NOBEGIN;
-	delay = output_delay(task, attnum);
-	if (delay < 0)
-		return DT_NOBEGIN;
-	least = task->next_output = add_time(task->times.watermark, -delay);
+	least = task->next_output = add_time(task->times.watermark, -task->output_delay);
 
 	/* A pipeline that does not run holds the stream up, until it has gone on or is dropped. */
 	foreach(lc, tasks)

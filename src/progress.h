@@ -18,6 +18,9 @@
  */
 extern int64 sckpt_progress_heartbeats(SckptLane *lane, List *tasks);
 
+/* When a task starts, in a transaction: what its result, if that is a stream, needs to know. */
+extern void sckpt_progress_prepare(SckptTask *task);
+
 /*
  * The watermark to send with the checkpoint being taken of a task whose result is a stream: the least of those of the pipelines
  * that write it.  DT_NOBEGIN: none is to be sent.  In a transaction.  What it found for the task is kept when the checkpoint has

@@ -27,6 +27,7 @@
 #include "checkpoint.h"
 #include "early.h"
 #include "linear.h"
+#include "progress.h"
 #include "record.h"
 #include "settings.h"
 #include "sink.h"
@@ -276,11 +277,11 @@ sckpt_task_start(SckptTask *task)
 	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->lateness = task->def->lateness;
-		query->ttl = task->def->ttl;
+		query->ttl = query == task->query ? task->def->ttl : 0;
 		query->final = task->def->final;
 	}
 	map_result(task);
-	task->result_is_stream = sckpt_catalog_is_stream(task->def->result);
+	sckpt_progress_prepare(task);
 	if (task->query->grouped)
 	{
 		task->stage.sql = task->query->source;
@@ -324,7 +325,8 @@ bury_ahead(SckptScan *scan, uint32 segment, uint32 row, int64 event_time)
 	SckptTask  *task = scan->arg;
 
 	sckpt_task_bury(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-					psprintf("event time %s of stream \"%s\" is too far ahead of the clock", timestamptz_to_str(event_time),
+					psprintf("event time %s of stream \"%s\" is too far ahead of the clock",
+							 DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(event_time))),
 							 get_rel_name(scan->stream)));
 }
 

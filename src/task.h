@@ -34,6 +34,7 @@ typedef struct SckptChunk
 	int64		id;				/* 0: free place */
 	uint32		entries;
 	uint32		live;			/* entries whose last version is here */
+	uint32		gone;			/* tombstones */
 	uint32		leaving;		/* of these, how many the checkpoint being taken writes anew, or removes */
 } SckptChunk;
 
@@ -50,6 +51,7 @@ typedef struct SckptStore
 	uint64		stored_entries; /* in all chunks */
 	/* of the checkpoint being taken: entries of each chunk that it has written */
 	uint32	   *written;
+	uint32	   *written_gone;	/* of these, tombstones */
 	int			nwritten;
 	int			maxwritten;
 } SckptStore;
@@ -116,7 +118,7 @@ typedef struct SckptTask
 	MemoryContext dead_context;
 	Size		dead_bytes;
 	int64		dead_letters;	/* as of the last checkpoint */
-	bool		result_is_stream;
+	int64		output_delay;	/* how far what it writes into a stream can be behind its watermark; -1: no stream, or any distance */
 	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of the stream */
 	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
 	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */
