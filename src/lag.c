@@ -144,7 +144,7 @@ sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
 	XLogRecPtr	flushed;
 	ListCell   *lc;
 
-	if (limit == 0 || !task->result_is_stream)
+	if (limit == 0)
 		return false;
 	if (task->held)
 		limit /= 2;

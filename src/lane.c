@@ -441,6 +441,7 @@ end_early(SckptLane *lane, MergeArg *arg)
 bool
 sckpt_lane_read(SckptLane *lane, bool *delivered)
 {
+	TimestampTz started = GetCurrentTimestamp();
 	SckptBatch *batch = sckpt_batch_create(lane->context);
 	bool		at_end = false;
 	ListCell   *lc;
@@ -519,6 +520,8 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 			continue;
 		task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
 		task->read_lsn = Max(task->read_lsn, sckpt_log_end_lsn(lane->reader));
+		if (at_end)
+			task->fed_time = Max(task->fed_time, started);
 	}
 	return at_end;
 }

@@ -83,7 +83,7 @@ typedef struct SckptCounters
 	int64		rows_out;
 	int64		late_rows;
 	int64		dead_letters;
-	int64		restarts;		/* since the server started */
+	int64		restarts;		/* that are not in the tables yet */
 	int64		state_rows;		/* now */
 	int64		state_bytes;	/* now */
 	double		busy_ms;		/* since the worker started */
@@ -106,7 +106,7 @@ typedef struct SckptPipelineEntry
 	XLogRecPtr	position;		/* everything committed up to here is in the state */
 	XLogRecPtr	read_lsn;		/* the log before this has been read for it, which is further where there were no commits */
 	TimestampTz watermark;		/* DT_NOBEGIN: none */
-	TimestampTz position_time;	/* commit time of the last transaction taken in; 0: none */
+	TimestampTz position_time;	/* what was committed up to then is in the state; 0: not known yet */
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;

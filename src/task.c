@@ -799,6 +799,9 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 		EmitErrorReport();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && error->detail == NULL &&
+			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), sckpt_checkpoint_timeout))
+			error->detail = psprintf("It took longer than stream_ckpt.checkpoint_timeout, which is %d ms.", sckpt_checkpoint_timeout);
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

@@ -286,6 +286,7 @@ start_task(SckptTask *task, void *arg)
 	sckpt_task_start(task);
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	CommitTransactionCommand();
+	task->restarts = 0;			/* stored */
 	task->status = SCKPT_RUNNING;
 	if (!task->starved)
 		task->error[0] = '\0';
@@ -679,6 +680,7 @@ sckpt_worker_main(Datum arg)
 
 	sync_tasks();
 	sckpt_launcher_confirm_worker();
+	sckpt_checkpoint_end_interrupted();
 	if (sckpt_slot_check(MyDatabaseId, &slot_lsn) != SCKPT_SLOT_VALID)
 	{
 		StartTransactionCommand();

@@ -177,7 +177,7 @@ checkpoint($node);
 
 set('stream_ckpt.max_lag' => '256kB');
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION slow(k text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.0001); RETURN left(k, 1); END';
+	CREATE FUNCTION slow(k text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN left(k, 1); END';
 	SELECT stream_ckpt.create_pipeline('slow', 'SELECT slow(k) AS k, count(*) AS n FROM s GROUP BY 1');
 	SELECT stream_ckpt.checkpoint();
 	CREATE TABLE written (k text);
@@ -186,7 +186,7 @@ my @producers = map { session($node) } 1 .. 4;
 foreach my $n (0 .. $#producers)
 {
 	# 100 transactions of about 20 kB each
-	$producers[$n]->send(join("\n", map { "INSERT INTO s SELECT 'p$n' || repeat('x', 200), 1 FROM generate_series(1, 100);" } 1 .. 100));
+	$producers[$n]->send(join("\n", map { "INSERT INTO s SELECT 'p$n' || repeat('x', 2000), 1 FROM generate_series(1, 10);" } 1 .. 100));
 }
 my ($most, $waited) = (0, 0);
 wait_for('the producers', sub {
@@ -205,7 +205,7 @@ cmp_ok($waited, '>', 0, 'they waited');
 # each of four may be one transaction over the bound; and whatever else is written
 cmp_ok($most, '<', 2 * 1024 * 1024, "the lag stays near its bound: $most bytes at most");
 checkpoint($node);
-is($node->safe_psql('postgres', q{SELECT k, n FROM slow WHERE k = 'p'}), 'p|40000', 'and all is there, once');
+is($node->safe_psql('postgres', q{SELECT k, n FROM slow WHERE k = 'p'}), 'p|4000', 'and all is there, once');
 $node->safe_psql('postgres', q{SELECT stream_ckpt.drop_pipeline('slow')});
 
 # ---- Chains: a pipeline whose result's readers are behind rests, and no worker waits for itself ----
@@ -213,11 +213,11 @@ $node->safe_psql('postgres', q{SELECT stream_ckpt.drop_pipeline('slow')});
 $node->safe_psql('postgres', q{
 	SELECT stream_ckpt.create_stream('raw', 'v int');
 	SELECT stream_ckpt.create_stream('middle', 'k text, v int');
-	SELECT stream_ckpt.create_pipeline('upper', $$SELECT repeat('x', 500) AS k, v FROM raw$$, sink => 'middle');
+	SELECT stream_ckpt.create_pipeline('upper', $$SELECT repeat('x', 5000) AS k, v FROM raw$$, sink => 'middle');
 	SELECT stream_ckpt.create_pipeline('lower', 'SELECT slow(k) AS k, count(*) AS n, sum(v) AS v FROM middle GROUP BY 1');
 	SELECT stream_ckpt.checkpoint();
 	SELECT stream_ckpt.pause_pipeline('lower');
-	INSERT INTO raw SELECT i FROM generate_series(1, 20000) i;
+	INSERT INTO raw SELECT i FROM generate_series(1, 2000) i;
 	SELECT stream_ckpt.checkpoint('upper');
 	SELECT stream_ckpt.resume_pipeline('lower');
 });
@@ -226,15 +226,15 @@ wait_for('the upper pipeline to rest', sub {
 	return $node->safe_psql('postgres', q{SELECT status || ' ' || error FROM stream_ckpt.pipelines WHERE pipeline = 'upper'}) eq "running $text";
 });
 ok(1, 'a pipeline rests while who reads its result is behind');
-is($node->safe_psql('postgres', q{INSERT INTO raw SELECT i FROM generate_series(20001, 20100) i}), '', 'its producers go on when it does');
+is($node->safe_psql('postgres', q{INSERT INTO raw SELECT i FROM generate_series(2001, 2100) i}), '', 'its producers go on when it does');
 checkpoint($node);
-is($node->safe_psql('postgres', 'SELECT n, v FROM lower'), '20100|' . (20100 * 20101 / 2), 'the end of the chain has all, once');
+is($node->safe_psql('postgres', 'SELECT n, v FROM lower'), '2100|' . (2100 * 2101 / 2), 'the end of the chain has all, once');
 is($node->safe_psql('postgres', q{SELECT status, error FROM stream_ckpt.pipelines WHERE pipeline = 'upper'}), 'running|', 'it rests no more');
 
 # and a crash in the middle of that changes nothing
 $node->safe_psql('postgres', q{
 	SELECT stream_ckpt.pause_pipeline('lower');
-	INSERT INTO raw SELECT i FROM generate_series(1, 20000) i;
+	INSERT INTO raw SELECT i FROM generate_series(1, 2000) i;
 	SELECT stream_ckpt.checkpoint('upper');
 	SELECT stream_ckpt.resume_pipeline('lower');
 });
@@ -245,7 +245,7 @@ kill_server($node);
 start_again($node);
 $node->safe_psql('postgres', q{INSERT INTO raw VALUES (7)});
 checkpoint($node);
-is($node->safe_psql('postgres', 'SELECT n, v FROM lower'), '40101|' . (20100 * 20101 / 2 + 20000 * 20001 / 2 + 7), 'nor after SIGKILL');
+is($node->safe_psql('postgres', 'SELECT n, v FROM lower'), '4101|' . (2100 * 2101 / 2 + 2000 * 2001 / 2 + 7), 'nor after SIGKILL');
 
 $one->close;
 $two->close;
