@@ -166,6 +166,16 @@ sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *
 			closing[n].due = closes;
 			closing[n++].ref = due[i];
 		}
+		else if (forget_time(agg, entry) <= times->clock && agg->query->nkeys == 0)
+		{
+			/* The only group becomes the one over no rows. */
+			sckpt_timers_remove(agg->timers, due[i]);
+			sckpt_aggregate_reset(agg, due[i]);
+			*entry_touched(agg, entry) = DT_NOBEGIN;
+			sckpt_state_mark_dirty(operator->state, due[i]);
+			entry->flags &= ~SCKPT_ENTRY_REWRITE;
+			continue;
+		}
 		else if (forget_time(agg, entry) <= times->clock)
 			entry->flags |= SCKPT_ENTRY_RETRACT;
 		else

@@ -274,7 +274,8 @@ foreach my $round (1 .. 4)
 
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
-		wait_for('the server', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); return $rc == 0 && !kill(0, $pid) }, 60);
+		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
+		wait_for('the server', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); return $rc == 0 }, 60);
 	}
 	checkpoint($node);
 }
@@ -361,6 +362,7 @@ foreach my $round (1 .. $chain_rounds)
 
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
+		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
 	}
 	eval { $producer->receive };
 	$producer->close;
