@@ -44,6 +44,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "adopt.h"
 #include "attach.h"
 #include "catalog.h"
 #include "checkpoint.h"
@@ -62,6 +63,7 @@
 #define SLOT_BYTES			(1024 * 1024)	/* least step of the slot */
 #define LOOK_MS				50		/* between looks at the log while rows come in */
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
+#define ARRIVING_MS			500		/* between looks at whether a restore is complete */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
 #define IDLE_MS				10000	/* longest sleep */
 
@@ -127,31 +129,6 @@ leave_lanes(SckptTask *task)
 		sckpt_lane_remove(lfirst(lc), task);
 }
 
-/*
- * A database made by copying another one (TEMPLATE, restore) goes on from the copied state with what is
- * inserted here: the log holds nothing of this database before its slot.
- */
-static void
-adopt_copies(void)
-{
-	Oid			types[3] = {OIDOID, TEXTOID, LSNOID};
-	Datum		values[3];
-	SckptUser	saved;
-	XLogRecPtr	from;
-
-	if (sckpt_slot_check(MyDatabaseId, &from) != SCKPT_SLOT_VALID)
-		from = sckpt_slot_ensure(MyDatabaseId);
-	values[0] = ObjectIdGetDatum(MyDatabaseId);
-	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
-	values[2] = LSNGetDatum(from);
-	sckpt_catalog_enter(&saved);
-	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def SET home_database = $1, home_system = $2, "
-						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id) "
-						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
-						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
-	sckpt_catalog_leave(&saved);
-}
-
 List *
 sckpt_worker_tasks(void)
 {
@@ -169,7 +146,7 @@ sync_tasks(void)
 	extension = sckpt_catalog_lock_extension();
 	if (!extension || !sckpt_catalog_has_streams())
 		leave_database(extension);
-	adopt_copies();
+	sckpt_adopt_copies();
 	CommitTransactionCommand();
 
 	StartTransactionCommand();
@@ -183,6 +160,9 @@ sync_tasks(void)
 		SckptTask  *task = find_task(def->id);
 		MemoryContext old;
 
+		/* It has come since we looked for such: whoever restored it will wake us. */
+		if (!def->at_home)
+			continue;
 		/* What the worker itself found out needs no reload; what users did does. */
 		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
@@ -280,6 +260,15 @@ start_task(SckptTask *task, void *arg)
 		task->def->clock = def->clock;
 		task->def->managed = def->managed;
 		task->def->rows_lsn = def->rows_lsn;
+		task->def->arriving = def->arriving;
+		task->def->chunks = def->chunks;
+	}
+	if (task->def->arriving && !sckpt_adopt_finish(task))
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		CommitTransactionCommand();
+		task->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ARRIVING_MS);
+		return;
 	}
 	check_log(task);
 	sckpt_task_start(task);
@@ -308,12 +297,12 @@ start_tasks(void)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status != SCKPT_STARTING &&
+		if (!(task->status == SCKPT_STARTING && task->retry_at <= now) &&
 			!(task->retry_at != 0 && task->retry_at <= now &&
 			  (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
 			continue;
 		task->retry_at = 0;
-		if (sckpt_task_guard(task, start_task, NULL))
+		if (sckpt_task_guard(task, start_task, NULL) && task->status == SCKPT_RUNNING)
 		{
 			if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 				sckpt_lane_add(main_lane, task);
