@@ -325,19 +325,33 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 	if (agg->touched_offset)
 	{
 		TimestampTz *touched = entry_touched(agg, entry);
-		const SckptTimes *before = agg->input ? &agg->input->before[segment] : &agg->times;
-		const SckptTimes *after = agg->input ? &agg->input->after[segment] : &agg->times;
+		TimestampTz before = agg->input->before[segment].clock;
+		TimestampTz now = agg->input->after[segment].clock;
 
-		if (*touched != DT_NOBEGIN && before->clock != DT_NOBEGIN && add_time(*touched, agg->query->ttl) <= before->clock)
+		if (*touched != DT_NOBEGIN && before != DT_NOBEGIN && add_time(*touched, agg->query->ttl) <= before)
 			sckpt_aggregate_reset(agg, ref);
-		*touched = Max(*touched, after->clock);
+
+		/* By event time, a row touches it at its own time, or when it comes if that is later. */
+		if (agg->query->event_time)
+		{
+			int			column = agg->query->time - 1;
+
+			now = before;
+			if (agg->query->time && !nulls[column] && !TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[column])))
+				now = Max(now, DatumGetTimestampTz(values[column]));
+		}
+		*touched = Max(*touched, now);
 
 		/* The registered time is a lower bound, unless there is none yet. */
 		if (entry_timer(agg, entry)->at == SCKPT_NEVER)
 			sckpt_aggregate_register(agg, ref, values, nulls);
 	}
 	if (agg->weight_offset)
+	{
 		*entry_weight(agg, entry) += weight;
+		if (entry->flags & SCKPT_ENTRY_GONE)
+			entry->flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT | SCKPT_ENTRY_GONE);
+	}
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		SckptAggCall *call = &agg->calls[i];

@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -278,7 +279,12 @@ send_watermark(SckptTask *task)
 		return;
 	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
 	if (watermark != DT_NOBEGIN)
+	{
 		(void) sckpt_record_write_watermark(task->def->result, watermark, SCKPT_RECORD_PIPELINE, InvalidXLogRecPtr);
+
+		/* Read it before going to sleep. */
+		SetLatch(MyLatch);
+	}
 }
 
 /* Dead letters, position and history; the last statements of the transaction. */
@@ -291,7 +297,10 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	uint64		state_rows;
 	Size		state_bytes;
 
+	/* Without what the commit removes. */
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
+	for (int i = 0; i < task->nstores; i++)
+		state_rows -= sckpt_attempt.snapshots[i].nleaving;
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
 	store_dead_letters(task);

@@ -194,7 +194,7 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
 		stage->lateness = pipeline->lateness;
-		stage->ttl = pipeline->ttl;
+		stage->ttl = stage == query ? pipeline->ttl : 0;
 		if (stage == query)
 			explain_windows(rsinfo, stage);
 		if (stage->grouped)

@@ -710,3 +710,9 @@ sckpt_log_memory(SckptLog *log)
 {
 	return sckpt_log_store_memory(log->store);
 }
+
+bool
+sckpt_log_has_open(SckptLog *log)
+{
+	return sckpt_log_store_count(log->store) > 0;
+}

@@ -105,6 +105,8 @@ extern XLogRecPtr sckpt_log_end_lsn(SckptLog *log);
  * read_lsn, or the last record read.
  */
 extern XLogRecPtr sckpt_log_restart_lsn(SckptLog *log);
+/* Do open transactions have messages? */
+extern bool sckpt_log_has_open(SckptLog *log);
 /* Bytes held for open transactions and at hand. */
 extern Size sckpt_log_memory(SckptLog *log);
 

@@ -112,6 +112,7 @@ typedef struct SckptQuery
 	int			nsource;		/* columns of the source, of a grouped or windowed query */
 	Oid		   *source_types;
 	AttrNumber	row;			/* column with the row's ctid; 0: none */
+	AttrNumber	time;			/* the same with its event time, where groups are to be forgotten; 0: none */
 	int			base;			/* where the columns of the stage below begin, less 1; of the first stage 0 */
 	int			nwindows;
 	SckptWindow *windows;
@@ -136,7 +137,7 @@ typedef struct SckptQuery
 
 	/* set by the task, from the pipeline's options */
 	int64		lateness;		/* allowed_lateness, µs */
-	int64		ttl;			/* state_ttl, µs; 0: none */
+	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
 	bool		final;			/* emit => 'final' */
 } SckptQuery;
 

@@ -23,6 +23,7 @@
 #include "utils/lsyscache.h"
 
 #include "query_private.h"
+#include "stream.h"
 
 typedef struct BelowContext
 {
@@ -339,8 +340,16 @@ sckpt_level_finish_columns(SckptLevel *level)
 		}
 	}
 	else if (level->stream && (stage->nwindows > 0 || (level->track && stage->grouped)))
+	{
+		Oid			stream = rt_fetch(level->stream, level->query->rtable)->relid;
+		AttrNumber	time;
+
 		stage->row = append_column(level, (Expr *) makeVar(level->stream, SelfItemPointerAttributeNumber, TIDOID, -1,
 														   InvalidOid, 0));
+		if (level->track && sckpt_stream_event_time(stream, &time, NULL, NULL))
+			stage->time = append_column(level, (Expr *) makeVar(level->stream, time, get_atttype(stream, time), -1,
+																InvalidOid, 0));
+	}
 
 	stage->ncomputed = list_length(level->computed);
 	stage->computed = palloc0(Max(1, stage->ncomputed) * sizeof(SckptComputed));

@@ -276,7 +276,7 @@ sckpt_task_start(SckptTask *task)
 	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->lateness = task->def->lateness;
-		query->ttl = task->def->ttl;
+		query->ttl = query == task->query ? task->def->ttl : 0;
 		query->final = task->def->final;
 	}
 	map_result(task);
