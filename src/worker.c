@@ -18,12 +18,10 @@
  */
 #include "postgres.h"
 
-#include <sys/stat.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -50,10 +48,13 @@
 #include "checkpoint.h"
 #include "lane.h"
 #include "log.h"
+#include "note.h"
 #include "progress.h"
+#include "segment.h"
 #include "settings.h"
 #include "shared.h"
 #include "slot.h"
+#include "standby.h"
 #include "stream.h"
 #include "task.h"
 #include "worker.h"
@@ -65,7 +66,7 @@
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
 #define ARRIVING_MS			500		/* between looks at whether a restore is complete */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
-#define IDLE_MS				10000	/* longest sleep */
+#define IDLE_MS				1000	/* longest sleep: notes are to follow checkpoints soon (note.h) */
 
 static MemoryContext worker_context;
 static MemoryContext loop_context;	/* reset in each round */
@@ -209,26 +210,49 @@ sync_tasks(void)
 
 /* ---- Starting tasks, and the reader ---- */
 
-/* Is the log that a task needs still there? */
+/* Nothing has happened to the task between its stored position and this one. */
+static void
+go_on_from(SckptTask *task, XLogRecPtr commit, XLogRecPtr restart)
+{
+	Oid			types[3] = {INT8OID, LSNOID, LSNOID};
+	Datum		values[3] = {Int64GetDatum(task->def->id), LSNGetDatum(commit), LSNGetDatum(restart)};
+	SckptUser	saved;
+
+	ereport(LOG,
+			(errmsg("pipeline \"%s\" goes on from %X/%X", task->def->name, LSN_FORMAT_ARGS(commit)),
+			 errdetail("The log from its position %X/%X on is not there, but has nothing for it.",
+					   LSN_FORMAT_ARGS(task->def->position))));
+	sckpt_catalog_enter(&saved);
+	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id = $1",
+						  3, types, values, NULL, false, 0);
+	sckpt_catalog_leave(&saved);
+	task->def->position = commit;
+	task->def->restart = restart;
+}
+
+/* Is the log that a task needs still there?  Then see that it stays. */
 static void
 check_log(SckptTask *task)
 {
-	char		path[MAXPGPATH];
-	XLogSegNo	segment;
-	TimeLineID	tli;
-	struct stat st;
+	XLogRecPtr	commit;
+	XLogRecPtr	restart;
 
-	/* Segments from before a promotion have the old timeline's name. */
-	tli = tliOfPointInHistory(task->def->restart, readTimeLineHistory(GetWALInsertionTimeLine()));
-	XLByteToSeg(task->def->restart, segment, wal_segment_size);
-	XLogFilePath(path, tli, segment, wal_segment_size);
-	if (segment <= XLogGetLastRemovedSegno() || (stat(path, &st) != 0 && errno == ENOENT))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
-				 errdetail("It has read up to %X/%X and needs the log from %X/%X on.",
-						   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart)),
-				 errhint("Rows inserted since then are lost to it. Drop the pipeline and create it anew.")));
+	if (!sckpt_segment_exists(task->def->restart))
+	{
+		if (!sckpt_note_find(task->def, &commit, &restart))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
+					 errdetail("It has read up to %X/%X and needs the log from %X/%X on. Missing: %s.",
+							   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart),
+							   sckpt_segment_missing(task->def->restart)),
+					 errhint("If there is an archive with these segments, copy them into \"pg_wal\" and call "
+							 "stream_ckpt.resume_pipeline(). Otherwise rows inserted since then are lost to the pipeline: "
+							 "drop it and create it anew.")));
+		go_on_from(task, commit, restart);
+	}
+	if (task->def->restart < slot_lsn && sckpt_slot_retain(MyDatabaseId, task->def->restart))
+		slot_lsn = task->def->restart;
 }
 
 static void
@@ -634,6 +658,12 @@ sckpt_worker_main(Datum arg)
 	database = sckpt_shared_find_database(oid);
 	LWLockRelease(sckpt_shared->lock);
 
+	if (RecoveryInProgress())
+	{
+		sckpt_standby_run();
+		MemoryContextReset(loop_context);
+		MemoryContextSwitchTo(loop_context);
+	}
 	sync_tasks();
 	sckpt_launcher_confirm_worker();
 	if (sckpt_slot_check(MyDatabaseId, &slot_lsn) != SCKPT_SLOT_VALID)
@@ -678,6 +708,7 @@ sckpt_worker_main(Datum arg)
 		if (position.commit != InvalidXLogRecPtr)
 		{
 			store_idle_positions(&position);
+			sckpt_note_write(main_lane->tasks, &position);
 			move_slot(&position);
 		}
 		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane, tasks) : 0;
