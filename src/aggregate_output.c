@@ -229,7 +229,7 @@ sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements)
 static SckptRef
 unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char *end)
 {
-	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN};
+	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN, 0};
 	int64		id = 0;
 	TimestampTz touched = DT_NOBEGIN;
 	int64		weight = 0;

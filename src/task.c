@@ -434,8 +434,8 @@ void
 sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark, uint8 flags,
 				   XLogRecPtr seen, bool rows)
 {
-	/* A heartbeat that was decided on without these rows. */
-	if ((flags & SCKPT_RECORD_IDLE) && task->rows_lsn > seen)
+	/* A heartbeat that was decided on without these rows; or that is for the pipelines that write the stream to decide on. */
+	if ((flags & SCKPT_RECORD_IDLE) && (task->rows_lsn > seen || task->managed))
 		return;
 	if (rows)
 		task->rows_lsn = commit_lsn;
