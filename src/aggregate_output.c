@@ -360,6 +360,9 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 	MemoryContext old;
 	List	   *targets;
 
+	/* Whatever of this fails, sckpt_aggregate_end_results() follows. */
+	agg->projection = NULL;
+	agg->group_slot = NULL;
 	agg->estate = CreateExecutorState();
 	old = MemoryContextSwitchTo(agg->estate->es_query_cxt);
 	desc = CreateTemplateTupleDesc(agg->query->nkeys + agg->ncalls);
@@ -518,8 +521,10 @@ sckpt_aggregate_end_results(SckptOperator *operator)
 
 	if (agg->estate == NULL)
 		return;
-	ExecDropSingleTupleTableSlot(agg->projection->pi_state.resultslot);
-	ExecDropSingleTupleTableSlot(agg->group_slot);
+	if (agg->projection)
+		ExecDropSingleTupleTableSlot(agg->projection->pi_state.resultslot);
+	if (agg->group_slot)
+		ExecDropSingleTupleTableSlot(agg->group_slot);
 	FreeExecutorState(agg->estate);
 	agg->estate = NULL;
 }
