@@ -51,7 +51,9 @@ CREATE TABLE stream_ckpt.pipeline_def (
 	created_xid xid NOT NULL,
 	start pg_lsn NOT NULL,
 	home_database oid NOT NULL,
-	home_system text NOT NULL
+	home_system text NOT NULL,
+	encoding text NOT NULL DEFAULT pg_catalog.getdatabaseencoding(),
+	arriving boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE stream_ckpt.pipeline_def IS 'pipelines as they were defined; see the view pipelines';
 
@@ -69,6 +71,7 @@ CREATE TABLE stream_ckpt.pipeline_position (
 	clock timestamptz,
 	managed boolean NOT NULL DEFAULT false,
 	rows_lsn pg_lsn NOT NULL DEFAULT '0/0',
+	chunks int NOT NULL DEFAULT 0,
 	restarts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE stream_ckpt.pipeline_position IS 'how far into the log the last completed checkpoint of each pipeline reaches';
@@ -160,6 +163,27 @@ CREATE TABLE stream_ckpt.dead_letter (
 	PRIMARY KEY (pipeline_id, dead_letter_id)
 );
 COMMENT ON TABLE stream_ckpt.dead_letter IS 'rows that a pipeline could not process; see the view dead_letters';
+
+/* ---- Dumps: pipelines travel with the state of their last checkpoint, not with the history before it ---- */
+
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_def', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_def_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_position', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.chunk', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.checkpoint_log',
+	'WHERE EXISTS (SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = checkpoint_log.pipeline_id AND p.last_checkpoint = checkpoint_log.checkpoint_id)');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.checkpoint_task_log',
+	'WHERE EXISTS (SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = checkpoint_task_log.pipeline_id AND p.last_checkpoint = checkpoint_task_log.checkpoint_id)');
+
+CREATE FUNCTION stream_ckpt.note_arrival() RETURNS trigger
+AS 'MODULE_PATHNAME', 'stream_ckpt_note_arrival' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.note_arrival() IS 'notices pipelines that a restored dump brings';
+REVOKE EXECUTE ON FUNCTION stream_ckpt.note_arrival() FROM PUBLIC;
+CREATE TRIGGER arrival AFTER INSERT ON stream_ckpt.pipeline_def
+	FOR EACH STATEMENT EXECUTE FUNCTION stream_ckpt.note_arrival();
+CREATE TRIGGER arrival AFTER INSERT ON stream_ckpt.pipeline_position
+	FOR EACH STATEMENT EXECUTE FUNCTION stream_ckpt.note_arrival();
 
 /* ---- Streams ---- */
 

@@ -50,6 +50,9 @@ typedef struct SckptPipeline
 	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
 	bool		managed;		/* see task.h */
 	XLogRecPtr	rows_lsn;		/* the same */
+	bool		at_home;		/* false: it comes from another database, and its positions mean nothing here */
+	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
+	int			chunks;			/* how many the last checkpoint consists of */
 } SckptPipeline;
 
 /* Oid of the extension in this database, or InvalidOid; and of its owner (errors when absent). */

@@ -41,7 +41,7 @@ static const struct
 {
 	const char *sql;
 	int			nargs;
-	Oid			types[12];
+	Oid			types[13];
 }			statements[SCKPT_STATEMENT_COUNT] = {
 	[SCKPT_STATEMENT_TRIGGER] = {
 		"INSERT INTO stream_ckpt.checkpoint_log (pipeline_id, checkpoint_id, status, triggered_at, tasks, acknowledged) "
@@ -72,8 +72,9 @@ static const struct
 	[SCKPT_STATEMENT_POSITION] = {
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $2, next_checkpoint = $2 + 1, position = $3, "
 		"restart = $4, rows_in = $5, rows_out = $6, late_rows = $7, dead_letters = $8, watermark = $9, clock = $10, "
-		"managed = $11, rows_lsn = $12 WHERE pipeline_id = $1", 12,
-		{INT8OID, INT8OID, LSNOID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, LSNOID}
+		"managed = $11, rows_lsn = $12, chunks = $13 WHERE pipeline_id = $1", 13,
+		{INT8OID, INT8OID, LSNOID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, LSNOID,
+		INT4OID}
 	},
 	[SCKPT_STATEMENT_COMPLETE] = {
 		"UPDATE stream_ckpt.checkpoint_log SET status = 'completed', completed_at = clock_timestamp(), acknowledged = 1, "
@@ -308,8 +309,8 @@ static void
 store_checkpoint(SckptTask *task, SckptPosition *position)
 {
 	SckptUser	saved;
-	Datum		values[12];
-	char		nulls[] = "            ";
+	Datum		values[13];
+	char		nulls[] = "             ";
 	uint64		state_rows;
 	Size		state_bytes;
 
@@ -332,6 +333,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	nulls[9] = time_value(task->times.clock, &values[9]);
 	values[10] = BoolGetDatum(task->managed);
 	values[11] = LSNGetDatum(task->rows_lsn);
+	values[12] = Int32GetDatum(sckpt_chunk_count(task));
 	if (sckpt_checkpoint_execute(SCKPT_STATEMENT_POSITION, values, nulls) != 1)
 		elog(ERROR, "position of pipeline \"%s\" not found", task->def->name);
 

@@ -84,6 +84,8 @@ extern void sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf
 extern void sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone);
 /* Delete those none of whose entries counts after this checkpoint; the caller has entered the catalog. */
 extern void sckpt_chunk_delete_empty(SckptTask *task);
+/* How many chunks there are, when the attempt has written and deleted its own. */
+extern int	sckpt_chunk_count(SckptTask *task);
 /* After the commit: forget what was deleted, and what has left the others. */
 extern void sckpt_chunk_switch(SckptStore *store);
 /* After that: `written` counts for nothing any more; mark entries that are to leave chunks with mostly stale ones. */

@@ -142,6 +142,25 @@ sckpt_chunk_delete_empty(SckptTask *task)
 	}
 }
 
+int
+sckpt_chunk_count(SckptTask *task)
+{
+	int			count = 0;
+
+	for (int s = 0; s < task->nstores; s++)
+	{
+		SckptStore *store = &task->stores[s];
+
+		count += store->nwritten;
+		for (int i = 0; i < store->nchunks; i++)
+		{
+			if (store->chunks[i].id && store->chunks[i].live != store->chunks[i].leaving)
+				count++;
+		}
+	}
+	return count;
+}
+
 /* ---- Accounts ---- */
 
 int

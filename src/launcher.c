@@ -21,6 +21,9 @@
  *		due: at once when blocked meanwhile, later and later when it had
  *		nothing to do, with back-off when it failed; earlier when asked for
  *
+ * On a standby workers only keep the log (standby.h). When it is promoted they go
+ * on as what they are, and all other databases are asked again.
+ *
  * A launcher that died and came back finds running workers by their entries,
  * and is told of their end by its latch, as all of them set it.
  *
@@ -58,8 +61,10 @@
 #define RAN_WELL			60000	/* a worker that ran this long starts anew with the back-off */
 #define PROBE_AGAIN_MIN		60000
 #define PROBE_AGAIN_MAX		(60 * 60 * 1000)
+#define PROBE_STANDBY		10000	/* the same on a standby, where nobody can tell us of a new stream */
 #define PROBE_PATIENCE		5000	/* a probe that says nothing counts as one no longer than this */
 #define HOUSEKEEPING		60000
+#define STANDBY_ROUND		1000	/* between looks at whether recovery has ended */
 
 #define MAX_PROBES			3
 #define LAUNCHER_RESTART	1		/* s */
@@ -93,7 +98,7 @@ sckpt_launcher_register(void)
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = LAUNCHER_RESTART;
 	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "sckpt_launcher_main", BGW_MAXLEN);
@@ -239,6 +244,11 @@ schedule(Target *target, SckptEnd end, TimestampTz now)
 		case SCKPT_END_DONE:
 			target->known = false;
 			target->backoff = BACKOFF_MIN;
+			if (RecoveryInProgress())
+			{
+				target->due = TimestampTzPlusMilliseconds(now, PROBE_STANDBY);
+				break;
+			}
 			target->due = TimestampTzPlusMilliseconds(now, target->probe_again);
 			target->probe_again = Min(target->probe_again * 2, PROBE_AGAIN_MAX);
 			break;
@@ -378,7 +388,7 @@ start_worker(Target *target, bool probing, TimestampTz now)
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_start_time = BgWorkerStart_ConsistentState;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "sckpt_worker_main", BGW_MAXLEN);
@@ -562,6 +572,25 @@ start_workers(TimestampTz now)
 	return next;
 }
 
+/* When recovery ends, what was found out on the standby does not count any more. */
+static void
+check_promotion(bool *in_recovery)
+{
+	HASH_SEQ_STATUS status;
+	Target	   *target;
+
+	if (!*in_recovery || RecoveryInProgress())
+		return;
+	*in_recovery = false;
+	hash_seq_init(&status, targets);
+	while ((target = hash_seq_search(&status)) != NULL)
+	{
+		target->due = 0;
+		target->backoff = BACKOFF_MIN;
+		target->probe_again = PROBE_AGAIN_MIN;
+	}
+}
+
 /* One round: see what there is, start what is due, tidy up.  Returns when the next one is due. */
 static TimestampTz
 launcher_round(void)
@@ -600,6 +629,7 @@ sckpt_launcher_main(Datum arg)
 {
 	HASHCTL		ctl;
 	MemoryContext round_context;
+	bool		in_recovery = RecoveryInProgress();
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -638,12 +668,13 @@ sckpt_launcher_main(Datum arg)
 		}
 
 		MemoryContextSwitchTo(round_context);
+		check_promotion(&in_recovery);
 		next = launcher_round();
 		MemoryContextSwitchTo(round_context);
 		MemoryContextReset(round_context);
 
 		timeout = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(timeout, HOUSEKEEPING), PG_WAIT_EXTENSION);
+						 Min(timeout, in_recovery ? STANDBY_ROUND : HOUSEKEEPING), PG_WAIT_EXTENSION);
 	}
 }

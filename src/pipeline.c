@@ -549,5 +549,8 @@ Datum
 stream_ckpt_resume_pipeline(PG_FUNCTION_ARGS)
 {
 	set_paused(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+
+	/* Of one that is being restored: it need not wait for that session. */
+	sckpt_shared_note_restorer(MyDatabaseId, 0);
 	PG_RETURN_VOID();
 }

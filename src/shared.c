@@ -142,6 +142,7 @@ sckpt_shared_get_database(Oid database)
 		entry->worker_pid = 0;
 		entry->worker_latch = NULL;
 		entry->blocked_by = 0;
+		entry->restorer_pid = 0;
 		entry->wanted = false;
 		entry->confirmed = false;
 		entry->last_end = SCKPT_END_NONE;
@@ -246,6 +247,18 @@ sckpt_shared_wake(Oid database, bool changed)
 	}
 	if (sckpt_shared->launcher_latch)
 		SetLatch(sckpt_shared->launcher_latch);
+	LWLockRelease(sckpt_shared->lock);
+}
+
+void
+sckpt_shared_note_restorer(Oid database, int pid)
+{
+	SckptDatabase *entry;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = pid != 0 ? sckpt_shared_get_database(database) : sckpt_shared_find_database(database);
+	if (entry)
+		entry->restorer_pid = pid;
 	LWLockRelease(sckpt_shared->lock);
 }
 

@@ -44,6 +44,7 @@ typedef struct SckptDatabase
 	int			worker_pid;		/* 0: no worker runs */
 	Latch	   *worker_latch;	/* of that worker */
 	int			blocked_by;		/* pid of a backend whose command needs the database without workers; 0: none */
+	int			restorer_pid;	/* the session that last put pipelines into our tables, as a restore does; 0: none */
 	bool		wanted;			/* somebody asked for a worker since it was last started; set to true under a
 								 * shared lock too */
 	bool		confirmed;		/* the worker has work and stays: it is no probe any more */
@@ -156,6 +157,9 @@ extern void sckpt_shared_release_pipeline(SckptPipelineEntry *entry);
  * `changed`: its streams or pipelines changed.  Safe in commit callbacks: no errors, no allocation.
  */
 extern void sckpt_shared_wake(Oid database, bool changed);
+
+/* This backend restores pipelines of the database; 0: nobody does. */
+extern void sckpt_shared_note_restorer(Oid database, int pid);
 
 /* Wake everyone waiting on sckpt_shared->changed. */
 extern void sckpt_shared_broadcast(void);

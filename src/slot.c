@@ -226,15 +226,17 @@ sckpt_slot_ensure(Oid database)
 	return restart_lsn;
 }
 
-bool
-sckpt_slot_advance(Oid database, XLogRecPtr lsn)
+/* Move the slot, if it is valid; back only where that is asked for. */
+static bool
+move_slot(Oid database, XLogRecPtr lsn, bool back)
 {
 	MemoryContext context = CurrentMemoryContext;
 	char		name[NAMEDATALEN];
 	XLogRecPtr	restart_lsn;
 	volatile bool done = true;
 
-	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID || restart_lsn >= lsn)
+	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID ||
+		restart_lsn == lsn || (restart_lsn > lsn && !back))
 		return true;
 
 	slot_name(database, name);
@@ -250,8 +252,8 @@ sckpt_slot_advance(Oid database, XLogRecPtr lsn)
 
 		/* It may have been invalidated, or replaced, since it was looked at. */
 		SpinLockAcquire(&slot->mutex);
-		if (slot->data.database == InvalidOid &&
-			!XLogRecPtrIsInvalid(slot->data.restart_lsn) && slot->data.restart_lsn < lsn)
+		if (slot->data.database == InvalidOid && !XLogRecPtrIsInvalid(slot->data.restart_lsn) &&
+			(slot->data.restart_lsn < lsn || (back && slot->data.restart_lsn > lsn)))
 		{
 			slot->data.restart_lsn = lsn;
 			moved = true;
@@ -274,6 +276,28 @@ sckpt_slot_advance(Oid database, XLogRecPtr lsn)
 	PG_END_TRY();
 
 	return done;
+}
+
+bool
+sckpt_slot_advance(Oid database, XLogRecPtr lsn)
+{
+	return move_slot(database, lsn, false);
+}
+
+/* On a standby there are no locks to be had on the foreign server, and nobody but its one worker makes slots. */
+bool
+sckpt_slot_retain(Oid database, XLogRecPtr lsn)
+{
+	XLogRecPtr	restart_lsn;
+
+	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID)
+	{
+		if (RecoveryInProgress())
+			(void) make_slot(database);
+		else
+			(void) sckpt_slot_ensure(database);
+	}
+	return move_slot(database, lsn, true);
 }
 
 bool

@@ -35,6 +35,11 @@ extern SckptSlotState sckpt_slot_check(Oid database, XLogRecPtr *restart_lsn);
 extern XLogRecPtr sckpt_slot_ensure(Oid database);
 /* Move it forward to `lsn` (never back) and save it.  No-op when absent, lost, or already there; busy: false. */
 extern bool sckpt_slot_advance(Oid database, XLogRecPtr lsn);
+/*
+ * Have it retain the log from `lsn` on, forward or back, making it if need be; whether that log is there is the caller's business.  Errors as
+ * above; busy: false.  On a standby, and where the log has come back from an archive.
+ */
+extern bool sckpt_slot_retain(Oid database, XLogRecPtr lsn);
 /* Drop it if it exists and is ours; false when another process holds it just now. */
 extern bool sckpt_slot_drop(Oid database);
 /* Drop the slots of our prefix whose database does not exist any more.  For the launcher, in a transaction. */

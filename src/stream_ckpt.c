@@ -12,6 +12,7 @@
 
 #include "hook.h"
 #include "launcher.h"
+#include "segment.h"
 #include "settings.h"
 #include "shared.h"
 #include "stream.h"
@@ -27,6 +28,7 @@ _PG_init(void)
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
+	sckpt_segment_keep_for_recovery();
 	sckpt_shared_init();
 	sckpt_hook_init();
 	sckpt_stream_init();

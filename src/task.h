@@ -119,6 +119,7 @@ typedef struct SckptTask
 	Size		dead_bytes;
 	int64		dead_letters;	/* as of the last checkpoint */
 	int64		output_delay;	/* how far what it writes into a stream can be behind its watermark; -1: no stream, or any distance */
+	XLogRecPtr	noted_redo;		/* start of the server's checkpoint since which the log has a note on it (note.h) */
 	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of the stream */
 	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
 	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */

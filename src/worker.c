@@ -18,12 +18,10 @@
  */
 #include "postgres.h"
 
-#include <sys/stat.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "access/xlog_internal.h"
@@ -44,16 +42,20 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "adopt.h"
 #include "attach.h"
 #include "catalog.h"
 #include "checkpoint.h"
 #include "lag.h"
 #include "lane.h"
 #include "log.h"
+#include "note.h"
 #include "progress.h"
+#include "segment.h"
 #include "settings.h"
 #include "shared.h"
 #include "slot.h"
+#include "standby.h"
 #include "stream.h"
 #include "task.h"
 #include "worker.h"
@@ -63,8 +65,9 @@
 #define SLOT_BYTES			(1024 * 1024)	/* least step of the slot */
 #define LOOK_MS				50		/* between looks at the log while rows come in */
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
+#define ARRIVING_MS			500		/* between looks at whether a restore is complete */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
-#define IDLE_MS				10000	/* longest sleep */
+#define IDLE_MS				1000	/* longest sleep: notes are to follow checkpoints soon (note.h) */
 
 static MemoryContext worker_context;
 static MemoryContext loop_context;	/* reset in each round */
@@ -128,31 +131,6 @@ leave_lanes(SckptTask *task)
 		sckpt_lane_remove(lfirst(lc), task);
 }
 
-/*
- * A database made by copying another one (TEMPLATE, restore) goes on from the copied state with what is
- * inserted here: the log holds nothing of this database before its slot.
- */
-static void
-adopt_copies(void)
-{
-	Oid			types[3] = {OIDOID, TEXTOID, LSNOID};
-	Datum		values[3];
-	SckptUser	saved;
-	XLogRecPtr	from;
-
-	if (sckpt_slot_check(MyDatabaseId, &from) != SCKPT_SLOT_VALID)
-		from = sckpt_slot_ensure(MyDatabaseId);
-	values[0] = ObjectIdGetDatum(MyDatabaseId);
-	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));
-	values[2] = LSNGetDatum(from);
-	sckpt_catalog_enter(&saved);
-	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def SET home_database = $1, home_system = $2, "
-						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id) "
-						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
-						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
-	sckpt_catalog_leave(&saved);
-}
-
 List *
 sckpt_worker_tasks(void)
 {
@@ -170,7 +148,7 @@ sync_tasks(void)
 	extension = sckpt_catalog_lock_extension();
 	if (!extension || !sckpt_catalog_has_streams())
 		leave_database(extension);
-	adopt_copies();
+	sckpt_adopt_copies();
 	CommitTransactionCommand();
 
 	StartTransactionCommand();
@@ -184,6 +162,9 @@ sync_tasks(void)
 		SckptTask  *task = find_task(def->id);
 		MemoryContext old;
 
+		/* It has come since we looked for such: whoever restored it will wake us. */
+		if (!def->at_home)
+			continue;
 		/* What the worker itself found out needs no reload; what users did does. */
 		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
@@ -230,26 +211,49 @@ sync_tasks(void)
 
 /* ---- Starting tasks, and the reader ---- */
 
-/* Is the log that a task needs still there? */
+/* Nothing has happened to the task between its stored position and this one. */
+static void
+go_on_from(SckptTask *task, XLogRecPtr commit, XLogRecPtr restart)
+{
+	Oid			types[3] = {INT8OID, LSNOID, LSNOID};
+	Datum		values[3] = {Int64GetDatum(task->def->id), LSNGetDatum(commit), LSNGetDatum(restart)};
+	SckptUser	saved;
+
+	ereport(LOG,
+			(errmsg("pipeline \"%s\" goes on from %X/%X", task->def->name, LSN_FORMAT_ARGS(commit)),
+			 errdetail("The log from its position %X/%X on is not there, but has nothing for it.",
+					   LSN_FORMAT_ARGS(task->def->position))));
+	sckpt_catalog_enter(&saved);
+	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id = $1",
+						  3, types, values, NULL, false, 0);
+	sckpt_catalog_leave(&saved);
+	task->def->position = commit;
+	task->def->restart = restart;
+}
+
+/* Is the log that a task needs still there?  Then see that it stays. */
 static void
 check_log(SckptTask *task)
 {
-	char		path[MAXPGPATH];
-	XLogSegNo	segment;
-	TimeLineID	tli;
-	struct stat st;
+	XLogRecPtr	commit;
+	XLogRecPtr	restart;
 
-	/* Segments from before a promotion have the old timeline's name. */
-	tli = tliOfPointInHistory(task->def->restart, readTimeLineHistory(GetWALInsertionTimeLine()));
-	XLByteToSeg(task->def->restart, segment, wal_segment_size);
-	XLogFilePath(path, tli, segment, wal_segment_size);
-	if (segment <= XLogGetLastRemovedSegno() || (stat(path, &st) != 0 && errno == ENOENT))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
-				 errdetail("It has read up to %X/%X and needs the log from %X/%X on.",
-						   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart)),
-				 errhint("Rows inserted since then are lost to it. Drop the pipeline and create it anew.")));
+	if (!sckpt_segment_exists(task->def->restart))
+	{
+		if (!sckpt_note_find(task->def, &commit, &restart))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
+					 errdetail("It has read up to %X/%X and needs the log from %X/%X on. Missing: %s.",
+							   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart),
+							   sckpt_segment_missing(task->def->restart)),
+					 errhint("If there is an archive with these segments, copy them into \"pg_wal\" and call "
+							 "stream_ckpt.resume_pipeline(). Otherwise rows inserted since then are lost to the pipeline: "
+							 "drop it and create it anew.")));
+		go_on_from(task, commit, restart);
+	}
+	if (task->def->restart < slot_lsn && sckpt_slot_retain(MyDatabaseId, task->def->restart))
+		slot_lsn = task->def->restart;
 }
 
 static void
@@ -281,6 +285,15 @@ start_task(SckptTask *task, void *arg)
 		task->def->clock = def->clock;
 		task->def->managed = def->managed;
 		task->def->rows_lsn = def->rows_lsn;
+		task->def->arriving = def->arriving;
+		task->def->chunks = def->chunks;
+	}
+	if (task->def->arriving && !sckpt_adopt_finish(task))
+	{
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		CommitTransactionCommand();
+		task->retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ARRIVING_MS);
+		return;
 	}
 	check_log(task);
 	sckpt_task_start(task);
@@ -311,14 +324,14 @@ start_tasks(void)
 		SckptTask  *task = lfirst(lc);
 		bool		released = task->held && !sckpt_lag_sink_full(task, tasks, NIL);
 
-		if (task->status != SCKPT_STARTING && !released &&
+		if (!(task->status == SCKPT_STARTING && task->retry_at <= now) && !released &&
 			!(task->retry_at != 0 && task->retry_at <= now &&
 			  (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
 			continue;
 		task->retry_at = 0;
 		task->held = false;
 		task->waiting[0] = '\0';
-		if (released || sckpt_task_guard(task, start_task, NULL))
+		if (released || (sckpt_task_guard(task, start_task, NULL) && task->status == SCKPT_RUNNING))
 		{
 			if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 				sckpt_lane_add(main_lane, task);
@@ -678,6 +691,12 @@ sckpt_worker_main(Datum arg)
 	database = sckpt_shared_find_database(oid);
 	LWLockRelease(sckpt_shared->lock);
 
+	if (RecoveryInProgress())
+	{
+		sckpt_standby_run();
+		MemoryContextReset(loop_context);
+		MemoryContextSwitchTo(loop_context);
+	}
 	sync_tasks();
 	sckpt_launcher_confirm_worker();
 	sckpt_checkpoint_end_interrupted();
@@ -723,6 +742,7 @@ sckpt_worker_main(Datum arg)
 		if (position.commit != InvalidXLogRecPtr)
 		{
 			store_idle_positions(&position);
+			sckpt_note_write(main_lane->tasks, &position);
 			move_slot(&position);
 		}
 		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane, tasks) : 0;
