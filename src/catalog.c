@@ -14,6 +14,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xlog.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
@@ -49,7 +50,8 @@
 	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters, d.columns::int4[], " \
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
-	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.managed, p.rows_lsn "
+	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.managed, p.rows_lsn, " \
+	"d.home_database, d.home_system "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -233,6 +235,8 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->clock = DatumGetTimestampTz(column(tuple, 32, &isnull));
 	pipeline->managed = DatumGetBool(column(tuple, 33, &isnull));
 	pipeline->rows_lsn = DatumGetLSN(column(tuple, 34, &isnull));
+	pipeline->at_home = DatumGetObjectId(column(tuple, 35, &isnull)) == MyDatabaseId &&
+		strcmp(text_column(tuple, 36, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

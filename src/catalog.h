@@ -50,6 +50,7 @@ typedef struct SckptPipeline
 	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
 	bool		managed;		/* see task.h */
 	XLogRecPtr	rows_lsn;		/* the same */
+	bool		at_home;		/* its positions are of this server's log, of this database */
 } SckptPipeline;
 
 /* Oid of the extension in this database, or InvalidOid; and of its owner (errors when absent). */

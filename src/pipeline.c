@@ -538,6 +538,49 @@ set_paused(const char *name, bool paused)
 	sckpt_hook_wake_at_commit(true);
 }
 
+/* Wait until all transactions end that are writing now. */
+static void
+wait_for_writers(void)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+
+	for (uint32 i = 0; i < snapshot->xcnt; i++)
+		XactLockTableWait(snapshot->xip[i], NULL, NULL, XLTW_None);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Let a pipeline whose log is lost go on from here.  Of a transaction that is open the log may have only a part: it belongs to
+ * what is lost, so we wait for its end.
+ */
+static void
+skip_gap(SckptPipeline *pipeline)
+{
+	static const char sql[] =
+		"WITH def AS (UPDATE stream_ckpt.pipeline_def SET created_xid = $2, start = $3 WHERE id = $1) "
+		"UPDATE stream_ckpt.pipeline_position SET position = $4, restart = $5, rows_lsn = '0/0' WHERE pipeline_id = $1";
+	Oid			types[5] = {INT8OID, XIDOID, LSNOID, LSNOID, LSNOID};
+	Datum		values[5];
+	XLogRecPtr	restart = hold_log();
+	XLogRecPtr	start;
+	SckptUser	saved;
+
+	wait_for_writers();
+	start = GetXLogInsertRecPtr();
+	values[0] = Int64GetDatum(pipeline->id);
+	values[1] = TransactionIdGetDatum(GetTopTransactionId());
+	values[2] = LSNGetDatum(start);
+	values[3] = LSNGetDatum(start - 1);
+	values[4] = LSNGetDatum(restart);
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args(sql, 5, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not move a pipeline");
+	sckpt_catalog_leave(&saved);
+	ereport(NOTICE,
+			(errmsg("pipeline \"%s\" goes on without the rows of transactions that committed after %X/%X and up to %X/%X",
+					pipeline->name, LSN_FORMAT_ARGS(pipeline->position), LSN_FORMAT_ARGS(start))));
+}
+
 Datum
 stream_ckpt_pause_pipeline(PG_FUNCTION_ARGS)
 {
@@ -548,6 +591,25 @@ stream_ckpt_pause_pipeline(PG_FUNCTION_ARGS)
 Datum
 stream_ckpt_resume_pipeline(PG_FUNCTION_ARGS)
 {
-	set_paused(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SckptPipeline *pipeline = sckpt_pipeline_require(name);
+	XLogRecPtr	oldest;
+
+	/* Of one that came from another database or server, the worker finds out where it goes on. */
+	if ((pipeline->paused || pipeline->error) && pipeline->at_home && !RecoveryInProgress() &&
+		!sckpt_slot_log_exists(pipeline->restart, &oldest))
+	{
+		if (!PG_GETARG_BOOL(1))
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the log that pipeline \"%s\" needs is gone", name),
+					 errdetail("It has read up to %X/%X and needs the log from %X/%X on, which is there from %X/%X on.",
+							   LSN_FORMAT_ARGS(pipeline->position), LSN_FORMAT_ARGS(pipeline->restart),
+							   LSN_FORMAT_ARGS(oldest)),
+					 errhint("Rows committed in between are lost to it. To go on without them, call "
+							 "stream_ckpt.resume_pipeline(…, accept_gap => true).")));
+		skip_gap(pipeline);
+	}
+	set_paused(name, false);
 	PG_RETURN_VOID();
 }

@@ -12,11 +12,15 @@
  */
 #include "postgres.h"
 
+#include <sys/stat.h>
+
 #include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/timeline.h"
 #include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_foreign_server.h"
 #include "miscadmin.h"
@@ -224,6 +228,37 @@ sckpt_slot_ensure(Oid database)
 	if (OidIsValid(server))
 		UnlockDatabaseObject(ForeignServerRelationId, server, 0, ShareUpdateExclusiveLock);
 	return restart_lsn;
+}
+
+bool
+sckpt_slot_log_exists(XLogRecPtr lsn, XLogRecPtr *oldest)
+{
+	List	   *history = readTimeLineHistory(GetWALInsertionTimeLine());
+	XLogSegNo	last;
+	XLogSegNo	segment;
+
+	/* What was removed since the server started is known; what was before, only by looking. */
+	XLByteToSeg(GetXLogInsertRecPtr(), last, wal_segment_size);
+	XLByteToSeg(lsn, segment, wal_segment_size);
+	for (XLogSegNo at = Max(segment, XLogGetLastRemovedSegno() + 1); at <= last; at++)
+	{
+		char		path[MAXPGPATH];
+		struct stat st;
+		XLogRecPtr	start;
+
+		CHECK_FOR_INTERRUPTS();
+		XLogSegNoOffsetToRecPtr(at, 0, wal_segment_size, start);
+
+		/* Segments from before a promotion have the old timeline's name. */
+		XLogFilePath(path, tliOfPointInHistory(Max(start, lsn), history), at, wal_segment_size);
+		if (stat(path, &st) == 0)
+		{
+			*oldest = Max(start, lsn);
+			return at == segment;
+		}
+	}
+	*oldest = GetXLogInsertRecPtr();
+	return false;
 }
 
 bool

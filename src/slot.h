@@ -33,6 +33,8 @@ extern SckptSlotState sckpt_slot_check(Oid database, XLogRecPtr *restart_lsn);
  * In a transaction; takes a lock on the foreign server meanwhile.
  */
 extern XLogRecPtr sckpt_slot_ensure(Oid database);
+/* Is the log from here on still there?  If not, *oldest is from where it is. */
+extern bool sckpt_slot_log_exists(XLogRecPtr lsn, XLogRecPtr *oldest);
 /* Move it forward to `lsn` (never back) and save it.  No-op when absent, lost, or already there; busy: false. */
 extern bool sckpt_slot_advance(Oid database, XLogRecPtr lsn);
 /* Drop it if it exists and is ours; false when another process holds it just now. */

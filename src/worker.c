@@ -18,15 +18,12 @@
  */
 #include "postgres.h"
 
-#include <sys/stat.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_foreign_server.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -146,7 +143,9 @@ adopt_copies(void)
 	values[2] = LSNGetDatum(from);
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def SET home_database = $1, home_system = $2, "
-						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id) "
+						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id), "
+						  "letters AS (UPDATE stream_ckpt.dead_letter SET image = NULL, retriable = retriable AND "
+						  "row_data IS NOT NULL WHERE pipeline_id IN (SELECT id FROM copied)) "
 						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
@@ -156,6 +155,45 @@ List *
 sckpt_worker_tasks(void)
 {
 	return tasks;
+}
+
+/* Is the log that a task needs still there? */
+static void
+check_log(SckptTask *task)
+{
+	XLogRecPtr	oldest;
+
+	if (sckpt_slot_log_exists(task->def->restart, &oldest))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
+			 errdetail("It has read up to %X/%X and needs the log from %X/%X on, which is there from %X/%X on.",
+					   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart),
+					   LSN_FORMAT_ARGS(oldest)),
+			 errhint("Rows committed in between are lost to it. To go on without them, call "
+					 "stream_ckpt.resume_pipeline(…, accept_gap => true).")));
+}
+
+static void
+check_paused(SckptTask *task, void *arg)
+{
+	check_log(task);
+}
+
+/* The log that paused pipelines need may be lost, too. */
+static void
+check_paused_tasks(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status == SCKPT_PAUSED)
+			(void) sckpt_task_guard(task, check_paused, NULL);
+	}
 }
 
 static void
@@ -223,32 +261,29 @@ sync_tasks(void)
 		else
 			sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
+	check_paused_tasks();
 	pg_atomic_write_u64(&database->synced, generation);
 	sckpt_shared_broadcast();
 }
 
 /* ---- Starting tasks, and the reader ---- */
 
-/* Is the log that a task needs still there? */
+/*
+ * The slot has been invalidated (max_slot_wal_keep_size): take a new one, so that what is still there stays, and see who has lost what.
+ */
 static void
-check_log(SckptTask *task)
+replace_lost_slot(void)
 {
-	char		path[MAXPGPATH];
-	XLogSegNo	segment;
-	TimeLineID	tli;
-	struct stat st;
+	XLogRecPtr	retained;
 
-	/* Segments from before a promotion have the old timeline's name. */
-	tli = tliOfPointInHistory(task->def->restart, readTimeLineHistory(GetWALInsertionTimeLine()));
-	XLByteToSeg(task->def->restart, segment, wal_segment_size);
-	XLogFilePath(path, tli, segment, wal_segment_size);
-	if (segment <= XLogGetLastRemovedSegno() || (stat(path, &st) != 0 && errno == ENOENT))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
-				 errdetail("It has read up to %X/%X and needs the log from %X/%X on.",
-						   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart)),
-				 errhint("Rows inserted since then are lost to it. Drop the pipeline and create it anew.")));
+	if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_LOST)
+		return;
+	ereport(LOG,
+			(errmsg("the replication slot of database %u was invalidated: log that pipelines need may be lost", MyDatabaseId)));
+	StartTransactionCommand();
+	slot_lsn = sckpt_slot_ensure(MyDatabaseId);
+	CommitTransactionCommand();
+	check_paused_tasks();
 }
 
 static void
@@ -674,6 +709,7 @@ sckpt_worker_main(Datum arg)
 		}
 		if (generation != pg_atomic_read_u64(&database->generation))
 			sync_tasks();
+		replace_lost_slot();
 		start_tasks();
 
 		at_end = run_lane(main_lane, &delivered);
