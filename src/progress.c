@@ -36,13 +36,24 @@ next_close(Oid stream, List *tasks, int depth)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
+		TimestampTz close;
 
 		if (task->status != SCKPT_RUNNING || task->query->stream != stream)
 			continue;
+
+		/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
 		for (int i = 0; i < task->noperators; i++)
-			next = Min(next, task->operators[i]->next_close(task->operators[i]));
+		{
+			close = task->operators[i]->next_close(task->operators[i]);
+			if (close > task->times.watermark)
+				next = Min(next, close);
+		}
 		if (task->output_delay >= 0 && depth < MAX_CHAIN)
-			next = Min(next, add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay));
+		{
+			close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
+			if (close > task->times.watermark)
+				next = Min(next, close);
+		}
 	}
 	return next;
 }
@@ -75,7 +86,6 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 	int64		value;
 	bool		declared;
 
-	/* What the watermark has passed already, the next checkpoint closes. */
 	if (watermark == DT_NOBEGIN || next == DT_NOEND || next <= watermark)
 		return NOTHING_MS;
 	if (silence->base == DT_NOBEGIN)

@@ -393,7 +393,7 @@ sub start_producer
 	my $file = "$scripts/$producer.sql";
 	my $script = join '', map { transaction($base + $span * $_ / $transactions) } 1 .. $transactions;
 
-	$script .= large($base + $span) if $producer == 1 && $round % 9 == 4;
+	$script .= large($base + $span) if $producer == 1 && $round % 9 == 4 && $round < 60;
 	open my $fh, '>', $file or die $!;
 	print $fh $script;
 	close $fh;
@@ -572,6 +572,7 @@ foreach my $round (1 .. $rounds)
 
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
+		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
 	}
 	elsif ($kind eq 'postmaster') { kill_server($node); start_again($node); }
 	elsif ($kind eq 'immediate') { $node->stop('immediate'); start_again($node); }
