@@ -197,7 +197,7 @@ restore_elements(SckptAggregate *agg, SckptUndo *undo)
 static void
 restore_entry(SckptAggregate *agg, UndoEntry *saved)
 {
-	const uint16 leaving = SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT;
+	const uint16 leaving = SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT | SCKPT_ENTRY_GONE;
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, saved->ref);
 	SckptAggValue *values = entry_values(entry);
 	uint8	   *flags = entry_flags(agg, entry);
@@ -264,7 +264,7 @@ forget_session(SckptAggregate *agg, UndoEntry *saved)
 static void
 remove_added(SckptAggregate *agg, UndoEntry *saved)
 {
-	sckpt_aggregate_remove(&agg->operator, saved->ref);
+	sckpt_aggregate_remove(&agg->operator, false, saved->ref);
 }
 
 /* All noted sessions were in the directory: that is where rows find them. */

@@ -224,19 +224,29 @@ sckpt_scan_count(SckptScan *scan)
 }
 
 void
-sckpt_scan_place(SckptScan *scan, uint64 n, uint32 *segment, uint32 *row)
+sckpt_scan_narrow(SckptScan *scan, uint64 first, uint64 end)
 {
-	for (int i = 0; i < scan->batch->nsegments; i++)
+	if (first < scan->first_seen)
+		scan->first_segment = scan->first_seen = 0;
+	for (; scan->first_segment < scan->batch->nsegments; scan->first_segment++)
 	{
-		if (!sckpt_scan_wants(scan, &scan->batch->segments[i]))
+		SckptSegment *segment = &scan->batch->segments[scan->first_segment];
+
+		if (!sckpt_scan_wants(scan, segment))
 			continue;
-		if (n < scan->batch->segments[i].nrows)
-		{
-			*segment = i;
-			*row = (uint32) n;
-			return;
-		}
-		n -= scan->batch->segments[i].nrows;
+		if (first - scan->first_seen < segment->nrows)
+			break;
+		scan->first_seen += segment->nrows;
 	}
-	elog(ERROR, "a batch has fewer rows");
+	scan->first = first;
+	scan->end = end;
+}
+
+void
+sckpt_scan_first(SckptScan *scan, uint32 *segment, uint32 *row)
+{
+	if (scan->first_segment >= scan->batch->nsegments)
+		elog(ERROR, "a batch has fewer rows");
+	*segment = scan->first_segment;
+	*row = (uint32) (scan->first - scan->first_seen);
 }

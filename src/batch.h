@@ -76,6 +76,8 @@ typedef struct SckptScan
 	int64		pipeline;		/* of rows that are for one pipeline only, those for this one */
 	uint64		first;			/* of all these rows, counted from 0, only those from here on */
 	uint64		end;			/* and before this; PG_UINT64_MAX: to the last */
+	uint32		first_segment;	/* none of them is in a segment before this one, */
+	uint64		first_seen;		/* and so many of all these rows are */
 
 	/*
 	 * Told of each row whose event time is beyond its segment's bound; the row is left out then.  NULL: such a row is an error.  Runs
@@ -102,7 +104,9 @@ extern void sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible
 extern bool sckpt_scan_wants(SckptScan *scan, SckptSegment *segment);
 /* Number of rows that it wants, whatever `first` and `end` are; those that are ahead of the clock count. */
 extern uint64 sckpt_scan_count(SckptScan *scan);
-/* Where the n-th of these rows is. */
-extern void sckpt_scan_place(SckptScan *scan, uint64 n, uint32 *segment, uint32 *row);
+/* Narrow it to some of these rows. */
+extern void sckpt_scan_narrow(SckptScan *scan, uint64 first, uint64 end);
+/* Where the first row is. */
+extern void sckpt_scan_first(SckptScan *scan, uint32 *segment, uint32 *row);
 
 #endif							/* SCKPT_BATCH_H */

@@ -170,8 +170,7 @@ begin_try(CarefulBatch *careful, uint64 first, uint64 end)
 {
 	careful->nlate = careful->task->nlate;
 	careful->ndead = list_length(careful->task->dead);
-	careful->scan->first = first;
-	careful->scan->end = end;
+	sckpt_scan_narrow(careful->scan, first, end);
 }
 
 static void
@@ -188,7 +187,7 @@ reject_row(void *arg, uint64 at, ErrorData *error)
 	uint32		segment;
 	uint32		row;
 
-	sckpt_scan_place(careful->scan, at, &segment, &row);
+	sckpt_scan_first(careful->scan, &segment, &row);
 	sckpt_dead_add_row(careful->task, careful->scan->batch, segment, row, error->sqlerrcode, error->message, true);
 	sckpt_careful_extend(careful->task);
 }

@@ -29,6 +29,9 @@
 #include "nodes/makefuncs.h"
 #include "parser/parser.h"
 #include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "storage/procarray.h"
+#include "storage/standby.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -542,11 +545,21 @@ set_paused(const char *name, bool paused)
 static void
 wait_for_writers(void)
 {
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	RunningTransactions running = GetRunningTransactionData();
+	int			nxids = running->xcnt;
+	TransactionId *xids;
 
-	for (uint32 i = 0; i < snapshot->xcnt; i++)
-		XactLockTableWait(snapshot->xip[i], NULL, NULL, XLTW_None);
-	UnregisterSnapshot(snapshot);
+	/* It has locked both. */
+	LWLockRelease(ProcArrayLock);
+	LWLockRelease(XidGenLock);
+	xids = palloc(Max(1, nxids) * sizeof(TransactionId));
+	memcpy(xids, running->xids, nxids * sizeof(TransactionId));
+	for (int i = 0; i < nxids; i++)
+	{
+		if (!TransactionIdIsCurrentTransactionId(xids[i]))
+			XactLockTableWait(xids[i], NULL, NULL, XLTW_None);
+	}
+	pfree(xids);
 }
 
 /*

@@ -241,6 +241,8 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 
 	state = palloc0(sizeof(StreamScan));
 	state->scan = armed_scan;
+	state->next_segment = armed_scan->first_segment;
+	state->seen = armed_scan->first_seen;
 	armed_scan = NULL;
 	node->fdw_state = state;
 }
@@ -323,7 +325,7 @@ stream_iterate(ForeignScanState *node)
 			SckptBatch *batch = state->scan->batch;
 			MemoryContext old;
 
-			if (state->next_segment >= batch->nsegments)
+			if (state->next_segment >= batch->nsegments || state->seen >= state->scan->end)
 				return ExecClearTuple(slot);
 			state->segment = &batch->segments[state->next_segment++];
 			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment) || !enter_segment(state))
@@ -358,9 +360,9 @@ stream_rescan(ForeignScanState *node)
 {
 	StreamScan *state = node->fdw_state;
 
-	state->next_segment = 0;
+	state->next_segment = state->scan->first_segment;
 	state->nrows = 0;
-	state->seen = 0;
+	state->seen = state->scan->first_seen;
 }
 
 static void

@@ -356,7 +356,8 @@ pack_entries(SckptTask *task, int number)
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			leave_entry(&packer, ref, entry);
 		else
-			pack_entry(&packer, entry, (sckpt_attempt.outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED) != 0);
+			(void) pack_entry(&packer, entry, (sckpt_attempt.outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED)
+							  ? SCKPT_PACKED_EMITTED : 0);
 		ref = entry->next_dirty;
 	}
 	end_packing(&packer);

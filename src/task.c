@@ -343,6 +343,8 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->pipeline = task->def->id;
 	scan->first = 0;
 	scan->end = PG_UINT64_MAX;
+	scan->first_segment = 0;
+	scan->first_seen = 0;
 	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
 	scan->arg = task;
 	return sckpt_scan_count(scan);
