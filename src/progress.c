@@ -165,8 +165,8 @@ output_delay(SckptTask *task, AttrNumber event_time)
 		if (key->bound == SCKPT_BOUND_NONE || key->window == NULL)
 			continue;
 		if (task->result_columns[key->result_column - 1] == event_time && key->bound == SCKPT_BOUND_END)
-			return delay;
-		longest = Max(longest, window_size(key->window));
+			return add_time(delay, key->delay);
+		longest = Max(longest, add_time(window_size(key->window), key->delay));
 	}
 	if (query->nsession > 0)
 		return -1;				/* a session may have begun at any time */
