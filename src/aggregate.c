@@ -30,6 +30,7 @@
 
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/expandeddatum.h"
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
@@ -540,11 +541,12 @@ combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, S
 			return;
 		}
 	}
+	/* Expanded objects that a transition function made stay ours: given one to write to, PL/pgSQL would free it. */
 	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
 	fcinfo->args[0].isnull = (*flags & VALUE_NULL) != 0;
 	old = fcinfo->args[0].isnull ? (Datum) 0 : current_value(agg, call, index, ref, value);
-	fcinfo->args[0].value = old;
-	fcinfo->args[1].value = input;
+	fcinfo->args[0].value = MakeExpandedObjectReadOnly(old, fcinfo->args[0].isnull, call->length);
+	fcinfo->args[1].value = MakeExpandedObjectReadOnly(input, other_null, call->length);
 	fcinfo->args[1].isnull = other_null;
 	new = FunctionCallInvoke(fcinfo);
 	if (call->by_value && !call->internal)

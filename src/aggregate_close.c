@@ -155,6 +155,7 @@ sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *
 		SckptEntry *entry = sckpt_state_address(operator->state, due[i]);
 		int64		closes;
 
+		CHECK_FOR_INTERRUPTS();
 		if (entry->flags & SCKPT_ENTRY_RETRACT)
 			continue;
 		sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
