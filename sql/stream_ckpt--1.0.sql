@@ -160,7 +160,13 @@ CREATE TABLE stream_ckpt.dead_letter (
 	sqlstate text NOT NULL,
 	error text NOT NULL,
 	failed_at timestamptz NOT NULL,
-	PRIMARY KEY (pipeline_id, dead_letter_id)
+	record pg_lsn,
+	ordinal bigint NOT NULL,
+	stage int NOT NULL,
+	image bytea,
+	retriable boolean NOT NULL,
+	PRIMARY KEY (pipeline_id, dead_letter_id),
+	UNIQUE (pipeline_id, position, record, ordinal, stage)
 );
 COMMENT ON TABLE stream_ckpt.dead_letter IS 'rows that a pipeline could not process; see the view dead_letters';
 
@@ -223,10 +229,15 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_pause_pipeline' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.pause_pipeline(text) IS
 'stop a pipeline at its last checkpoint; the log keeps what it has not read';
 
-CREATE FUNCTION stream_ckpt.resume_pipeline(name text) RETURNS void
+CREATE FUNCTION stream_ckpt.resume_pipeline(name text, accept_gap boolean DEFAULT false) RETURNS void
 AS 'MODULE_PATHNAME', 'stream_ckpt_resume_pipeline' LANGUAGE C STRICT;
-COMMENT ON FUNCTION stream_ckpt.resume_pipeline(text) IS
-'let a paused or failed pipeline go on from its last checkpoint';
+COMMENT ON FUNCTION stream_ckpt.resume_pipeline(text, boolean) IS
+'let a paused or failed pipeline go on from its last checkpoint; with accept_gap, where its log is lost, from now on';
+
+CREATE FUNCTION stream_ckpt.retry_dead_letters(pipeline text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_ckpt_retry_dead_letters' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.retry_dead_letters(text) IS
+'give a pipeline its dead rows again, once this transaction has committed; returns how many';
 
 CREATE FUNCTION stream_ckpt.explain_pipeline(name text) RETURNS SETOF text
 AS 'MODULE_PATHNAME', 'stream_ckpt_explain_pipeline' LANGUAGE C STRICT ROWS 20;
@@ -569,11 +580,13 @@ JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id;
 COMMENT ON VIEW stream_ckpt.restores IS 'history of restores; rows_replayed: rows read again or anew until the first checkpoint after it';
 
 CREATE VIEW stream_ckpt.dead_letters WITH (security_barrier) AS
-SELECT d.name AS pipeline, l.dead_letter_id, l.stream, l.position, l.row_data, l.sqlstate, l.error, l.failed_at
+SELECT d.name AS pipeline, l.dead_letter_id, l.stream, l.position, l.row_data, l.sqlstate, l.error, l.failed_at,
+	l.stage, l.retriable
 FROM stream_ckpt.dead_letter l
 JOIN stream_ckpt.pipeline_def d ON d.id = l.pipeline_id
 WHERE pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE');
-COMMENT ON VIEW stream_ckpt.dead_letters IS 'rows that a pipeline could not process';
+COMMENT ON VIEW stream_ckpt.dead_letters IS
+'rows that a pipeline could not process; stage: 0 for rows of its stream, n for groups and results of its n-th stage, one more than it has stages for result rows that their table refused';
 
 GRANT SELECT ON stream_ckpt.streams, stream_ckpt.pipelines, stream_ckpt.tasks, stream_ckpt.checkpoints,
 	stream_ckpt.checkpoint_tasks, stream_ckpt.checkpoint_summary, stream_ckpt.restores, stream_ckpt.dead_letters TO PUBLIC;

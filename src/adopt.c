@@ -86,7 +86,9 @@ sckpt_adopt_copies(void)
 	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def d SET home_database = $1, home_system = $2, "
 						  "created_xid = '0', start = $3, arriving = true "
 						  "WHERE (d.home_database <> $1 OR d.home_system <> $2) AND EXISTS "
-						  "(SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = d.id) RETURNING d.id) "
+						  "(SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = d.id) RETURNING d.id), "
+						  "letters AS (UPDATE stream_ckpt.dead_letter SET image = NULL, retriable = retriable AND "
+						  "row_data IS NOT NULL WHERE pipeline_id IN (SELECT id FROM copied)) "
 						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);

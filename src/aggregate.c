@@ -287,9 +287,14 @@ take_elements(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, const Datum 
 		if (set->counted)
 		{
 			sckpt_sets_add(agg->sets, ref, i, set->values, set->nulls, weight);
+			if (agg->undo)
+				sckpt_undo_element(agg, ref, i, set->values, set->nulls, weight);
 			continue;
 		}
-		for (bits = sckpt_sets_mark(agg->sets, ref, i, set->values, set->nulls, bits); bits != 0; bits &= bits - 1)
+		bits = sckpt_sets_mark(agg->sets, ref, i, set->values, set->nulls, bits);
+		if (agg->undo && bits)
+			sckpt_undo_element(agg, ref, i, set->values, set->nulls, (int64) bits);
+		for (; bits != 0; bits &= bits - 1)
 			advance(agg, set->calls[pg_rightmost_one_pos64(bits)], ref, entry, values, nulls);
 	}
 }
@@ -318,11 +323,15 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 		if (ref == SCKPT_NO_REF)
 		{
 			ref = sckpt_aggregate_add_group(agg, hash);
+			if (agg->undo)
+				sckpt_undo_added(agg, ref);
 			if (agg->timers && agg->ndues > 0 && agg->query->ttl == 0)
 				sckpt_aggregate_register(agg, ref, values, nulls);
 		}
 	}
 	entry = sckpt_state_address(agg->operator.state, ref);
+	if (agg->undo && !agg->touched_offset)
+		sckpt_undo_entry(agg, ref);
 	if (agg->touched_offset)
 	{
 		TimestampTz *touched = entry_touched(agg, entry);
@@ -330,7 +339,13 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 		TimestampTz now = agg->input->after[segment].clock;
 
 		if (*touched != DT_NOBEGIN && before != DT_NOBEGIN && add_time(*touched, agg->query->ttl) <= before)
+		{
+			if (agg->undo)
+				sckpt_undo_reset(agg, ref);
 			sckpt_aggregate_reset(agg, ref);
+		}
+		if (agg->undo)
+			sckpt_undo_entry(agg, ref);
 
 		/* By event time, a row touches it at its own time, or when it comes if that is later. */
 		if (agg->query->event_time)
@@ -388,9 +403,13 @@ take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 se
 	if (ref == SCKPT_NO_REF)
 	{
 		ref = sckpt_aggregate_add_group(agg, hash);
+		if (unlikely(agg->undo))
+			sckpt_undo_added(agg, ref);
 		if (agg->timers)
 			sckpt_aggregate_register(agg, ref, values, nulls);
 	}
+	else if (unlikely(agg->undo))
+		sckpt_undo_entry(agg, ref);
 	entry = sckpt_state_address(agg->operator.state, ref);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
@@ -441,7 +460,7 @@ take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weigh
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
 	uint32		hash;
 
-	if (agg->block_hashes)
+	if (agg->block_hashes && !agg->undo)
 	{
 		Datum	   *values = agg->block_values + agg->nblock * agg->ncolumns;
 		bool	   *nulls = agg->block_nulls + agg->nblock * agg->ncolumns;
@@ -761,6 +780,9 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.consume = aggregate_consume;
 	agg->operator.end_rows = aggregate_end_rows;
 	agg->operator.end_batch = sckpt_aggregate_end_batch;
+	agg->operator.begin_undo = sckpt_aggregate_begin_undo;
+	agg->operator.undo = sckpt_aggregate_undo;
+	agg->operator.end_undo = sckpt_aggregate_end_undo;
 	agg->operator.start = aggregate_start;
 	agg->operator.close = sckpt_aggregate_close;
 	agg->operator.next_close = sckpt_aggregate_next_close;
@@ -780,6 +802,8 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 		agg->operator.emitted = sckpt_aggregate_emitted;
 	}
 	agg->operator.end_results = sckpt_aggregate_end_results;
+	agg->operator.key_row = sckpt_aggregate_key_row;
+	agg->operator.key_json = sckpt_aggregate_key_json;
 	agg->operator.hand_on = sckpt_aggregate_hand_on;
 	agg->operator.destroy = aggregate_destroy;
 	agg->operator.mergeable = aggregate_mergeable;

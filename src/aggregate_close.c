@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
+#include "careful.h"
 
 /* ---- When ---- */
 
@@ -313,17 +314,51 @@ sckpt_aggregate_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple
 	*entry_handed(agg, entry) = ref;
 }
 
+/* A result on its way, which may raise a data error. */
+typedef struct ResultWork
+{
+	SckptOperator *operator;
+	SckptRef	ref;
+	TupleTableSlot **slot;
+	bool		result;
+} ResultWork;
+
+static void
+compute_result(void *arg)
+{
+	ResultWork *work = arg;
+
+	work->result = work->operator->result(work->operator, work->ref, work->slot);
+}
+
+static bool
+get_result(SckptAggregate *agg, SckptRef ref, TupleTableSlot **slot, SckptBadResult bad, void *arg)
+{
+	ResultWork	work = {&agg->operator, ref, slot, false};
+	ErrorData  *error;
+
+	if (bad == NULL)
+		return agg->operator.result(&agg->operator, ref, slot);
+	error = sckpt_careful_try(compute_result, &work);
+	if (error)
+	{
+		bad(arg, ref, error);
+		FreeErrorData(error);
+		return false;
+	}
+	return work.result;
+}
+
 /* Take the row last handed on back, and hand the one of today on, if they differ. */
 static void
 hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryContext scratch,
-			   void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg)
+			   SckptPutAbove put, SckptBadResult bad, void *arg)
 {
-	SckptOperator *operator = &agg->operator;
 	TupleTableSlot *slot;
 	MinimalTuple row = NULL;
 	MemoryContext old;
 
-	if (!(entry->flags & SCKPT_ENTRY_RETRACT) && operator->result(operator, ref, &slot))
+	if (!(entry->flags & SCKPT_ENTRY_RETRACT) && get_result(agg, ref, &slot, bad, arg))
 	{
 		old = MemoryContextSwitchTo(scratch);
 		slot_getallattrs(slot);
@@ -333,21 +368,22 @@ hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryConte
 	if (same_row(agg, entry, row))
 		return;
 	if (load_handed(agg, entry))
-		put(arg, agg->handed_slot, -1);
+		(void) put(arg, agg->handed_slot, -1);
 	ExecClearTuple(agg->handed_slot);
 	release_handed(agg, entry);
 	if (row)
 	{
 		sckpt_aggregate_keep_handed(agg, entry, row);
 		(void) load_handed(agg, entry);
-		put(arg, agg->handed_slot, 1);
+		if (!put(arg, agg->handed_slot, 1))
+			release_handed(agg, entry);
 		ExecClearTuple(agg->handed_slot);
 	}
 }
 
 void
-sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final,
-						void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg)
+sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, SckptPutAbove put,
+						SckptBadResult bad, void *arg)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt hand on", ALLOCSET_DEFAULT_SIZES);
@@ -370,8 +406,8 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 			TupleTableSlot *slot;
 
 			CHECK_FOR_INTERRUPTS();
-			if (operator->result(operator, closing[i], &slot))
-				put(arg, slot, 1);
+			if (get_result(agg, closing[i], &slot, bad, arg))
+				(void) put(arg, slot, 1);
 		}
 	}
 	else
@@ -388,7 +424,7 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 		{
 			MemoryContext row = AllocSetContextCreate(scratch, "stream_ckpt handed row", ALLOCSET_SMALL_SIZES);
 
-			hand_on_change(agg, ref, entry, row, put, arg);
+			hand_on_change(agg, ref, entry, row, put, bad, arg);
 			MemoryContextDelete(row);
 		}
 		ref = entry->next_dirty;

@@ -10,6 +10,7 @@
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "executor/executor.h"
+#include "funcapi.h"
 #include "nodes/makefuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
@@ -17,6 +18,7 @@
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
+#include "stream.h"
 
 /* ---- Portable form ---- */
 
@@ -512,6 +514,60 @@ sckpt_aggregate_emitted(SckptOperator *operator, SckptEntry *entry)
 		return;
 	entry_session(agg, entry)->emitted_start = entry_session(agg, entry)->start;
 	entry_session(agg, entry)->emitted_end = entry_session(agg, entry)->end;
+}
+
+void
+sckpt_aggregate_key_row(SckptOperator *operator, SckptRef ref, TupleTableSlot *slot)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptEntry *entry = sckpt_state_address(operator->state, ref);
+	Datum	   *values = palloc(Max(1, agg->query->nkeys) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(1, agg->query->nkeys) * sizeof(bool));
+
+	sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
+	if (agg->sessions)
+		load_session(agg, entry_session(agg, entry)->start, entry_session(agg, entry)->end, values, nulls);
+	ExecClearTuple(slot);
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+	for (int i = 0; i < agg->query->nkeys; i++)
+	{
+		AttrNumber	column = agg->query->keys[i].result_column;
+
+		if (column == 0)
+			continue;
+		slot->tts_values[column - 1] = values[i];
+		slot->tts_isnull[column - 1] = nulls[i];
+	}
+	ExecStoreVirtualTuple(slot);
+}
+
+Datum
+sckpt_aggregate_key_json(SckptOperator *operator, SckptRef ref)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptQuery *query = agg->query;
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(query->result, &TTSOpsVirtual);
+	TupleDesc	desc = CreateTemplateTupleDesc(query->nkeys);
+	Datum	   *values = palloc(Max(1, query->nkeys) * sizeof(Datum));
+	bool	   *nulls = palloc(Max(1, query->nkeys) * sizeof(bool));
+	int			n = 0;
+
+	sckpt_aggregate_key_row(operator, ref, slot);
+	for (int i = 0; i < query->nkeys; i++)
+	{
+		AttrNumber	column = query->keys[i].result_column;
+
+		if (column == 0)
+			continue;
+		TupleDescInitEntry(desc, n + 1, NameStr(TupleDescAttr(query->result, column - 1)->attname),
+						   query->keys[i].type, query->keys[i].typmod, 0);
+		values[n] = slot->tts_values[column - 1];
+		nulls[n++] = slot->tts_isnull[column - 1];
+	}
+	desc->natts = n;
+	if (n == 0)
+		return DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	return sckpt_stream_tuple_json(BlessTupleDesc(desc), values, nulls);
 }
 
 void

@@ -129,6 +129,7 @@ typedef struct SckptAggCall
 
 typedef struct SckptSessions SckptSessions;
 typedef struct SckptCollector SckptCollector;
+typedef struct SckptUndo SckptUndo;
 
 typedef struct SckptAggregate
 {
@@ -172,6 +173,7 @@ typedef struct SckptAggregate
 	/* the run at hand */
 	const SckptInput *input;	/* NULL: from the stage below */
 	SckptTimes	times;			/* then */
+	SckptUndo  *undo;			/* what rows change is noted here; NULL: it is not */
 	/* of the checkpoint being read back */
 	SckptTimes	unpack_times;
 	/* rows waiting to be looked up, where the query's values are stable */
@@ -262,6 +264,9 @@ extern Datum sckpt_aggregate_object(SckptAggregate *agg, SckptAggCall *call, int
 /* Free what a value holds. */
 extern void sckpt_aggregate_release(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value);
 extern void sckpt_aggregate_flush(SckptOperator *operator);
+/* Bring one entry's live objects into the store; and throw its live objects away, so that what is in the store counts. */
+extern void sckpt_aggregate_flatten(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_aggregate_forget_live(SckptAggregate *agg, SckptAggValue *value);
 extern void sckpt_aggregate_end_batch(SckptOperator *operator);
 
 /* aggregate.c */
@@ -288,11 +293,24 @@ extern TimestampTz sckpt_aggregate_next_close(SckptOperator *operator);
 extern void sckpt_aggregate_remove(SckptOperator *operator, bool elements, SckptRef ref);
 /* Back to initial values, as if new. */
 extern void sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref);
-extern void sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final,
-									void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg);
+extern void sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, SckptPutAbove put,
+									SckptBadResult bad, void *arg);
 
 /* Keep a row as the one that was handed on. */
 extern void sckpt_aggregate_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple row);
+
+/*
+ * aggregate_undo.c: note that an entry is about to change, in anything but the elements of its sets; that it was added; that bits
+ * of an element were set, or a count was added.  While agg->undo is set.
+ */
+extern void sckpt_undo_entry(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_undo_added(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_undo_element(SckptAggregate *agg, SckptRef group, int set, const Datum *values, const bool *nulls, int64 change);
+/* An entry is about to lose all of its elements. */
+extern void sckpt_undo_reset(SckptAggregate *agg, SckptRef ref);
+extern void sckpt_aggregate_begin_undo(SckptOperator *operator);
+extern bool sckpt_aggregate_undo(SckptOperator *operator);
+extern void sckpt_aggregate_end_undo(SckptOperator *operator);
 
 /* aggregate_collect.c: the result of a COLLECT call, palloc'd in the current context or pointing into the store. */
 extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref, bool *isnull);
@@ -332,5 +350,7 @@ extern bool sckpt_aggregate_result(SckptOperator *operator, SckptRef ref, TupleT
 extern bool sckpt_aggregate_moved(SckptOperator *operator, SckptEntry *entry, TupleTableSlot *slot);
 extern void sckpt_aggregate_emitted(SckptOperator *operator, SckptEntry *entry);
 extern void sckpt_aggregate_end_results(SckptOperator *operator);
+extern void sckpt_aggregate_key_row(SckptOperator *operator, SckptRef ref, TupleTableSlot *slot);
+extern Datum sckpt_aggregate_key_json(SckptOperator *operator, SckptRef ref);
 
 #endif							/* SCKPT_AGGREGATE_PRIVATE_H */

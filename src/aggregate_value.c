@@ -210,6 +210,30 @@ sckpt_aggregate_flush(SckptOperator *operator)
 }
 
 void
+sckpt_aggregate_flatten(SckptAggregate *agg, SckptRef ref)
+{
+	SckptAggValue *values = entry_values(sckpt_state_address(agg->operator.state, ref));
+
+	for (int i = 0; i < agg->ncalls; i++)
+	{
+		SckptAggCall *call = &agg->calls[i];
+
+		if (call->mode != SCKPT_CALL_COLLECT && (call->internal || !call->by_value) && values[i].object.live)
+			flatten_live(agg, &agg->live[values[i].object.live - 1]);
+	}
+}
+
+/* An error may have left the object in any condition: its memory goes with the others'. */
+void
+sckpt_aggregate_forget_live(SckptAggregate *agg, SckptAggValue *value)
+{
+	if (value->object.live == 0)
+		return;
+	agg->live[value->object.live - 1].value = (Datum) 0;
+	agg->live[value->object.live - 1].changed = false;
+}
+
+void
 sckpt_aggregate_end_batch(SckptOperator *operator)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;

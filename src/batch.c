@@ -91,6 +91,12 @@ add_segment(SckptBatch *batch, SckptRecord *record, SckptLogMessage *message)
 	segment->watermark = record->time ? record->time->watermark : SCKPT_NO_WATERMARK;
 	segment->bound = record->time ? record->time->bound : SCKPT_NO_BOUND;
 	segment->time_flags = record->header->flags & SCKPT_RECORD_TIME_FLAGS;
+	segment->retried_by = 0;
+	if (record->header->flags & SCKPT_RECORD_RETRY)
+	{
+		segment->retried_by = segment->bound;
+		segment->bound = SCKPT_NO_BOUND;
+	}
 	batch->nrows += segment->nrows;
 	return segment;
 }
@@ -193,7 +199,8 @@ bool
 sckpt_scan_wants(SckptScan *scan, SckptSegment *segment)
 {
 	if (segment->stream != scan->stream || segment->commit_lsn <= scan->after ||
-		(segment->xid == scan->creator && segment->lsn < scan->start))
+		(segment->xid == scan->creator && segment->lsn < scan->start) ||
+		(segment->retried_by != 0 && segment->retried_by != scan->pipeline))
 		return false;
 	for (int i = 0; i < scan->nskip; i++)
 	{
@@ -214,4 +221,32 @@ sckpt_scan_count(SckptScan *scan)
 			count += scan->batch->segments[i].nrows;
 	}
 	return count;
+}
+
+void
+sckpt_scan_narrow(SckptScan *scan, uint64 first, uint64 end)
+{
+	if (first < scan->first_seen)
+		scan->first_segment = scan->first_seen = 0;
+	for (; scan->first_segment < scan->batch->nsegments; scan->first_segment++)
+	{
+		SckptSegment *segment = &scan->batch->segments[scan->first_segment];
+
+		if (!sckpt_scan_wants(scan, segment))
+			continue;
+		if (first - scan->first_seen < segment->nrows)
+			break;
+		scan->first_seen += segment->nrows;
+	}
+	scan->first = first;
+	scan->end = end;
+}
+
+void
+sckpt_scan_first(SckptScan *scan, uint32 *segment, uint32 *row)
+{
+	if (scan->first_segment >= scan->batch->nsegments)
+		elog(ERROR, "a batch has fewer rows");
+	*segment = scan->first_segment;
+	*row = (uint32) (scan->first - scan->first_seen);
 }

@@ -33,6 +33,7 @@ typedef struct SckptSegment
 	int64		watermark;		/* record.h, SckptRecordTime */
 	int64		bound;			/* the same */
 	uint8		time_flags;		/* of SCKPT_RECORD_TIME_FLAGS */
+	int64		retried_by;		/* the pipeline that the rows are for; 0: all */
 	SckptRecordColumn *columns; /* row type the rows were written with */
 	int			ncolumns;
 	int32	   *weights;		/* NULL: all +1 */
@@ -72,6 +73,11 @@ typedef struct SckptScan
 	XLogRecPtr	start;
 	const TransactionId *skip;	/* writers whose rows it has already */
 	int			nskip;
+	int64		pipeline;		/* of rows that are for one pipeline only, those for this one */
+	uint64		first;			/* of all these rows, counted from 0, only those from here on */
+	uint64		end;			/* and before this; PG_UINT64_MAX: to the last */
+	uint32		first_segment;	/* none of them is in a segment before this one, */
+	uint64		first_seen;		/* and so many of all these rows are */
 
 	/*
 	 * Told of each row whose event time is beyond its segment's bound; the row is left out then.  NULL: such a row is an error.  Runs
@@ -96,7 +102,11 @@ extern bool sckpt_batch_add(SckptBatch *batch, SckptLogMessage *message, List *s
 extern void sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible);
 /* Does a scan want this segment? */
 extern bool sckpt_scan_wants(SckptScan *scan, SckptSegment *segment);
-/* Number of rows that it wants; those that are ahead of the clock count. */
+/* Number of rows that it wants, whatever `first` and `end` are; those that are ahead of the clock count. */
 extern uint64 sckpt_scan_count(SckptScan *scan);
+/* Narrow it to some of these rows. */
+extern void sckpt_scan_narrow(SckptScan *scan, uint64 first, uint64 end);
+/* Where the first row is. */
+extern void sckpt_scan_first(SckptScan *scan, uint32 *segment, uint32 *row);
 
 #endif							/* SCKPT_BATCH_H */

@@ -28,7 +28,9 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "careful.h"
 #include "checkpoint_private.h"
+#include "dead.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -66,8 +68,9 @@ static const struct
 	},
 	[SCKPT_STATEMENT_DEAD_LETTER] = {
 		"INSERT INTO stream_ckpt.dead_letter (pipeline_id, dead_letter_id, stream, position, row_data, sqlstate, error, "
-		"failed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)", 8,
-		{INT8OID, INT8OID, REGCLASSOID, LSNOID, JSONBOID, TEXTOID, TEXTOID, TIMESTAMPTZOID}
+		"failed_at, record, ordinal, stage, image, retriable) "
+		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12 IS NOT NULL)", 12,
+		{INT8OID, INT8OID, REGCLASSOID, LSNOID, JSONBOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, LSNOID, INT8OID, INT4OID, BYTEAOID}
 	},
 	[SCKPT_STATEMENT_POSITION] = {
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $2, next_checkpoint = $2 + 1, position = $3, "
@@ -214,6 +217,7 @@ trigger(SckptTask *task)
 	sckpt_attempt.outcomes = NULL;
 	sckpt_chunk_reset(task);
 	sckpt_attempt.rows = sckpt_attempt.bytes = sckpt_attempt.rows_out = 0;
+	sckpt_attempt.ndead = list_length(task->dead);
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
@@ -251,8 +255,8 @@ store_dead_letters(SckptTask *task)
 	foreach(lc, task->dead)
 	{
 		SckptDeadLetter *letter = lfirst(lc);
-		Datum		values[8];
-		char		nulls[] = "        ";
+		Datum		values[12];
+		char		nulls[] = "            ";
 
 		CHECK_FOR_INTERRUPTS();
 		values[0] = Int64GetDatum(task->def->id);
@@ -265,6 +269,12 @@ store_dead_letters(SckptTask *task)
 		values[5] = CStringGetTextDatum(unpack_sql_state(letter->sqlerrcode));
 		values[6] = CStringGetTextDatum(letter->error);
 		values[7] = TimestampTzGetDatum(letter->failed_at);
+		values[8] = LSNGetDatum(letter->record);
+		nulls[8] = XLogRecPtrIsInvalid(letter->record) ? 'n' : ' ';
+		values[9] = Int64GetDatum(letter->ordinal);
+		values[10] = Int32GetDatum(letter->stage);
+		values[11] = letter->image;
+		nulls[11] = letter->image ? ' ' : 'n';
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_DEAD_LETTER, values, nulls);
 		pfree(DatumGetPointer(values[5]));
 		pfree(DatumGetPointer(values[6]));
@@ -395,6 +405,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->starved = false;
 	task->error[0] = '\0';
 	task->waiting[0] = '\0';
+	sckpt_careful_end_if_due(task);
 	MemoryContextDelete(sckpt_attempt.context);
 	sckpt_attempt.id = 0;
 }
@@ -473,7 +484,11 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	if (sckpt_task_last(task))
 		sckpt_task_last(task)->end_results(sckpt_task_last(task));
 	if (id)
+	{
+		/* The next attempt finds these results again. */
+		sckpt_dead_forget(task, sckpt_attempt.ndead);
 		MemoryContextDelete(sckpt_attempt.context);
+	}
 	sckpt_attempt.id = 0;
 
 	StartTransactionCommand();

@@ -48,6 +48,7 @@ typedef struct SckptAttempt
 	uint64		rows;			/* checkpointed */
 	uint64		bytes;
 	uint64		rows_out;
+	int			ndead;			/* dead letters that there were before */
 } SckptAttempt;
 
 extern SckptAttempt sckpt_attempt;

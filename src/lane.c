@@ -76,7 +76,7 @@ note_rows(SckptLane *lane, SckptBatch *batch)
 	{
 		SckptSegment *segment = &batch->segments[i];
 
-		if (segment->stream != last && !(segment->time_flags & SCKPT_RECORD_IDLE))
+		if (segment->stream != last && !(segment->time_flags & SCKPT_RECORD_IDLE) && segment->retried_by == 0)
 		{
 			MemoryContext old = MemoryContextSwitchTo(lane->context);
 			SckptSilence *silence = get_silence(lane, segment->stream);

@@ -161,3 +161,25 @@ sckpt_note_find(SckptPipeline *pipeline, XLogRecPtr *commit, XLogRecPtr *restart
 	MemoryContextDelete(context);
 	return found;
 }
+
+bool
+sckpt_note_log_exists(SckptPipeline *pipeline)
+{
+	XLogRecPtr	commit;
+	XLogRecPtr	restart;
+
+	return sckpt_segment_exists(pipeline->restart) || sckpt_note_find(pipeline, &commit, &restart);
+}
+
+void
+sckpt_note_report_gone(SckptPipeline *pipeline)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("the log that pipeline \"%s\" needs is gone", pipeline->name),
+			 errdetail("It has read up to %X/%X and needs the log from %X/%X on, which is there from %X/%X on. Missing: %s.",
+					   LSN_FORMAT_ARGS(pipeline->position), LSN_FORMAT_ARGS(pipeline->restart),
+					   LSN_FORMAT_ARGS(sckpt_segment_oldest()), sckpt_segment_missing(pipeline->restart)),
+			 errhint("If there is an archive with these segments, copy them into \"pg_wal\" and call stream_ckpt.resume_pipeline(). "
+					 "To go on without the rows in between, call stream_ckpt.resume_pipeline(…, accept_gap => true).")));
+}

@@ -27,4 +27,8 @@ extern void sckpt_note_write(List *tasks, SckptPosition *position);
  */
 extern bool sckpt_note_find(SckptPipeline *pipeline, XLogRecPtr *commit, XLogRecPtr *restart);
 
+/* Is the log that a pipeline needs there, or a note from which it could go on?  And what to say when neither is: 55000. */
+extern bool sckpt_note_log_exists(SckptPipeline *pipeline);
+extern void sckpt_note_report_gone(SckptPipeline *pipeline) pg_attribute_noreturn();
+
 #endif							/* SCKPT_NOTE_H */

@@ -61,6 +61,9 @@ typedef struct SckptInput
 
 typedef struct SckptOperator SckptOperator;
 
+typedef bool (*SckptPutAbove) (void *arg, TupleTableSlot *row, int32 weight);
+typedef void (*SckptBadResult) (void *arg, SckptRef ref, ErrorData *error);
+
 struct SckptOperator
 {
 	const char *name;			/* as explain_pipeline() shows it */
@@ -75,6 +78,13 @@ struct SckptOperator
 	void		(*end_rows) (SckptOperator *operator);
 	/* After each batch: keep process memory within bounds. */
 	void		(*end_batch) (SckptOperator *operator);
+	/*
+	 * From here on note what rows change; `undo` takes that back, after an error in consume too, and notes anew.  Undone values are the
+	 * same, but their entries may be dirty.  False: it cannot, and the state is undefined; rows of one transaction can always be undone.
+	 */
+	void		(*begin_undo) (SckptOperator *operator);
+	bool		(*undo) (SckptOperator *operator);
+	void		(*end_undo) (SckptOperator *operator);
 	/* Before the first row ever: entries that exist over no input, such as the one group of an ungrouped aggregate. */
 	void		(*start) (SckptOperator *operator);
 
@@ -124,13 +134,18 @@ struct SckptOperator
 	/* After the commit: the result row that `result` gave is in the sink.  NULL: nothing is to be kept of that. */
 	void		(*emitted) (SckptOperator *operator, SckptEntry *entry);
 	void		(*end_results) (SckptOperator *operator);
+	/* An entry's key: as columns of a result row in `slot` (the others NULL), and as a jsonb object, of what has a name. */
+	void		(*key_row) (SckptOperator *operator, SckptRef ref, TupleTableSlot *slot);
+	Datum		(*key_json) (SckptOperator *operator, SckptRef ref);
 
 	/*
 	 * For the stage above, at a barrier: net changes since the last call.  Calls put(arg, row, weight) with rows of the result's
-	 * type; `final`: rows of closing entries only, never taken back.  Entries that leave are removed at once.
+	 * type; `final`: rows of closing entries only, never taken back.  Entries that leave are removed at once.  put may refuse a row of
+	 * weight 1 (false), which then counts as not handed on.  With `bad`, an entry whose result raises a data error has none, and bad(arg, …)
+	 * is told; without, the error is thrown.
 	 */
 	void		(*hand_on) (SckptOperator *operator, const SckptTimes *times, bool final,
-							void (*put) (void *arg, TupleTableSlot *row, int32 weight), void *arg);
+							SckptPutAbove put, SckptBadResult bad, void *arg);
 
 	void		(*destroy) (SckptOperator *operator);
 

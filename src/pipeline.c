@@ -29,6 +29,9 @@
 #include "nodes/makefuncs.h"
 #include "parser/parser.h"
 #include "storage/lmgr.h"
+#include "storage/lwlock.h"
+#include "storage/procarray.h"
+#include "storage/standby.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -45,6 +48,7 @@
 
 #include "catalog.h"
 #include "hook.h"
+#include "note.h"
 #include "pipeline.h"
 #include "query.h"
 #include "result.h"
@@ -538,6 +542,59 @@ set_paused(const char *name, bool paused)
 	sckpt_hook_wake_at_commit(true);
 }
 
+/* Wait until all transactions end that are writing now. */
+static void
+wait_for_writers(void)
+{
+	RunningTransactions running = GetRunningTransactionData();
+	int			nxids = running->xcnt;
+	TransactionId *xids;
+
+	/* It has locked both. */
+	LWLockRelease(ProcArrayLock);
+	LWLockRelease(XidGenLock);
+	xids = palloc(Max(1, nxids) * sizeof(TransactionId));
+	memcpy(xids, running->xids, nxids * sizeof(TransactionId));
+	for (int i = 0; i < nxids; i++)
+	{
+		if (!TransactionIdIsCurrentTransactionId(xids[i]))
+			XactLockTableWait(xids[i], NULL, NULL, XLTW_None);
+	}
+	pfree(xids);
+}
+
+/*
+ * Let a pipeline whose log is lost go on from here.  Of a transaction that is open the log may have only a part: it belongs to
+ * what is lost, so we wait for its end.
+ */
+static void
+skip_gap(SckptPipeline *pipeline)
+{
+	static const char sql[] =
+		"WITH def AS (UPDATE stream_ckpt.pipeline_def SET created_xid = $2, start = $3 WHERE id = $1) "
+		"UPDATE stream_ckpt.pipeline_position SET position = $4, restart = $5, rows_lsn = '0/0' WHERE pipeline_id = $1";
+	Oid			types[5] = {INT8OID, XIDOID, LSNOID, LSNOID, LSNOID};
+	Datum		values[5];
+	XLogRecPtr	restart = hold_log();
+	XLogRecPtr	start;
+	SckptUser	saved;
+
+	wait_for_writers();
+	start = GetXLogInsertRecPtr();
+	values[0] = Int64GetDatum(pipeline->id);
+	values[1] = TransactionIdGetDatum(GetTopTransactionId());
+	values[2] = LSNGetDatum(start);
+	values[3] = LSNGetDatum(start - 1);
+	values[4] = LSNGetDatum(restart);
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args(sql, 5, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not move a pipeline");
+	sckpt_catalog_leave(&saved);
+	ereport(NOTICE,
+			(errmsg("pipeline \"%s\" goes on without the rows of transactions that committed after %X/%X and up to %X/%X",
+					pipeline->name, LSN_FORMAT_ARGS(pipeline->position), LSN_FORMAT_ARGS(start))));
+}
+
 Datum
 stream_ckpt_pause_pipeline(PG_FUNCTION_ARGS)
 {
@@ -548,7 +605,18 @@ stream_ckpt_pause_pipeline(PG_FUNCTION_ARGS)
 Datum
 stream_ckpt_resume_pipeline(PG_FUNCTION_ARGS)
 {
-	set_paused(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	SckptPipeline *pipeline = sckpt_pipeline_require(name);
+
+	/* Of one that came from another database or server, the worker finds out where it goes on. */
+	if ((pipeline->paused || pipeline->error) && pipeline->at_home && !RecoveryInProgress() &&
+		!sckpt_note_log_exists(pipeline))
+	{
+		if (!PG_GETARG_BOOL(1))
+			sckpt_note_report_gone(pipeline);
+		skip_gap(pipeline);
+	}
+	set_paused(name, false);
 
 	/* Of one that is being restored: it need not wait for that session. */
 	sckpt_shared_note_restorer(MyDatabaseId, 0);

@@ -55,7 +55,7 @@ sckpt_record_write(SckptRecordHeader *header, SckptRecordTime *time, SckptRecord
 		elog(ERROR, "record of a stream is too large: %zu bytes", bytes);
 
 	filled.version = SCKPT_RECORD_VERSION;
-	filled.flags &= SCKPT_RECORD_FRAGMENT | SCKPT_RECORD_TIME_FLAGS;
+	filled.flags &= SCKPT_RECORD_FRAGMENT | SCKPT_RECORD_TIME_FLAGS | SCKPT_RECORD_RETRY;
 	if (weights)
 		filled.flags |= SCKPT_RECORD_WEIGHTS;
 	if (time)
@@ -172,7 +172,7 @@ sckpt_record_parse(char *payload, Size len, SckptRecord *record)
 
 	if (len < place || header->version != SCKPT_RECORD_VERSION ||
 		(header->flags & ~(SCKPT_RECORD_WEIGHTS | SCKPT_RECORD_FRAGMENT |
-						   SCKPT_RECORD_TIME | SCKPT_RECORD_TIME_FLAGS)) != 0 ||
+						   SCKPT_RECORD_TIME | SCKPT_RECORD_TIME_FLAGS | SCKPT_RECORD_RETRY)) != 0 ||
 		header->ncolumns > MaxHeapAttributeNumber || header->nrows > SCKPT_RECORD_MAX_ROWS)
 		return false;
 
@@ -180,6 +180,11 @@ sckpt_record_parse(char *payload, Size len, SckptRecord *record)
 	if (header->nrows == 0 && !(header->flags & SCKPT_RECORD_TIME))
 		return false;
 	if (header->nrows > 0 && (header->flags & SCKPT_RECORD_TIME_FLAGS))
+		return false;
+
+	/* Who retries rows says for whom. */
+	if ((header->flags & SCKPT_RECORD_RETRY) &&
+		(header->nrows == 0 || !(header->flags & (SCKPT_RECORD_TIME | SCKPT_RECORD_FRAGMENT))))
 		return false;
 
 	record->header = header;

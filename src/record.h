@@ -23,6 +23,9 @@
  * Event time is reckoned by the writer, so that a replay does not depend on
  * options changed since.  A record without rows moves only the watermark.
  *
+ * A row that is retried (dead.h) is written once more, for one pipeline: then the
+ * time has that pipeline's id in place of a bound, and no watermark.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SCKPT_RECORD_H
@@ -51,6 +54,8 @@
 #define SCKPT_RECORD_PIPELINE		0x10	/* the watermark of the pipelines that write the stream, whose rows do
 											 * not move it */
 #define SCKPT_RECORD_TIME_FLAGS		(SCKPT_RECORD_IDLE | SCKPT_RECORD_PIPELINE)
+/* With rows, and TIME (of fragments, in the last one): for one pipeline only, which could not process them before. */
+#define SCKPT_RECORD_RETRY			0x20
 
 /* Rows in one record, at most: a row's number in it fits the offset of a tid. */
 #define SCKPT_RECORD_MAX_ROWS		65536
@@ -104,8 +109,8 @@ extern const char sckpt_record_prefix[SCKPT_RECORD_PREFIX_SIZE];
 /*
  * Write one record with `nrows` packed rows (or a fragment) in the current
  * transaction, which gets an xid if it has none.  Of the header the caller
- * fills in ncolumns, stream and nrows, and for a fragment the flag, row_bytes
- * and offset; the rest follows from the other arguments.  `time` may be NULL.  Returns the end of the record.
+ * fills in ncolumns, stream and nrows, for a fragment the flag, row_bytes
+ * and offset, and RETRY; the rest follows from the other arguments.  `time` may be NULL.  Returns the end of the record.
  */
 extern XLogRecPtr sckpt_record_write(SckptRecordHeader *header,
 									 SckptRecordTime *time, SckptRecordColumn *columns,

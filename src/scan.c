@@ -58,7 +58,9 @@ typedef struct StreamScan
 	uint32		next_segment;	/* to look at */
 	SckptSegment *segment;		/* the current one */
 	char	   *row;			/* its next row */
+	uint32		number;			/* that row's number */
 	uint32		nrows;			/* rows left in it */
+	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
 	HeapTupleData tuple;
@@ -239,8 +241,27 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 
 	state = palloc0(sizeof(StreamScan));
 	state->scan = armed_scan;
+	state->next_segment = armed_scan->first_segment;
+	state->seen = armed_scan->first_seen;
 	armed_scan = NULL;
 	node->fdw_state = state;
+}
+
+/* Go to the first row of the current segment that is to be given out; false if none is. */
+static bool
+enter_segment(StreamScan *state)
+{
+	SckptSegment *segment = state->segment;
+	uint64		before = state->seen;
+
+	state->seen += segment->nrows;
+	if (state->seen <= state->scan->first || before >= state->scan->end)
+		return false;
+	state->row = segment->rows;
+	for (state->number = 0; before + state->number < state->scan->first; state->number++)
+		state->row += MAXALIGN(((MinimalTuple) state->row)->t_len);
+	state->nrows = Min(segment->nrows, state->scan->end - before) - state->number;
+	return true;
 }
 
 static void
@@ -254,8 +275,6 @@ open_segment(StreamScan *state, Relation rel)
 	state->bounded = 0;
 	if (segment->bound != SCKPT_NO_BOUND)
 		(void) sckpt_stream_event_time(segment->stream, &state->bounded, NULL, NULL);
-	state->row = segment->rows;
-	state->nrows = segment->nrows;
 	BlockIdSet(&state->tuple.t_self.ip_blkid, segment - state->scan->batch->segments);
 	state->tuple.t_tableOid = segment->stream;
 }
@@ -306,17 +325,18 @@ stream_iterate(ForeignScanState *node)
 			SckptBatch *batch = state->scan->batch;
 			MemoryContext old;
 
-			if (state->next_segment >= batch->nsegments)
+			if (state->next_segment >= batch->nsegments || state->seen >= state->scan->end)
 				return ExecClearTuple(slot);
 			state->segment = &batch->segments[state->next_segment++];
-			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment))
+			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment) || !enter_segment(state))
 				continue;
 			old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 			open_segment(state, node->ss.ss_currentRelation);
 			MemoryContextSwitchTo(old);
 		}
 
-		number = state->segment->nrows - state->nrows--;
+		number = state->number++;
+		state->nrows--;
 		point_to_row(tuple, state->row);
 		state->row += MAXALIGN(((MinimalTuple) state->row)->t_len);
 		tuple->t_self.ip_posid = number;
@@ -340,8 +360,9 @@ stream_rescan(ForeignScanState *node)
 {
 	StreamScan *state = node->fdw_state;
 
-	state->next_segment = 0;
+	state->next_segment = state->scan->first_segment;
 	state->nrows = 0;
+	state->seen = state->scan->first_seen;
 }
 
 static void
@@ -375,6 +396,12 @@ composite_to_jsonb(Datum composite, Oid type)
 	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, list_make1(argument), InvalidOid,
 											 InvalidOid, COERCE_EXPLICIT_CALL), &function);
 	return FunctionCall1(&function, composite);
+}
+
+Datum
+sckpt_stream_tuple_json(TupleDesc desc, Datum *values, bool *nulls)
+{
+	return composite_to_jsonb(heap_copy_tuple_as_datum(heap_form_tuple(desc, values, nulls), desc), desc->tdtypeid);
 }
 
 Datum

@@ -431,6 +431,10 @@ advance_marked(void *arg, int set, Datum *values, bool *nulls, uint64 bits)
 	SckptSessions *sessions = agg->sessions;
 	SckptAggSet *calls = &agg->set_calls[set];
 
+	if (agg->undo)
+		sckpt_undo_element(agg, marked->ref, set, values, nulls, (int64) bits);
+	if (calls->counted)
+		return;
 	for (int i = 0; i < calls->ncolumns; i++)
 	{
 		sessions->row_values[calls->source[i] - 1] = values[i];
@@ -508,6 +512,24 @@ previous_overlaps(SckptAggregate *agg, Directory *directory, Position at, Timest
 		entry_session(agg, session_at(agg, place_ref(agg->sessions, directory, at)))->end > start;
 }
 
+/* Note all sessions that overlap, which are about to change. */
+static void
+note_overlaps(SckptAggregate *agg, Directory *directory, TimestampTz start, TimestampTz end)
+{
+	Position	at;
+
+	if (!find_before(agg, directory, end, &at))
+		return;
+	do
+	{
+		SckptRef	ref = place_ref(agg->sessions, directory, at);
+
+		if (entry_session(agg, session_at(agg, ref))->end <= start)
+			break;
+		sckpt_undo_entry(agg, ref);
+	} while (step_back(agg->sessions, directory, &at));
+}
+
 SckptRef
 sckpt_session_place(SckptAggregate *agg, uint32 hash, TimestampTz start, TimestampTz end)
 {
@@ -518,6 +540,8 @@ sckpt_session_place(SckptAggregate *agg, uint32 hash, TimestampTz start, Timesta
 	Position	at = {0, 0};
 
 	Assert(start < end);
+	if (agg->undo && directory)
+		note_overlaps(agg, directory, start, end);
 	if (directory)
 		ref = find_overlap(agg, directory, start, end, &at);
 	if (ref != SCKPT_NO_REF)
@@ -553,6 +577,8 @@ sckpt_session_place(SckptAggregate *agg, uint32 hash, TimestampTz start, Timesta
 	}
 
 	ref = sckpt_aggregate_add_group(agg, sckpt_session_hash(hash, start));
+	if (agg->undo)
+		sckpt_undo_added(agg, ref);
 	session = entry_session(agg, session_at(agg, ref));
 	session->start = start;
 	session->end = end;

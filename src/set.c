@@ -242,6 +242,17 @@ sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Da
 }
 
 void
+sckpt_sets_unmark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits)
+{
+	SckptRef	ref = find_element(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls);
+
+	if (ref == SCKPT_NO_REF)
+		elog(ERROR, "a value is not in its group");
+	element_at(sets, ref)->count &= ~(int64) bits;
+	touch(sets, ref, element_at(sets, ref));
+}
+
+void
 sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count)
 {
 	SckptRef	ref;
@@ -331,7 +342,10 @@ sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from
 
 		load_values(from, element, values, nulls);
 		if (from->sets[element->set].counted)
+		{
 			sckpt_sets_add(sets, group, element->set, values, nulls, element->count);
+			added = (uint64) element->count;
+		}
 		else
 			added = sckpt_sets_mark(sets, group, element->set, values, nulls, (uint64) element->count);
 		MemoryContextSwitchTo(old);

@@ -64,6 +64,9 @@ extern uint64 sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef grou
 /* Add to an element's count. */
 extern void sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count);
 
+/* Take bits back that were set before. */
+extern void sckpt_sets_unmark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits);
+
 /* An element; values of reference types point into the store. */
 typedef struct SckptElementValue
 {
@@ -76,7 +79,10 @@ typedef struct SckptElementValue
  */
 extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count);
 
-/* Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for each bit newly set. */
+/*
+ * Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for bits newly set, and for what was
+ * added to counts.
+ */
 typedef void (*SckptSetMarked) (void *arg, int set, Datum *values, bool *nulls, uint64 bits);
 extern void sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from_group, SckptSetMarked marked, void *arg);
 

@@ -30,6 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "careful.h"
 #include "checkpoint_private.h"
 #include "result.h"
 #include "sink.h"
@@ -340,6 +341,28 @@ delete_old_results(SckptTask *task, SckptSink *sink)
 	ExecDropSingleTupleTableSlot(old);
 }
 
+/* Changed entries into chunks, once their results are in the sink. */
+static void
+pack_entries(SckptTask *task, int number)
+{
+	SckptState *state = sckpt_task_last(task)->state;
+	Packer		packer;
+
+	begin_packing(&packer, task, number);
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
+		if (entry->flags & SCKPT_ENTRY_LEAVING)
+			leave_entry(&packer, ref, entry);
+		else
+			(void) pack_entry(&packer, entry, (sckpt_attempt.outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED)
+							  ? SCKPT_PACKED_EMITTED : 0);
+		ref = entry->next_dirty;
+	}
+	end_packing(&packer);
+}
+
 /* Results of changed entries to the sink, the entries into chunks. */
 static void
 snapshot_results(SckptTask *task, int number)
@@ -354,6 +377,12 @@ snapshot_results(SckptTask *task, int number)
 		return;
 	sckpt_attempt.outcomes = MemoryContextAllocExtended(sckpt_attempt.context, ndirty * sizeof(SckptOutcome),
 														MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	if (task->careful)
+	{
+		sckpt_careful_results(task, ndirty);
+		pack_entries(task, number);
+		return;
+	}
 	sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
 	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 	if (task->tids_unknown)
@@ -437,6 +466,11 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 
 	if (nclosing == 0)
 		return;
+	if (task->careful)
+	{
+		sckpt_careful_append(task, closing, nclosing);
+		return;
+	}
 	if (task->def->result_owned)
 	{
 		insert_results(task, closing, nclosing);

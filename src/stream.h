@@ -10,6 +10,7 @@
 #define SCKPT_STREAM_H
 
 #include "access/attnum.h"
+#include "access/tupdesc.h"
 
 #include "batch.h"
 
@@ -25,6 +26,8 @@ extern void sckpt_stream_arm(SckptScan *scan);
  * may run.
  */
 extern Datum sckpt_stream_row_json(SckptBatch *batch, uint32 segment, uint32 row);
+/* The same of any row of a row type that the type cache knows (BlessTupleDesc); palloc'd like what is left behind. */
+extern Datum sckpt_stream_tuple_json(TupleDesc desc, Datum *values, bool *nulls);
 
 /* 42P01 unless this is a stream. */
 extern void sckpt_stream_require(Oid relid, const char *name);

@@ -24,7 +24,9 @@
 #include "utils/timestamp.h"
 
 #include "aggregate.h"
+#include "careful.h"
 #include "checkpoint.h"
+#include "dead.h"
 #include "early.h"
 #include "linear.h"
 #include "progress.h"
@@ -324,10 +326,10 @@ bury_ahead(SckptScan *scan, uint32 segment, uint32 row, int64 event_time)
 {
 	SckptTask  *task = scan->arg;
 
-	sckpt_task_bury(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
-					psprintf("event time %s of stream \"%s\" is too far ahead of the clock",
-							 DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(event_time))),
-							 get_rel_name(scan->stream)));
+	sckpt_dead_add_row(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
+					   psprintf("event time %s of stream \"%s\" is too far ahead of the clock",
+								DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(event_time))),
+								get_rel_name(scan->stream)), true);
 }
 
 uint64
@@ -340,26 +342,14 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->start = task->def->start;
 	scan->skip = task->skip;
 	scan->nskip = task->nskip;
+	scan->pipeline = task->def->id;
+	scan->first = 0;
+	scan->end = PG_UINT64_MAX;
+	scan->first_segment = 0;
+	scan->first_seen = 0;
 	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
 	scan->arg = task;
 	return sckpt_scan_count(scan);
-}
-
-void
-sckpt_task_bury(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, int sqlerrcode, const char *error)
-{
-	MemoryContext old = MemoryContextSwitchTo(task->dead_context);
-	SckptDeadLetter *letter = palloc(sizeof(SckptDeadLetter));
-
-	letter->stream = batch->segments[segment].stream;
-	letter->position = batch->segments[segment].commit_lsn;
-	letter->row = sckpt_stream_row_json(batch, segment, row);
-	letter->sqlerrcode = sqlerrcode;
-	letter->error = pstrdup(error);
-	letter->failed_at = GetCurrentTimestamp();
-	task->dead = lappend(task->dead, letter);
-	task->dead_bytes += VARSIZE_ANY(DatumGetPointer(letter->row)) + sizeof(SckptDeadLetter);
-	MemoryContextSwitchTo(old);
 }
 
 static void
@@ -402,8 +392,8 @@ settle_late(SckptTask *task, SckptBatch *batch)
 			continue;
 		task->late_rows++;
 		if (task->def->keep_dead)
-			sckpt_task_bury(task, batch, task->late[i] >> 32, (uint32) task->late[i], SCKPT_ERRCODE_LATE_ROW,
-							"late row: its window was closed");
+			sckpt_dead_add_row(task, batch, task->late[i] >> 32, (uint32) task->late[i], SCKPT_ERRCODE_LATE_ROW,
+							   "late row: its window was closed", false);
 	}
 	task->nlate = 0;
 }
@@ -421,7 +411,8 @@ sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, Sckpt
 		SckptSegment *segment = &batch->segments[i];
 
 		if (segment->stream == query->stream && segment->commit_lsn > task->fed &&
-			!(segment->xid == task->def->created_xid && segment->lsn < task->def->start))
+			!(segment->xid == task->def->created_xid && segment->lsn < task->def->start) &&
+			(segment->retried_by == 0 || segment->retried_by == task->def->id))
 			sckpt_task_advance(task, segment->commit_lsn, segment->commit_time, segment->watermark,
 							   segment->time_flags, (XLogRecPtr) segment->bound, segment->nrows > 0);
 		if (wanted)
@@ -482,9 +473,12 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 		SckptInput	input = {pending->before, pending->after, note_late, task};
 
 		task->nlate = 0;
-		rows = sckpt_linear_run(task, &scan, &input);
+		rows = task->careful ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
+			: sckpt_linear_run(task, &scan, &input);
 		settle_late(task, pending->batch);
 	}
+	else if (task->careful)
+		rows = sckpt_careful_run_linear(task, &scan, NULL, sckpt_scan_count(&scan));
 	else
 		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
 	sckpt_task_become_self(&identity);
@@ -505,6 +499,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 	if (rows == 0)
 		return;
 	task->known_visible = known_visible;
+	task->feeding = batch->commit_lsns[batch->nxids - 1];
 	if (task->noperators == 0)
 	{
 		SckptPending *pending;
@@ -534,8 +529,13 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		operator->begin_rows(operator, &input, NULL);
-		sckpt_stage_run(&task->stage, &scan, task->query, &receiver);
+		if (task->careful)
+			sckpt_careful_feed(task, &scan, &input, rows);
+		else
+		{
+			operator->begin_rows(operator, &input, NULL);
+			sckpt_stage_run(&task->stage, &scan, task->query, &receiver);
+		}
 		operator->end_batch(operator);
 		settle_late(task, batch);
 		sckpt_task_end_work(&identity);
@@ -545,12 +545,31 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 	task->fed_time = batch->commit_time;
 }
 
-static void
+/* Rows on their way from a stage to the one above. */
+typedef struct HandOver
+{
+	SckptTask  *task;
+	int			stage;
+} HandOver;
+
+static bool
 put_above(void *arg, TupleTableSlot *row, int32 weight)
 {
-	SckptOperator *above = arg;
+	HandOver   *over = arg;
+	SckptOperator *above = over->task->operators[over->stage + 1];
 
+	if (over->task->careful)
+		return sckpt_careful_put_above(over->task, over->stage, row, weight);
 	above->consume(above, row, weight);
+	return true;
+}
+
+static void
+bury_group(void *arg, SckptRef ref, ErrorData *error)
+{
+	HandOver   *over = arg;
+
+	sckpt_dead_add_group(over->task, over->stage + 1, ref, error);
 }
 
 void
@@ -564,8 +583,10 @@ sckpt_task_propagate(SckptTask *task)
 		SckptOperator *below = task->operators[i];
 		SckptOperator *above = task->operators[i + 1];
 
+		HandOver	over = {task, i};
+
 		above->begin_rows(above, NULL, &task->times);
-		below->hand_on(below, &task->times, task->def->final, put_above, above);
+		below->hand_on(below, &task->times, task->def->final, put_above, task->careful ? bury_group : NULL, &over);
 		above->end_rows(above);
 		above->end_batch(above);
 	}
@@ -680,6 +701,14 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	}
 	if (sckpt_checkpoint_in_progress())
 		sckpt_checkpoint_record_failure(task, task->error);
+
+	/* What is bad is to be found: from the last checkpoint on, at once. */
+	if (!transient && task->status == SCKPT_RUNNING && task->def->keep_dead &&
+		sckpt_careful_is_data_error(error->sqlerrcode) && sckpt_careful_begin(task))
+	{
+		transient = true;
+		task->backoff = 0;
+	}
 
 	sckpt_task_stop(task);
 	task->starved = starved;

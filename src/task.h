@@ -10,6 +10,8 @@
  *			└──────── PAUSED ◄───────┘		 (data, or anything else: until resume_pipeline();
  *					pause_pipeline()		  state memory: until there may be room)
  *
+ * With on_error => 'dead_letter' a data error leads to RESTARTING, and is looked for carefully then (careful.h).
+ *
  * Whatever leaves RUNNING throws the state away: the last completed checkpoint and the log have it all.
  *
  *-------------------------------------------------------------------------
@@ -64,17 +66,6 @@ typedef struct SckptPending
 	SckptTimes *after;
 } SckptPending;
 
-/* A row that is to be written to the dead letters with the next checkpoint. */
-typedef struct SckptDeadLetter
-{
-	Oid			stream;
-	XLogRecPtr	position;		/* of its transaction's commit record */
-	Datum		row;			/* jsonb */
-	int			sqlerrcode;
-	char	   *error;
-	TimestampTz failed_at;
-} SckptDeadLetter;
-
 typedef struct SckptTask
 {
 	MemoryContext context;		/* everything here, for as long as the pipeline exists unchanged */
@@ -89,6 +80,12 @@ typedef struct SckptTask
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
 
+	/* see careful.h */
+	bool		careful;
+	XLogRecPtr	careful_lsn;	/* until a checkpoint is here, */
+	TimestampTz careful_until;	/* and this time has come */
+	uint64		careful_rows;	/* tried at a time, at most */
+
 	/* while RUNNING */
 	MemoryContext run_context;
 	SckptQuery *query;
@@ -102,6 +99,7 @@ typedef struct SckptTask
 	AttrNumber *key_columns;	/* of the result relation; nkeys of the last stage */
 	AttrNumber *result_columns; /* attribute of the result relation for each column of the query */
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
+	XLogRecPtr	feeding;		/* last commit of the batch at hand */
 	XLogRecPtr	read_lsn;		/* the log before this has been read for it */
 	bool		held;			/* in no lane, with its state: who reads the stream that it writes is too far behind (lag.h) */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in; or later, if there was none up to then */
@@ -114,7 +112,7 @@ typedef struct SckptTask
 	uint64	   *late;			/* places of late rows of the run at hand: segment << 32 | row */
 	uint64		nlate;
 	uint64		maxlate;
-	List	   *dead;			/* SckptDeadLetter */
+	List	   *dead;			/* SckptDeadLetter, for the next checkpoint */
 	MemoryContext dead_context;
 	Size		dead_bytes;
 	int64		dead_letters;	/* as of the last checkpoint */
@@ -219,7 +217,5 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
  * undefined then.
  */
 extern void sckpt_task_propagate(SckptTask *task);
-/* Keep a row for the dead letters. */
-extern void sckpt_task_bury(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, int sqlerrcode, const char *error);
 
 #endif							/* SCKPT_TASK_H */

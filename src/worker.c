@@ -24,7 +24,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "catalog/pg_foreign_server.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -137,6 +136,65 @@ sckpt_worker_tasks(void)
 	return tasks;
 }
 
+/* Nothing has happened to the task between its stored position and this one. */
+static void
+go_on_from(SckptTask *task, XLogRecPtr commit, XLogRecPtr restart)
+{
+	Oid			types[3] = {INT8OID, LSNOID, LSNOID};
+	Datum		values[3] = {Int64GetDatum(task->def->id), LSNGetDatum(commit), LSNGetDatum(restart)};
+	SckptUser	saved;
+
+	ereport(LOG,
+			(errmsg("pipeline \"%s\" goes on from %X/%X", task->def->name, LSN_FORMAT_ARGS(commit)),
+			 errdetail("The log from its position %X/%X on is not there, but has nothing for it.",
+					   LSN_FORMAT_ARGS(task->def->position))));
+	sckpt_catalog_enter(&saved);
+	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id = $1",
+						  3, types, values, NULL, false, 0);
+	sckpt_catalog_leave(&saved);
+	task->def->position = commit;
+	task->def->restart = restart;
+}
+
+/* Is the log that a task needs still there?  Then see that it stays. */
+static void
+check_log(SckptTask *task)
+{
+	XLogRecPtr	commit;
+	XLogRecPtr	restart;
+
+	if (!sckpt_segment_exists(task->def->restart))
+	{
+		if (!sckpt_note_find(task->def, &commit, &restart))
+			sckpt_note_report_gone(task->def);
+		go_on_from(task, commit, restart);
+	}
+	if (task->def->restart < slot_lsn && sckpt_slot_retain(MyDatabaseId, task->def->restart))
+		slot_lsn = task->def->restart;
+}
+
+static void
+check_paused(SckptTask *task, void *arg)
+{
+	if (!sckpt_note_log_exists(task->def))
+		sckpt_note_report_gone(task->def);
+}
+
+/* The log that paused pipelines need may be lost, too. */
+static void
+check_paused_tasks(void)
+{
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status == SCKPT_PAUSED)
+			(void) sckpt_task_guard(task, check_paused, NULL);
+	}
+}
+
 static void
 sync_tasks(void)
 {
@@ -205,55 +263,29 @@ sync_tasks(void)
 		else
 			sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
+	check_paused_tasks();
 	pg_atomic_write_u64(&database->synced, generation);
 	sckpt_shared_broadcast();
 }
 
 /* ---- Starting tasks, and the reader ---- */
 
-/* Nothing has happened to the task between its stored position and this one. */
+/*
+ * The slot has been invalidated (max_slot_wal_keep_size): take a new one, so that what is still there stays, and see who has lost what.
+ */
 static void
-go_on_from(SckptTask *task, XLogRecPtr commit, XLogRecPtr restart)
+replace_lost_slot(void)
 {
-	Oid			types[3] = {INT8OID, LSNOID, LSNOID};
-	Datum		values[3] = {Int64GetDatum(task->def->id), LSNGetDatum(commit), LSNGetDatum(restart)};
-	SckptUser	saved;
+	XLogRecPtr	retained;
 
+	if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_LOST)
+		return;
 	ereport(LOG,
-			(errmsg("pipeline \"%s\" goes on from %X/%X", task->def->name, LSN_FORMAT_ARGS(commit)),
-			 errdetail("The log from its position %X/%X on is not there, but has nothing for it.",
-					   LSN_FORMAT_ARGS(task->def->position))));
-	sckpt_catalog_enter(&saved);
-	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id = $1",
-						  3, types, values, NULL, false, 0);
-	sckpt_catalog_leave(&saved);
-	task->def->position = commit;
-	task->def->restart = restart;
-}
-
-/* Is the log that a task needs still there?  Then see that it stays. */
-static void
-check_log(SckptTask *task)
-{
-	XLogRecPtr	commit;
-	XLogRecPtr	restart;
-
-	if (!sckpt_segment_exists(task->def->restart))
-	{
-		if (!sckpt_note_find(task->def, &commit, &restart))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("the log that pipeline \"%s\" needs is gone", task->def->name),
-					 errdetail("It has read up to %X/%X and needs the log from %X/%X on. Missing: %s.",
-							   LSN_FORMAT_ARGS(task->def->position), LSN_FORMAT_ARGS(task->def->restart),
-							   sckpt_segment_missing(task->def->restart)),
-					 errhint("If there is an archive with these segments, copy them into \"pg_wal\" and call "
-							 "stream_ckpt.resume_pipeline(). Otherwise rows inserted since then are lost to the pipeline: "
-							 "drop it and create it anew.")));
-		go_on_from(task, commit, restart);
-	}
-	if (task->def->restart < slot_lsn && sckpt_slot_retain(MyDatabaseId, task->def->restart))
-		slot_lsn = task->def->restart;
+			(errmsg("the replication slot of database %u was invalidated: log that pipelines need may be lost", MyDatabaseId)));
+	StartTransactionCommand();
+	slot_lsn = sckpt_slot_ensure(MyDatabaseId);
+	CommitTransactionCommand();
+	check_paused_tasks();
 }
 
 static void
@@ -727,6 +759,7 @@ sckpt_worker_main(Datum arg)
 		}
 		if (generation != pg_atomic_read_u64(&database->generation))
 			sync_tasks();
+		replace_lost_slot();
 		start_tasks();
 
 		at_end = run_lane(main_lane, &delivered);

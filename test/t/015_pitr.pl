@@ -165,7 +165,6 @@ my $gap = PostgreSQL::Test::Cluster->new('gap');
 $gap->init_from_backup($primary, 'gap');
 $gap->append_conf('postgresql.conf', 'archive_mode = off');
 $gap->start;
-$gap->safe_psql('postgres', q{SELECT stream_ckpt.resume_pipeline('copy')});
 wait_for('the pipeline to fail', sub {
 	return $gap->safe_psql('postgres', q{SELECT status FROM stream_ckpt.pipelines WHERE pipeline = 'copy'}) eq 'failed';
 }, 60);
