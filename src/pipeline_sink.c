@@ -22,9 +22,9 @@
 #include "pipeline.h"
 #include "sink.h"
 
-/* Does what is written into `sink` come back to `stream`, through pipelines between streams? */
+/* Does what is written into `sink` come back to one of `streams`, through pipelines between streams? */
 static bool
-leads_to(Oid sink, Oid stream, List **visited)
+leads_to(Oid sink, List *streams, List **visited)
 {
 	ListCell   *lc;
 
@@ -33,7 +33,7 @@ leads_to(Oid sink, Oid stream, List **visited)
 		Oid			relid = lfirst_oid(lc);
 		ListCell   *lp;
 
-		if (relid == stream)
+		if (list_member_oid(streams, relid))
 			return true;
 		if (list_member_oid(*visited, relid) || !sckpt_catalog_is_stream(relid))
 			continue;
@@ -42,7 +42,7 @@ leads_to(Oid sink, Oid stream, List **visited)
 		{
 			SckptPipeline *next = lfirst(lp);
 
-			if (get_rel_name(next->result) && leads_to(next->result, stream, visited))
+			if (get_rel_name(next->result) && leads_to(next->result, streams, visited))
 				return true;
 		}
 	}
@@ -84,7 +84,7 @@ check_keyed_sink(Relation rel, SckptQuery *query, AttrNumber *keys)
 }
 
 void
-sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed)
+sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed)
 {
 	Relation	rel = try_table_open(sink, RowExclusiveLock);
 	List	   *visited = NIL;
@@ -114,7 +114,7 @@ sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed)
 				keys[k] = get_attnum(sink, column);
 		}
 	}
-	if (leads_to(sink, stream, &visited))
+	if (leads_to(sink, streams, &visited))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("a pipeline that writes into \"%s\" would feed itself", RelationGetRelationName(rel))));

@@ -26,7 +26,58 @@
 
 /* ---- Heartbeats ---- */
 
-/* The watermark of a stream at which something closes next, in the pipelines that read it and in those that read their results. */
+static TimestampTz next_close(Oid stream, List *tasks, int depth);
+
+/*
+ * The watermark of one of a task's streams at which something closes next, here or in the pipelines that read the result.  DT_NOEND: none
+ * that is in sight.  DT_NOBEGIN: the silence of the stream, which holds the others up, is enough.
+ */
+static TimestampTz
+closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
+{
+	SckptInflow *inflow = sckpt_task_inflow(task, stream);
+	TimestampTz next = DT_NOEND;
+	TimestampTz greatest = DT_NOBEGIN;
+	bool		held = false;
+
+	/* What the watermark has passed already, the next checkpoint closes. */
+	for (int i = 0; i < task->noperators; i++)
+	{
+		TimestampTz close = task->operators[i]->next_close(task->operators[i]);
+
+		if (close > task->times.watermark)
+			next = Min(next, close);
+	}
+	if (task->output_delay >= 0 && depth < MAX_CHAIN)
+	{
+		TimestampTz close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
+
+		if (close > task->times.watermark)
+			next = Min(next, close);
+	}
+	if (next == DT_NOEND || task->ninflows == 1)
+		return next;
+
+	/* With it, it is the others that hold the task up. */
+	if (!inflow->event_time || inflow->watermark >= next)
+		return DT_NOEND;
+	for (int i = 0; i < task->ninflows; i++)
+	{
+		SckptInflow *other = &task->inflows[i];
+
+		if (other == inflow || !other->event_time)
+			continue;
+		greatest = Max(greatest, other->watermark);
+		held |= !other->idle;
+	}
+	if (depth > 0)
+		return next;			/* heartbeats of what the pipelines before it read do not make the stream itself idle */
+	if (inflow->idle)
+		return held ? DT_NOEND : next;
+	return greatest >= next ? DT_NOBEGIN : next;
+}
+
+/* The same for all tasks. */
 static TimestampTz
 next_close(Oid stream, List *tasks, int depth)
 {
@@ -37,12 +88,8 @@ next_close(Oid stream, List *tasks, int depth)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status != SCKPT_RUNNING || task->query->stream != stream)
-			continue;
-		for (int i = 0; i < task->noperators; i++)
-			next = Min(next, task->operators[i]->next_close(task->operators[i]));
-		if (task->output_delay >= 0 && depth < MAX_CHAIN)
-			next = Min(next, add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay));
+		if (task->status == SCKPT_RUNNING && sckpt_task_inflow(task, stream))
+			next = Min(next, closes_at(task, stream, tasks, depth));
 	}
 	return next;
 }
@@ -58,8 +105,10 @@ stream_watermark(Oid stream, List *tasks)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING && task->query->stream == stream)
-			watermark = Max(watermark, task->times.watermark);
+		SckptInflow *inflow = task->status == SCKPT_RUNNING ? sckpt_task_inflow(task, stream) : NULL;
+
+		if (inflow)
+			watermark = Max(watermark, inflow->watermark);
 	}
 	return watermark;
 }
@@ -75,8 +124,8 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 	int64		value;
 	bool		declared;
 
-	/* What the watermark has passed already, the next checkpoint closes. */
-	if (watermark == DT_NOBEGIN || next == DT_NOEND || next <= watermark)
+	/* Of a stream without a watermark nothing is known but that it is silent. */
+	if (next == DT_NOEND || (watermark == DT_NOBEGIN && next != DT_NOBEGIN))
 		return NOTHING_MS;
 	if (silence->base == DT_NOBEGIN)
 		silence->base = watermark;
@@ -94,12 +143,12 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 		return NOTHING_MS;
 
 	/* Event time was `base` at `since`, and has gone on with the clock. */
-	due = silence->since + Max(silence->timeout, next - silence->base);
+	due = silence->since + (next == DT_NOBEGIN ? silence->timeout : Max(silence->timeout, next - silence->base));
 	due = Max(due, silence->sent_at + HEARTBEAT_MS * INT64CONST(1000));
 	if (due > now)
 		return (due - now) / 1000 + 1;
-	value = silence->base + (now - silence->since);
-	if (value <= watermark)
+	value = watermark == DT_NOBEGIN ? SCKPT_NO_WATERMARK : silence->base + (now - silence->since);
+	if (value <= watermark && next != DT_NOBEGIN)
 		return HEARTBEAT_MS;
 
 	StartTransactionCommand();

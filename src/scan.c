@@ -4,7 +4,8 @@
  *		Scanning a stream: rows of a worker's batch, in PostgreSQL's executor.
  *
  * Only the worker's own executor run of a pipeline's query may scan a stream;
- * the worker arms the scan just before.  Everybody else gets an error.
+ * the worker arms the scan before, and disarms it afterwards.  Everybody else gets an error, functions that the query calls while it is
+ * planned or run too: their queries have other texts.
  *
  * A row's tid is its place in the batch (batch.h).  That is what ctid gives in
  * the query, through joins and projections.
@@ -65,6 +66,7 @@ typedef struct StreamScan
 } StreamScan;
 
 static SckptScan *armed_scan = NULL;
+static int	scans_left = 0;		/* that may start of it */
 
 void
 sckpt_stream_init(void)
@@ -76,6 +78,7 @@ void
 sckpt_stream_arm(SckptScan *scan)
 {
 	armed_scan = scan;
+	scans_left = scan ? scan->nscans : 0;
 }
 
 /* ---- Planning ---- */
@@ -231,7 +234,8 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
-	if (armed_scan == NULL || armed_scan->stream != relid)
+	if (armed_scan == NULL || armed_scan->source != node->ss.ps.state->es_sourceText || scans_left == 0 ||
+		!list_member_oid(armed_scan->streams, relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot select from stream \"%s\"", get_rel_name(relid)),
@@ -239,7 +243,7 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 
 	state = palloc0(sizeof(StreamScan));
 	state->scan = armed_scan;
-	armed_scan = NULL;
+	scans_left--;
 	node->fdw_state = state;
 }
 
@@ -285,7 +289,7 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 					getBaseType(TupleDescAttr(slot->tts_tupleDescriptor, state->bounded - 1)->atttypid) == TIMESTAMPOID
 					? DatumGetCString(DirectFunctionCall1(timestamp_out, value))
 					: DatumGetCString(DirectFunctionCall1(timestamptz_out, value)),
-					get_rel_name(scan->stream)),
+					get_rel_name(state->segment->stream)),
 			 errhint("When the row was inserted, stream_ckpt.max_event_time_ahead did not allow it to move the watermark.")));
 	return true;				/* keep compiler quiet */
 }
@@ -309,7 +313,8 @@ stream_iterate(ForeignScanState *node)
 			if (state->next_segment >= batch->nsegments)
 				return ExecClearTuple(slot);
 			state->segment = &batch->segments[state->next_segment++];
-			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment))
+			if (state->segment->nrows == 0 || state->segment->stream != RelationGetRelid(node->ss.ss_currentRelation) ||
+				!sckpt_scan_wants(state->scan, state->segment))
 				continue;
 			old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 			open_segment(state, node->ss.ss_currentRelation);

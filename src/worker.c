@@ -147,7 +147,7 @@ adopt_copies(void)
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("WITH copied AS (UPDATE stream_ckpt.pipeline_def SET home_database = $1, home_system = $2, "
 						  "created_xid = '0', start = $3 WHERE home_database <> $1 OR home_system <> $2 RETURNING id) "
-						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
+						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, stream_rows = '{}' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
 }
@@ -278,8 +278,7 @@ start_task(SckptTask *task, void *arg)
 		task->def->dead_letters = def->dead_letters;
 		task->def->watermark = def->watermark;
 		task->def->clock = def->clock;
-		task->def->managed = def->managed;
-		task->def->rows_lsn = def->rows_lsn;
+		memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 	}
 	check_log(task);
 	sckpt_task_start(task);
