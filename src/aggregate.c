@@ -347,7 +347,11 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 			sckpt_aggregate_register(agg, ref, values, nulls);
 	}
 	if (agg->weight_offset)
+	{
 		*entry_weight(agg, entry) += weight;
+		if (entry->flags & SCKPT_ENTRY_GONE)
+			entry->flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT | SCKPT_ENTRY_GONE);
+	}
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		SckptAggCall *call = &agg->calls[i];

@@ -112,6 +112,22 @@ compare_due(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* Groups all of whose rows were taken back. */
+static void
+leave_empty(SckptAggregate *agg)
+{
+	SckptState *state = agg->operator.state;
+	SckptEntry *entry;
+
+	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	{
+		entry = sckpt_state_address(state, ref);
+		if (*entry_weight(agg, entry) == 0)
+			entry->flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT | SCKPT_ENTRY_GONE;
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 SckptRef *
 sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 {
@@ -125,6 +141,8 @@ sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *
 	bool	   *nulls;
 
 	*count = 0;
+	if (agg->weight_offset && agg->query->nkeys > 0)
+		leave_empty(agg);
 	if (agg->timers == NULL || times->clock == DT_NOBEGIN)
 		return NULL;
 	due = sckpt_timers_due(agg->timers, times->clock, &ndue);
@@ -140,11 +158,23 @@ sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *
 			continue;
 		sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
 		closes = sckpt_aggregate_due(agg, entry, values, nulls);
-		if (closes <= times->clock)
+
+		/* What is earlier decides, not which of the two a barrier saw first. */
+		if (closes <= times->clock && closes <= forget_time(agg, entry))
 		{
 			sorted &= n == 0 || closing[n - 1].due <= closes;
 			closing[n].due = closes;
 			closing[n++].ref = due[i];
+		}
+		else if (forget_time(agg, entry) <= times->clock && agg->query->nkeys == 0)
+		{
+			/* The only group becomes the one over no rows. */
+			sckpt_timers_remove(agg->timers, due[i]);
+			sckpt_aggregate_reset(agg, due[i]);
+			*entry_touched(agg, entry) = DT_NOBEGIN;
+			sckpt_state_mark_dirty(operator->state, due[i]);
+			entry->flags &= ~SCKPT_ENTRY_REWRITE;
+			continue;
 		}
 		else if (forget_time(agg, entry) <= times->clock)
 			entry->flags |= SCKPT_ENTRY_RETRACT;
@@ -199,15 +229,24 @@ release_handed(SckptAggregate *agg, SckptEntry *entry)
 }
 
 void
-sckpt_aggregate_remove(SckptOperator *operator, SckptRef ref)
+sckpt_aggregate_remove(SckptOperator *operator, bool elements, SckptRef ref)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
-	SckptEntry *entry = sckpt_state_address(operator->state, ref);
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-	Datum	   *values = palloc(Max(1, agg->key->ncolumns) * sizeof(Datum));
-	bool	   *nulls = palloc(Max(1, agg->key->ncolumns) * sizeof(bool));
+	SckptEntry *entry;
+	MemoryContext old;
+	Datum	   *values;
+	bool	   *nulls;
 	Size		bytes;
 
+	if (elements)
+	{
+		sckpt_sets_remove(agg->sets, ref);
+		return;
+	}
+	entry = sckpt_state_address(operator->state, ref);
+	old = MemoryContextSwitchTo(agg->row_context);
+	values = palloc(Max(1, agg->key->ncolumns) * sizeof(Datum));
+	nulls = palloc(Max(1, agg->key->ncolumns) * sizeof(bool));
 	if (agg->timers)
 		sckpt_timers_remove(agg->timers, ref);
 	if (agg->sessions)
@@ -341,7 +380,8 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 		SckptEntry *entry = sckpt_state_address(operator->state, ref);
 
 		CHECK_FOR_INTERRUPTS();
-		if (entry->flags & SCKPT_ENTRY_LEAVING)
+		/* A tombstone has yet to be stored. */
+		if ((entry->flags & SCKPT_ENTRY_LEAVING) && !((entry->flags & SCKPT_ENTRY_GONE) && entry->chunk != 0))
 			leaving[nleaving++] = ref;
 		if (!final && (!(entry->flags & SCKPT_ENTRY_REWRITE) || (entry->flags & SCKPT_ENTRY_RETRACT)))
 		{
@@ -357,6 +397,6 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 		ExecDropSingleTupleTableSlot(agg->handed_slot);
 	agg->handed_slot = NULL;
 	for (uint64 i = 0; i < nleaving; i++)
-		operator->remove(operator, leaving[i]);
+		operator->remove(operator, false, leaving[i]);
 	MemoryContextDelete(scratch);
 }

@@ -284,7 +284,7 @@ extern int64 sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const D
 extern void sckpt_aggregate_register(SckptAggregate *agg, SckptRef ref, const Datum *values, const bool *nulls);
 extern SckptRef *sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *count);
 extern TimestampTz sckpt_aggregate_next_close(SckptOperator *operator);
-extern void sckpt_aggregate_remove(SckptOperator *operator, SckptRef ref);
+extern void sckpt_aggregate_remove(SckptOperator *operator, bool elements, SckptRef ref);
 /* Back to initial values, as if new. */
 extern void sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref);
 extern void sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final,

@@ -322,7 +322,10 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	uint64		state_rows;
 	Size		state_bytes;
 
+	/* Without what the commit removes. */
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
+	for (int i = 0; i < task->nstores; i++)
+		state_rows -= sckpt_attempt.snapshots[i].nleaving;
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
 	store_dead_letters(task);

@@ -45,6 +45,7 @@ extern bool sckpt_checkpoint_may_have_committed(void);
  * the operator packed.
  */
 #define SCKPT_CHUNK_VERSION		2
+#define SCKPT_PACKED_GONE		0x02	/* a tombstone: older versions count for nothing */
 #define SCKPT_PACKED_EMITTED	0x01	/* the entry's result row is in the sink */
 
 /* Enter a chunk into a store's account, which is kept in `context`; returns its index there. */

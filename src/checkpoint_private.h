@@ -81,7 +81,7 @@ extern void sckpt_snapshot_switch(SckptTask *task);
 
 /* chunk.c: a chunk is begun, filled with entries, and written. */
 extern void sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf);
-extern void sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries);
+extern void sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone);
 /* Delete those none of whose entries counts after this checkpoint; the caller has entered the catalog. */
 extern void sckpt_chunk_delete_empty(SckptTask *task);
 /* After the commit: forget what was deleted, and what has left the others. */

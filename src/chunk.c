@@ -25,6 +25,9 @@
 /* When less than half of a store's stored entries are current, and there are more than this. */
 #define CLEAN_MIN_ENTRIES 4096
 
+/* When there are more tombstones than this, and than a fourth of the entries. */
+#define CLEAN_MIN_GONE 256
+
 /* ---- Writing ---- */
 
 void
@@ -42,7 +45,7 @@ sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf)
 }
 
 void
-sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries)
+sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone)
 {
 	SckptUser	saved;
 	Datum		values[8];
@@ -73,14 +76,42 @@ sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 ent
 		int			maxwritten = Max(16, store->maxwritten * 2);
 
 		if (store->written)
+		{
 			store->written = repalloc_huge(store->written, maxwritten * sizeof(uint32));
+			store->written_gone = repalloc_huge(store->written_gone, maxwritten * sizeof(uint32));
+		}
 		else
+		{
 			store->written = MemoryContextAlloc(task->run_context, maxwritten * sizeof(uint32));
+			store->written_gone = MemoryContextAlloc(task->run_context, maxwritten * sizeof(uint32));
+		}
 		store->maxwritten = maxwritten;
 	}
+	store->written_gone[store->nwritten] = gone;
 	store->written[store->nwritten++] = entries;
 	sckpt_attempt.rows += entries;
 	sckpt_attempt.bytes += buf->len;
+}
+
+/* The oldest chunk with something that counts, besides tombstones, after the checkpoint being taken. */
+static int64
+oldest_kept(SckptStore *store)
+{
+	int64		oldest = PG_INT64_MAX;
+
+	for (int i = 0; i < store->nchunks; i++)
+	{
+		if (store->chunks[i].id && store->chunks[i].live != store->chunks[i].leaving)
+			oldest = Min(oldest, store->chunks[i].id);
+	}
+	return oldest;
+}
+
+/* Can a chunk be deleted?  A tombstone counts while there are older chunks. */
+static inline bool
+is_empty(SckptChunk *chunk, int64 oldest)
+{
+	return chunk->id && chunk->live == chunk->leaving && (chunk->gone == 0 || chunk->id < oldest);
 }
 
 void
@@ -92,10 +123,11 @@ sckpt_chunk_delete_empty(SckptTask *task)
 		Datum	   *ids = palloc(Max(1, store->nchunks) * sizeof(Datum));
 		int			nids = 0;
 		Datum		values[3];
+		int64		oldest = oldest_kept(store);
 
 		for (int i = 0; i < store->nchunks; i++)
 		{
-			if (store->chunks[i].id && store->chunks[i].live == store->chunks[i].leaving)
+			if (is_empty(&store->chunks[i], oldest))
 				ids[nids++] = Int64GetDatum(store->chunks[i].id);
 		}
 		if (nids > 0)
@@ -153,11 +185,13 @@ sckpt_checkpoint_account(void *arg, uint32 chunk)
 void
 sckpt_chunk_switch(SckptStore *store)
 {
+	int64		oldest = oldest_kept(store);
+
 	for (int i = 0; i < store->nchunks; i++)
 	{
 		SckptChunk *chunk = &store->chunks[i];
 
-		if (chunk->id && chunk->live == chunk->leaving)
+		if (is_empty(chunk, oldest))
 		{
 			store->stored_entries -= chunk->entries;
 			chunk->id = 0;
@@ -192,9 +226,20 @@ compare_live(const void *a, const void *b, void *arg)
 	return x < y ? -1 : x > y;
 }
 
+static int
+compare_age(const void *a, const void *b, void *arg)
+{
+	SckptChunk *chunks = arg;
+	int64		x = chunks[*(const int *) a].id;
+	int64		y = chunks[*(const int *) b].id;
+
+	return x < y ? -1 : x > y;
+}
+
 /*
  * When most stored entries are stale, have the emptiest chunks' current entries written with the next checkpoint. About as
- * many as this one has written, so that no checkpoint is much larger than what changed.
+ * many as this one has written, so that no checkpoint is much larger than what changed.  When there are many tombstones, the
+ * oldest chunks instead: those up to the oldest one that is left count for nothing.
  */
 void
 sckpt_chunk_clean(SckptTask *task, SckptStore *store)
@@ -206,6 +251,7 @@ sckpt_chunk_clean(SckptTask *task, SckptStore *store)
 	uint64		budget;
 	uint64		written = 0;
 	uint64		taken = 0;
+	uint64		gone = 0;
 	uint64		cursor = 0;
 	int		   *order;
 	bool	   *victim;
@@ -219,10 +265,14 @@ sckpt_chunk_clean(SckptTask *task, SckptStore *store)
 	/* Those that have just become empty the next checkpoint deletes. */
 	for (int i = 0; i < store->nchunks; i++)
 	{
-		if (store->chunks[i].id && store->chunks[i].live == 0)
+		if (store->chunks[i].id && store->chunks[i].live == 0 && store->chunks[i].gone == 0)
 			stored -= store->chunks[i].entries;
+		else if (store->chunks[i].id)
+			gone += store->chunks[i].gone;
 	}
-	if (stored < CLEAN_MIN_ENTRIES || stored <= 2 * rows)
+	if (gone < CLEAN_MIN_GONE || gone < rows / 4)
+		gone = 0;
+	if (gone == 0 && (stored < CLEAN_MIN_ENTRIES || stored <= 2 * rows))
 		return;
 	budget = Max(Max(written, rows / 16), 1024);
 
@@ -230,12 +280,13 @@ sckpt_chunk_clean(SckptTask *task, SckptStore *store)
 	victim = MemoryContextAllocZero(sckpt_attempt.context, store->nchunks * sizeof(bool));
 	for (int i = 0; i < store->nchunks; i++)
 	{
-		if (store->chunks[i].id && store->chunks[i].live > 0 && store->chunks[i].live <= store->chunks[i].entries / 2)
+		if (store->chunks[i].id && store->chunks[i].live > 0 &&
+			(gone > 0 || store->chunks[i].live <= store->chunks[i].entries / 2))
 			order[n++] = i;
 	}
 	if (n == 0)
 		return;
-	qsort_arg(order, n, sizeof(int), compare_live, store->chunks);
+	qsort_arg(order, n, sizeof(int), gone > 0 ? compare_age : compare_live, store->chunks);
 	for (int i = 0; i < n && (taken == 0 || taken + store->chunks[order[i]].live <= budget); i++)
 	{
 		victim[order[i]] = true;

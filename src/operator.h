@@ -12,7 +12,8 @@
  * Leaving.  An entry whose windows have closed, that has been merged into another one, or has not been touched for state_ttl is
  * marked SCKPT_ENTRY_LEAVING and put on the dirty list.  The next checkpoint writes its last result, or deletes its result
  * row (SCKPT_ENTRY_RETRACT), does not pack it, and removes it after the commit.  No trace of it is stored: what older chunks
- * have of it is recognized by its times when it is restored.
+ * have of it is recognized by its times when it is restored.  Where there are no such times (all its rows were taken back), it
+ * is SCKPT_ENTRY_GONE, too: then it is packed once more, as a tombstone, which counts for as long as there are older chunks.
  *
  *-------------------------------------------------------------------------
  */
@@ -84,8 +85,8 @@ struct SckptOperator
 	SckptRef   *(*close) (SckptOperator *operator, const SckptTimes *times, uint64 *count);
 	/* The watermark at which something closes next; DT_NOEND: nothing would. */
 	TimestampTz (*next_close) (SckptOperator *operator);
-	/* Remove an entry with all that belongs to it.  Never fails. */
-	void		(*remove) (SckptOperator *operator, SckptRef ref);
+	/* Remove an entry with all that belongs to it, or an element.  Never fails. */
+	void		(*remove) (SckptOperator *operator, bool elements, SckptRef ref);
 
 	/*
 	 * Portable form.  Entries of both stores; `elements` says of which.

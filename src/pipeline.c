@@ -481,6 +481,11 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("state_ttl for a query without GROUP BY is not supported"),
 				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
+	if (!PG_ARGISNULL(9) && query->nsession > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("state_ttl for sessions is not supported"),
+				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
 	if (owned)
 		result = create_result(relation, last, final);
 	else

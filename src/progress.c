@@ -40,7 +40,7 @@ closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
 	TimestampTz greatest = DT_NOBEGIN;
 	bool		held = false;
 
-	/* What the watermark has passed already, the next checkpoint closes. */
+	/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
 	for (int i = 0; i < task->noperators; i++)
 	{
 		TimestampTz close = task->operators[i]->next_close(task->operators[i]);
@@ -125,7 +125,7 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 	bool		declared;
 
 	/* Of a stream without a watermark nothing is known but that it is silent. */
-	if (next == DT_NOEND || (watermark == DT_NOBEGIN && next != DT_NOBEGIN))
+	if (next == DT_NOEND || (next != DT_NOBEGIN && (watermark == DT_NOBEGIN || next <= watermark)))
 		return NOTHING_MS;
 	if (silence->base == DT_NOBEGIN)
 		silence->base = watermark;

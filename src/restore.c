@@ -70,7 +70,8 @@ read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *
 }
 
 static void
-load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 entries)
+load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 entries, List **gone,
+		   MemoryContext gone_context)
 {
 	SckptOperator *operator = task->operators[store->operator];
 	SckptState *state = store->elements ? operator->elements : operator->state;
@@ -115,7 +116,19 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 		at = cursor;
 		cursor += length;
 		ref = operator->unpack(operator, store->elements, (flags & SCKPT_PACKED_EMITTED) != 0, &at, cursor);
-		if (ref != SCKPT_NO_REF)
+		if (flags & SCKPT_PACKED_GONE)
+		{
+			/* It is there until the older chunks have been read. */
+			store->chunks[index].gone++;
+			if (ref != SCKPT_NO_REF)
+			{
+				MemoryContext old = MemoryContextSwitchTo(gone_context);
+
+				*gone = lappend_int(*gone, (int) ref);
+				MemoryContextSwitchTo(old);
+			}
+		}
+		else if (ref != SCKPT_NO_REF)
 		{
 			SckptEntry *entry = sckpt_state_address(state, ref);
 
@@ -142,6 +155,8 @@ load_store(SckptTask *task, SckptStore *store, MemoryContext context)
 	int64		id;
 	uint32		entries;
 	bytea	   *payload;
+	List	   *gone = NIL;
+	ListCell   *lc;
 
 	sckpt_task_become_owner(task, &identity);
 	operator->begin_unpack(operator, store->elements, &task->times);
@@ -153,13 +168,16 @@ load_store(SckptTask *task, SckptStore *store, MemoryContext context)
 		before = id;
 		store->next_chunk = Max(store->next_chunk, id + 1);
 		sckpt_task_become_owner(task, &identity);
-		load_chunk(task, store, payload, id, entries);
+		load_chunk(task, store, payload, id, entries, &gone, context);
 		sckpt_task_become_self(&identity);
 		MemoryContextReset(chunk_context);
 	}
 
 	MemoryContextSwitchTo(context);
 	sckpt_task_become_owner(task, &identity);
+	foreach(lc, gone)
+		operator->remove(operator, store->elements, (SckptRef) lfirst_int(lc));
+	list_free(gone);
 	operator->end_unpack(operator, store->elements);
 	sckpt_task_become_self(&identity);
 	MemoryContextSwitchTo(old);

@@ -258,6 +258,10 @@ sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nu
 				 errmsg("a value is in a group too often")));
 	element->count = sum;
 	touch(sets, ref, element);
+	if (sum == 0)
+		element->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
+	else
+		element->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
 }
 
 SckptElementValue *
@@ -338,6 +342,23 @@ sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from
 	}
 	pfree(values);
 	pfree(nulls);
+}
+
+void
+sckpt_sets_remove(SckptSets *sets, SckptRef ref)
+{
+	SckptElement *element = element_at(sets, ref);
+	SckptSetHead *head = head_of(sets, element->group);
+
+	if (element->next != SCKPT_NO_REF)
+		element_at(sets, element->next)->prev = element->prev;
+	if (element->prev != SCKPT_NO_REF)
+		element_at(sets, element->prev)->next = element->next;
+	else
+		head->first = element->next;
+	head->elements--;
+	load_values(sets, element, sets->values, sets->nulls);
+	sckpt_state_remove(sets->state, ref, element_bytes(sets->sets[element->set].key, sets->values, sets->nulls));
 }
 
 void

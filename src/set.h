@@ -12,7 +12,7 @@
  * can be walked and thrown away together.  A set is either
  *	- marked: one bit for each of up to 64 aggregate calls that share it (they have the same argument and different filters);
  *	- counted: how many times the value is there, which may pass through negative numbers while a batch of changes is being
- *	  taken in.  An element whose count has become 0 stays until its group goes: an older version of it is in some chunk.
+ *	  taken in.  An element whose count has become 0 is SCKPT_ENTRY_GONE (operator.h) until the next checkpoint.
  *
  * In portable form an element names its group by a number that its operator gives each group once and never again.
  *
@@ -80,6 +80,8 @@ extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, i
 typedef void (*SckptSetMarked) (void *arg, int set, Datum *values, bool *nulls, uint64 bits);
 extern void sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from_group, SckptSetMarked marked, void *arg);
 
+/* Remove an element that is GONE, or one of a group's; never fails. */
+extern void sckpt_sets_remove(SckptSets *sets, SckptRef ref);
 /* Remove a group's elements. Never fails. */
 extern void sckpt_sets_drop(SckptSets *sets, SckptRef group);
 

@@ -60,6 +60,7 @@ typedef struct Packer
 	MemoryContext scratch;
 	StringInfoData buf;
 	uint32		entries;		/* in buf */
+	uint32		gone;			/* of these, tombstones */
 	uint64		at;				/* in the dirty list, of the entry at hand */
 } Packer;
 
@@ -72,7 +73,7 @@ begin_packing(Packer *packer, SckptTask *task, int number)
 	packer->snapshot = &sckpt_attempt.snapshots[number];
 	packer->snapshot->ndirty = sckpt_state_dirty_count(store_state(task, packer->store));
 	packer->scratch = AllocSetContextCreate(sckpt_attempt.context, "stream_ckpt pack", ALLOCSET_DEFAULT_SIZES);
-	packer->entries = 0;
+	packer->entries = packer->gone = 0;
 	packer->at = 0;
 	initStringInfo(&packer->buf);
 	sckpt_chunk_begin(task, packer->store, &packer->buf);
@@ -84,7 +85,7 @@ end_packing(Packer *packer)
 	if (packer->at != packer->snapshot->ndirty)
 		elog(ERROR, "met " UINT64_FORMAT " changed entries instead of " UINT64_FORMAT, packer->at, packer->snapshot->ndirty);
 	if (packer->entries > 0)
-		sckpt_chunk_write(packer->task, packer->store, &packer->buf, packer->entries);
+		sckpt_chunk_write(packer->task, packer->store, &packer->buf, packer->entries, packer->gone);
 	pfree(packer->buf.data);
 	MemoryContextDelete(packer->scratch);
 }
@@ -109,11 +110,10 @@ is_skipped(SckptSnapshot *snapshot, uint64 at)
 
 /* It is removed after the commit. */
 static void
-leave_entry(Packer *packer, SckptRef ref, SckptEntry *entry)
+remove_entry(Packer *packer, SckptRef ref)
 {
 	SckptSnapshot *snapshot = packer->snapshot;
 
-	skip_entry(packer);
 	if (snapshot->nleaving == snapshot->maxleaving)
 	{
 		snapshot->maxleaving = Max(256, snapshot->maxleaving * 2);
@@ -123,35 +123,36 @@ leave_entry(Packer *packer, SckptRef ref, SckptEntry *entry)
 			snapshot->leaving = MemoryContextAlloc(sckpt_attempt.context, snapshot->maxleaving * sizeof(SckptRef));
 	}
 	snapshot->leaving[snapshot->nleaving++] = ref;
-	if (entry->chunk)
-		packer->store->chunks[entry->chunk - 1].leaving++;
 	if (snapshot->nleaving % INTERRUPT_ENTRIES == 0)
 		CHECK_FOR_INTERRUPTS();
 }
 
-/* Flags, length, and what the operator writes. */
-static void
-pack_entry(Packer *packer, SckptEntry *entry, bool emitted)
+/* Flags, length, and what the operator writes; false: it is not stored. */
+static bool
+pack_entry(Packer *packer, SckptEntry *entry, uint8 flags)
 {
 	StringInfo	buf = &packer->buf;
 	MemoryContext old = MemoryContextSwitchTo(packer->scratch);
 	int			start = buf->len;
 	uint32		length;
+	bool		stored;
 
-	appendStringInfoCharMacro(buf, emitted ? SCKPT_PACKED_EMITTED : 0);
+	appendStringInfoCharMacro(buf, flags);
 	appendBinaryStringInfo(buf, "\0\0\0\0", sizeof(length));
-	if (packer->operator->pack(packer->operator, packer->store->elements, entry, emitted, buf))
+	stored = packer->operator->pack(packer->operator, packer->store->elements, entry, (flags & SCKPT_PACKED_EMITTED) != 0, buf);
+	if (stored)
 	{
 		length = pg_hton32((uint32) (buf->len - start - 1 - sizeof(length)));
 		memcpy(buf->data + start + 1, &length, sizeof(length));
 		packer->entries++;
+		packer->gone += (flags & SCKPT_PACKED_GONE) != 0;
 		if (entry->chunk)
 			packer->store->chunks[entry->chunk - 1].leaving++;
 		if (buf->len >= CHUNK_BYTES)
 		{
-			sckpt_chunk_write(packer->task, packer->store, buf, packer->entries);
+			sckpt_chunk_write(packer->task, packer->store, buf, packer->entries, packer->gone);
 			sckpt_chunk_begin(packer->task, packer->store, buf);
-			packer->entries = 0;
+			packer->entries = packer->gone = 0;
 			CHECK_FOR_INTERRUPTS();
 		}
 	}
@@ -166,6 +167,23 @@ pack_entry(Packer *packer, SckptEntry *entry, bool emitted)
 	}
 	MemoryContextReset(packer->scratch);
 	MemoryContextSwitchTo(old);
+	return stored;
+}
+
+static void
+leave_entry(Packer *packer, SckptRef ref, SckptEntry *entry)
+{
+	if ((entry->flags & SCKPT_ENTRY_GONE) && entry->chunk != 0)
+	{
+		/* What is not stored because of what it belongs to is removed with that. */
+		if (pack_entry(packer, entry, SCKPT_PACKED_GONE))
+			remove_entry(packer, ref);
+		return;
+	}
+	skip_entry(packer);
+	remove_entry(packer, ref);
+	if (entry->chunk)
+		packer->store->chunks[entry->chunk - 1].leaving++;
 }
 
 /* A store whose entries have no rows in a sink. */
@@ -186,7 +204,7 @@ snapshot_store(SckptTask *task, int number)
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			leave_entry(&packer, ref, entry);
 		else
-			pack_entry(&packer, entry, (entry->flags & SCKPT_ENTRY_EMITTED) != 0);
+			(void) pack_entry(&packer, entry, (entry->flags & SCKPT_ENTRY_EMITTED) ? SCKPT_PACKED_EMITTED : 0);
 		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
@@ -377,7 +395,7 @@ snapshot_results(SckptTask *task, int number)
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			leave_entry(&packer, ref, entry);
 		else
-			pack_entry(&packer, entry, (outcome->flags & SCKPT_OUTCOME_EMITTED) != 0);
+			(void) pack_entry(&packer, entry, (outcome->flags & SCKPT_OUTCOME_EMITTED) ? SCKPT_PACKED_EMITTED : 0);
 		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
@@ -495,7 +513,8 @@ switch_store(SckptTask *task, int number)
 			{
 				left = store->written[written];
 				index = sckpt_checkpoint_add_chunk(store, store->next_chunk + written, left, task->run_context);
-				store->chunks[index].live = left;
+				store->chunks[index].live = left - store->written_gone[written];
+				store->chunks[index].gone = store->written_gone[written];
 				written++;
 			}
 			left--;
@@ -523,13 +542,14 @@ static void
 remove_leaving(SckptTask *task, int number)
 {
 	SckptSnapshot *snapshot = &sckpt_attempt.snapshots[number];
-	SckptOperator *operator = task->operators[task->stores[number].operator];
+	SckptStore *store = &task->stores[number];
+	SckptOperator *operator = task->operators[store->operator];
+	SckptState *state = store_state(task, store);
 
-	Assert(snapshot->nleaving == 0 || !task->stores[number].elements);
 	for (uint64 i = 0; i < snapshot->nleaving; i++)
 	{
-		((SckptEntry *) sckpt_state_address(operator->state, snapshot->leaving[i]))->chunk = 0;
-		operator->remove(operator, snapshot->leaving[i]);
+		((SckptEntry *) sckpt_state_address(state, snapshot->leaving[i]))->chunk = 0;
+		operator->remove(operator, store->elements, snapshot->leaving[i]);
 	}
 }
 
@@ -538,8 +558,15 @@ sckpt_snapshot_switch(SckptTask *task)
 {
 	for (int i = 0; i < task->nstores; i++)
 		switch_store(task, i);
-	for (int i = 0; i < task->nstores; i++)
-		remove_leaving(task, i);
+	/* Elements first: their groups take with them what is left of them. */
+	for (int elements = 1; elements >= 0; elements--)
+	{
+		for (int i = 0; i < task->nstores; i++)
+		{
+			if (task->stores[i].elements == (elements == 1))
+				remove_leaving(task, i);
+		}
+	}
 	for (int i = 0; i < task->nstores; i++)
 		sckpt_chunk_clean(task, &task->stores[i]);
 }

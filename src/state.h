@@ -43,7 +43,7 @@ typedef uint32 SckptRef;
 #define SCKPT_ENTRY_REWRITE		0x04	/* on the dirty list only to leave an old chunk: its result is unchanged */
 #define SCKPT_ENTRY_LEAVING		0x08	/* on the dirty list; the next checkpoint's commit removes it */
 #define SCKPT_ENTRY_RETRACT		0x10	/* LEAVING, and its result row with it */
-#define SCKPT_ENTRY_CHANGED		0x20	/* its result may have changed since it was last handed on to the stage above */
+#define SCKPT_ENTRY_GONE		0x20	/* LEAVING, and nothing in older versions tells that: a tombstone is stored */
 
 typedef struct SckptEntry
 {

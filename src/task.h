@@ -34,6 +34,7 @@ typedef struct SckptChunk
 	int64		id;				/* 0: free place */
 	uint32		entries;
 	uint32		live;			/* entries whose last version is here */
+	uint32		gone;			/* tombstones */
 	uint32		leaving;		/* of these, how many the checkpoint being taken writes anew, or removes */
 } SckptChunk;
 
@@ -50,6 +51,7 @@ typedef struct SckptStore
 	uint64		stored_entries; /* in all chunks */
 	/* of the checkpoint being taken: entries of each chunk that it has written */
 	uint32	   *written;
+	uint32	   *written_gone;	/* of these, tombstones */
 	int			nwritten;
 	int			maxwritten;
 } SckptStore;

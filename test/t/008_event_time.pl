@@ -203,19 +203,19 @@ pipeline('linear',
 	oracle => "SELECT id, ts, window_start, v + 1 FROM e, $hops->{oracle} WHERE window_end > e.w AND v % 3 = 0",
 	late => "SELECT count(DISTINCT id) FROM e, $hops->{oracle} WHERE window_end <= e.w AND v % 3 = 0");
 
-# Groups that are forgotten when the watermark has passed their last touch by so much.  Rows touch, whatever their times; what the
-# watermark is then depends, within a transaction, on its rows so far: those of one statement only are compared.
+# Groups that are forgotten when the watermark before a transaction has passed their last touch by so much.  A row touches at its own
+# event time, or at the watermark before its transaction if that is later.
 my $ttl = '50 s';
 pipeline('forgetting',
 	options => "state_ttl => '$ttl'",
-	query => 'SELECT g, count(*) AS n, sum(v) AS v, count(DISTINCT v) AS d FROM ev WHERE g IS NOT NULL GROUP BY g',
+	query => 'SELECT g, count(*) AS n, sum(v) AS v, count(DISTINCT v) AS d FROM ev GROUP BY g',
 	oracle => "SELECT g, count(*), sum(v), count(DISTINCT v)
 		FROM (SELECT *, count(*) FILTER (WHERE fresh) OVER (PARTITION BY g ORDER BY lsn) AS life
-			FROM (SELECT *, coalesce(lag(after) OVER (PARTITION BY g ORDER BY lsn) + interval '$ttl' <= w AND after <> '-infinity' AND w <> '-infinity'
-						AND lag(lsn) OVER (PARTITION BY g ORDER BY lsn) <> lsn, false) AS fresh
-				FROM e_all WHERE g IS NOT NULL) a) b
+			FROM (SELECT *, coalesce(last <> '-infinity' AND w <> '-infinity' AND last + interval '$ttl' <= w, false) AS fresh
+				FROM (SELECT *, max(touch) OVER (PARTITION BY g ORDER BY lsn GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS last
+					FROM (SELECT *, greatest(w, CASE WHEN isfinite(ts) THEN ts END) AS touch FROM e_all) a) b) c) d
 		GROUP BY g, life
-		HAVING max(after) = '-infinity' OR max(after) + interval '$ttl' > (SELECT w FROM at_end WHERE rows = 'e')",
+		HAVING max(touch) = '-infinity' OR max(touch) + interval '$ttl' > (SELECT w FROM at_end WHERE rows = 'e')",
 	late => 'SELECT 0');
 
 # these start later: what came before is neither in their windows nor in their watermark
@@ -319,16 +319,16 @@ sub event_time
 	return $time;
 }
 
-# Into both streams and the oracle; with a group for `forgetting` only if they are alone in their transaction.
+# Into both streams and the oracle.
 sub rows
 {
-	my ($clock, $count, $alone) = @_;
+	my ($clock, $count) = @_;
 	my @values;
 
 	foreach (1 .. $count)
 	{
-		push @values, sprintf '(%d::bigint, %s::int, %s::int, %d, %s::timestamptz)', ++$id, rand() < 0.05 ? 'NULL' : int(rand(4)),
-		  $alone ? int(rand(12)) : 'NULL', rand(10), event_time($clock);
+		push @values, sprintf '(%d::bigint, %s::int, %d, %d, %s::timestamptz)', ++$id, rand() < 0.05 ? 'NULL' : int(rand(4)),
+		  rand(12), rand(10), event_time($clock);
 	}
 	return 'WITH r(id, k, g, v, ts) AS MATERIALIZED (VALUES ' . join(', ', @values) . "),\n"
 	  . "a AS (INSERT INTO ev SELECT id, k, g, v, ts, '' FROM r ORDER BY id),\n"
@@ -376,7 +376,7 @@ sub transaction
 	my $shape = rand();
 	my $count = 1 + int(rand(6));
 
-	return rows($clock, $count, 1) if $shape < 0.45;
+	return rows($clock, $count) if $shape < 0.45;
 	return "BEGIN;\n" . join('', map { rows($clock + rand(20), 1 + int(rand(3))) } 1 .. 3) . "COMMIT;\n" if $shape < 0.60;
 	return "BEGIN;\n" . advance($clock) . "COMMIT;\n" if $shape < 0.66;
 	return "BEGIN;\n" . rows($clock, $count) . advance($clock) . rows($clock, 2) . "COMMIT;\n" if $shape < 0.71;
@@ -458,7 +458,6 @@ CREATE TEMP TABLE txs AS
 CREATE TEMP TABLE marks AS
 	SELECT xid, lsn, top, loc,
 		coalesce(max(top) OVER earlier, '-infinity') AS w,
-		coalesce(max(top) OVER (ORDER BY lsn), '-infinity') AS after,
 		coalesce(max(loc) OVER earlier, '-infinity') AS w_loc,
 		coalesce(max(top) FILTER (WHERE lsn > '$second_lsn') OVER earlier, '-infinity') AS w2
 	FROM txs WINDOW earlier AS (ORDER BY lsn ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING);
@@ -466,7 +465,7 @@ CREATE TEMP TABLE at_end AS
 	SELECT 'e' AS rows, max(top) AS w FROM txs UNION ALL
 	SELECT 'e_loc', max(loc) AT TIME ZONE 'UTC' FROM txs UNION ALL
 	SELECT 'e2', max(top) FROM txs WHERE lsn > '$second_lsn';
-CREATE TEMP TABLE e_all AS SELECT id, k, g, v, ts, lsn, w, after FROM done JOIN marks USING (xid);
+CREATE TEMP TABLE e_all AS SELECT id, k, g, v, ts, lsn, w FROM done JOIN marks USING (xid);
 CREATE TEMP TABLE e AS SELECT id, k, g, v, ts, w FROM e_all WHERE isfinite(ts);
 CREATE TEMP TABLE e_loc AS SELECT id, k, v, ts AT TIME ZONE 'Europe/Berlin' AS ts, w_loc AS w FROM done JOIN marks USING (xid) WHERE isfinite(ts);
 CREATE TEMP TABLE e2 AS SELECT id, k, v, ts, w2 AS w FROM done JOIN marks USING (xid) WHERE isfinite(ts) AND lsn > '$second_lsn';
@@ -573,6 +572,7 @@ foreach my $round (1 .. $rounds)
 
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
+		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
 	}
 	elsif ($kind eq 'postmaster') { kill_server($node); start_again($node); }
 	elsif ($kind eq 'immediate') { $node->stop('immediate'); start_again($node); }
