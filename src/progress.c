@@ -104,7 +104,6 @@ stream_watermark(Oid stream, List *tasks)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
-
 		SckptInflow *inflow = task->status == SCKPT_RUNNING ? sckpt_task_inflow(task, stream) : NULL;
 
 		if (inflow)

@@ -450,7 +450,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a query over no stream is not supported in a pipeline"),
-				 errhint("A pipeline reads one stream. Create it with stream_ckpt.create_stream().")));
+				 errhint("A pipeline needs one stream. Create it with stream_ckpt.create_stream().")));
 
 	/* From here on for checks only. */
 	sckpt_level_inline_ctes(expanded);

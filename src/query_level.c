@@ -54,6 +54,12 @@ typedef struct FlattenContext
 	List	   *windows;		/* relations that are windows over the stream (int) */
 } FlattenContext;
 
+typedef struct WholeRowContext
+{
+	int			index;
+	int			sublevels_up;
+} WholeRowContext;
+
 static List *flatten_query(Query *query);
 
 /* ---- WITH ---- */
@@ -522,6 +528,29 @@ flatten_union(Query *query)
 	}
 }
 
+/* It would have our columns, too. */
+static bool
+refuse_whole_row(Node *node, WholeRowContext *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		if (((Var *) node)->varno == context->index && ((Var *) node)->varattno == 0 &&
+			((Var *) node)->varlevelsup == context->sublevels_up)
+			sckpt_query_refuse("the whole row of UNION ALL in a query with windows, levels of grouping or state_ttl", "Name its columns.");
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		context->sublevels_up++;
+		(void) query_tree_walker((Query *) node, refuse_whole_row, context, 0);
+		context->sublevels_up--;
+		return false;
+	}
+	return expression_tree_walker(node, refuse_whole_row, context);
+}
+
 void
 sckpt_level_flatten(SckptLevel *level)
 {
@@ -539,6 +568,9 @@ sckpt_level_flatten(SckptLevel *level)
 		level->place = SelfItemPointerAttributeNumber;
 		if (rte->rtekind == RTE_SUBQUERY)
 		{
+			WholeRowContext context = {level->stream, 0};
+
+			(void) query_tree_walker(query, refuse_whole_row, &context, 0);
 			flatten_union(rte->subquery);
 			level->place = sckpt_union_names_streams(rte->subquery) ? sckpt_union_add_columns(rte) : 0;
 		}

@@ -264,6 +264,11 @@ sckpt_query_check_final(SckptQuery *query)
 {
 	if (!query->grouped)
 		sckpt_query_refuse("emit => 'final' for a query without GROUP BY", "Its rows never change: leave the argument out.");
+	if (!query->event_time && list_length(query->streams) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("emit => 'final' over streams of which none declares an event_time is not supported"),
+				 errhint("Use ALTER FOREIGN TABLE ... OPTIONS (ADD event_time 'column').")));
 	if (!query->event_time)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
