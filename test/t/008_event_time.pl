@@ -393,7 +393,7 @@ sub start_producer
 	my $file = "$scripts/$producer.sql";
 	my $script = join '', map { transaction($base + $span * $_ / $transactions) } 1 .. $transactions;
 
-	$script .= large($base + $span) if $producer == 1 && $round % 9 == 4;
+	$script .= large($base + $span) if $producer == 1 && $round % 9 == 4 && $round < 60;
 	open my $fh, '>', $file or die $!;
 	print $fh $script;
 	close $fh;
