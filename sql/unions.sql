@@ -15,6 +15,19 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
 END $$;
+CREATE PROCEDURE wait_for(condition text) LANGUAGE plpgsql AS $$
+DECLARE fulfilled boolean;
+BEGIN
+    FOR i IN 1 .. 3000 LOOP
+        EXECUTE condition INTO fulfilled;
+        COMMIT;
+        IF fulfilled THEN
+            RETURN;
+        END IF;
+        PERFORM pg_sleep(0.01);    -- the condition is a query: there is nothing to be woken by
+    END LOOP;
+    RAISE EXCEPTION 'timed out waiting for %', condition;
+END $$;
 -- minutes of one hour
 CREATE FUNCTION at(minute float8) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$SELECT '2024-01-01 12:00Z'::timestamptz + minute * interval '1 min'$$;
 CREATE VIEW state AS SELECT pipeline, to_char(watermark, 'HH24:MI:SS') AS watermark, rows_in, late_rows, dead_letters, state_rows FROM pipelines ORDER BY 1;
@@ -180,6 +193,7 @@ SELECT create_pipeline('picks', 'SELECT k, count(*) AS n FROM pick GROUP BY k');
 INSERT INTO qb (k) VALUES (3);
 SELECT checkpoint('picks') > 0 AS ok;
 SELECT pause_pipeline('picks');
+CALL wait_for('SELECT s.status = ''paused'' FROM pipeline_stats() s JOIN pipeline_def d ON d.id = s.pipeline_id WHERE d.name = ''picks''');
 CREATE OR REPLACE VIEW pick AS SELECT k::bigint FROM qa UNION ALL SELECT k FROM qc;
 SELECT resume_pipeline('picks');
 SELECT * FROM try('SELECT checkpoint(''picks'')');
@@ -290,20 +304,6 @@ SELECT create_stream('live', 'ts timestamptz, id int', event_time => 'ts');
 SELECT create_stream('quiet', 'ts timestamptz, id int', event_time => 'ts', idle_timeout => '300 ms');
 SELECT create_stream('never', 'ts timestamptz, id int', event_time => 'ts', idle_timeout => '300 ms');
 SELECT create_pipeline('idle', 'SELECT window_end, array_agg(id ORDER BY id) AS ids FROM (TABLE live UNION ALL TABLE quiet UNION ALL TABLE never) u, tumble(u.ts, ''5 min'') GROUP BY 1', emit => 'final');
--- waits for windows to close
-CREATE PROCEDURE wait_for(condition text) LANGUAGE plpgsql AS $$
-DECLARE fulfilled boolean;
-BEGIN
-    FOR i IN 1 .. 3000 LOOP
-        EXECUTE condition INTO fulfilled;
-        COMMIT;
-        IF fulfilled THEN
-            RETURN;
-        END IF;
-        PERFORM pg_sleep(0.01);    -- the condition is a query: there is nothing to be woken by
-    END LOOP;
-    RAISE EXCEPTION 'timed out waiting for %', condition;
-END $$;
 INSERT INTO quiet VALUES (at(1), 1);
 INSERT INTO live VALUES (at(11), 2);
 CALL wait_for('SELECT count(*) = 1 FROM idle');
