@@ -51,6 +51,26 @@ SELECT (try($$SELECT stream_ckpt.create_pipeline('grouped', 'SELECT k, count(*):
 SELECT (try($$SELECT stream_ckpt.drop_stream('parsed')$$)).*;
 SELECT (try($$DROP FOREIGN TABLE parsed$$)).*;
 
+-- through views and partitions, too, and when a partition is attached later
+CREATE TABLE parts (k text, v int) PARTITION BY LIST (k);
+CREATE FOREIGN TABLE part_a PARTITION OF parts FOR VALUES IN ('a') SERVER stream_ckpt;
+CREATE TABLE part_rest PARTITION OF parts DEFAULT;
+CREATE VIEW parts_view AS SELECT v, k FROM parts;
+SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part_a', sink => 'parts')$$)).*;
+SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part_a', sink => 'parts_view')$$)).*;
+SELECT stream_ckpt.create_pipeline('routed', 'SELECT k, v FROM large', sink => 'parts_view');
+INSERT INTO large VALUES ('a', 1), ('b', 2);
+SELECT stream_ckpt.create_pipeline('back', 'SELECT k, v FROM part_a', sink => 'part_rest');
+SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part_a', sink => 'large')$$)).*;
+SELECT stream_ckpt.drop_pipeline('routed');
+SELECT stream_ckpt.create_pipeline('forth', 'SELECT k, v FROM part_a', sink => 'large');
+ALTER TABLE parts DETACH PARTITION part_a;
+SELECT stream_ckpt.create_pipeline('routed', 'SELECT k, v FROM large', sink => 'parts_view');
+SELECT (try($$ALTER TABLE parts ATTACH PARTITION part_a FOR VALUES IN ('a')$$)).*;
+SELECT stream_ckpt.drop_pipeline('forth');
+ALTER TABLE parts ATTACH PARTITION part_a FOR VALUES IN ('a');
+SELECT stream_ckpt.drop_pipeline('routed'), stream_ckpt.drop_pipeline('back');
+
 -- a row that the stream would refuse stops the pipeline that writes it, and no other
 SELECT stream_ckpt.create_pipeline('nulls', $$SELECT nullif(line, 'bad') AS k FROM raw$$, sink => 'parsed');
 INSERT INTO raw VALUES ('good');

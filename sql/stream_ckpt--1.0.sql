@@ -70,7 +70,8 @@ CREATE TABLE stream_ckpt.pipeline_position (
 	stream_watermarks timestamptz[] NOT NULL DEFAULT '{}',
 	stream_idle boolean[] NOT NULL DEFAULT '{}',
 	stream_managed boolean[] NOT NULL DEFAULT '{}',
-	stream_rows pg_lsn[] NOT NULL DEFAULT '{}'
+	stream_rows pg_lsn[] NOT NULL DEFAULT '{}',
+	restarts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE stream_ckpt.pipeline_position IS
 'how far into the log the last completed checkpoint of each pipeline reaches; arrays stream_… are in the order of pipeline_def.streams';
@@ -466,12 +467,12 @@ SELECT d.name AS pipeline, d.result, d.owner::oid::regrole::text::name AS owner,
 	(SELECT c.completed_at FROM stream_ckpt.checkpoint_log c
 	 WHERE c.pipeline_id = d.id AND c.checkpoint_id = p.last_checkpoint) AS last_checkpoint_at,
 	coalesce(s.lag_bytes, pg_wal_lsn_diff(w.insert_position, p.position)::bigint) AS lag_bytes,
-	CASE WHEN coalesce(s.lag_bytes, 1) > 0 THEN clock_timestamp() - s.position_time ELSE '0' END AS lag,
+	CASE WHEN s.lag_bytes = 0 THEN '0' ELSE clock_timestamp() - s.position_time END AS lag,
 	coalesce(s.watermark, p.watermark) AS watermark,
 	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
 	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
 	coalesce(s.late_rows, p.late_rows) AS late_rows, coalesce(s.dead_letters, p.dead_letters) AS dead_letters,
-	coalesce(s.restarts, 0) AS restarts, d.created_at
+	p.restarts + coalesce(s.restarts, 0) AS restarts, d.created_at
 FROM stream_ckpt.pipeline_def d
 JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
 LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id

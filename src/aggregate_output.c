@@ -229,7 +229,7 @@ sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements)
 static SckptRef
 unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char *end)
 {
-	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN};
+	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN, 0};
 	int64		id = 0;
 	TimestampTz touched = DT_NOBEGIN;
 	int64		weight = 0;
@@ -360,6 +360,9 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 	MemoryContext old;
 	List	   *targets;
 
+	/* Whatever of this fails, sckpt_aggregate_end_results() follows. */
+	agg->projection = NULL;
+	agg->group_slot = NULL;
 	agg->estate = CreateExecutorState();
 	old = MemoryContextSwitchTo(agg->estate->es_query_cxt);
 	desc = CreateTemplateTupleDesc(agg->query->nkeys + agg->ncalls);
@@ -518,8 +521,10 @@ sckpt_aggregate_end_results(SckptOperator *operator)
 
 	if (agg->estate == NULL)
 		return;
-	ExecDropSingleTupleTableSlot(agg->projection->pi_state.resultslot);
-	ExecDropSingleTupleTableSlot(agg->group_slot);
+	if (agg->projection)
+		ExecDropSingleTupleTableSlot(agg->projection->pi_state.resultslot);
+	if (agg->group_slot)
+		ExecDropSingleTupleTableSlot(agg->group_slot);
 	FreeExecutorState(agg->estate);
 	agg->estate = NULL;
 }

@@ -69,6 +69,7 @@ typedef struct SckptAggSession
 	TimestampTz end;			/* last time + gap */
 	TimestampTz emitted_start;
 	TimestampTz emitted_end;
+	uint32		hash;			/* of the key, in the directory */
 } SckptAggSession;
 
 /* By what a group's closing time is found: one for each window among the keys. */

@@ -292,7 +292,7 @@ sckpt_aggregate_store_object(SckptAggregate *agg, SckptAggCall *call, int index,
 			if (!(*flags & VALUE_NULL) && live->value)
 				DeleteExpandedObject(live->value);
 			live->value = (Datum) 0;
-			live->changed = false;
+			live->entry = SCKPT_NO_REF;
 			value->object.live = 0;
 		}
 	}

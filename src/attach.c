@@ -52,14 +52,14 @@ worker_exit(int code, Datum database)
 	}
 
 	/* What it knew of pipelines: nothing is left of them, or the next worker will load them. */
-	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
 	{
 		SckptPipelineEntry *pipeline = &sckpt_shared->pipelines[i];
 
 		if (pipeline->database != DatumGetObjectId(database))
 			continue;
 		if (code == 0)
-			pipeline->database = InvalidOid;
+			sckpt_shared_release_pipeline(pipeline);
 		SpinLockAcquire(&pipeline->mutex);
 		pipeline->worker_pid = 0;
 		if (pipeline->status == SCKPT_RUNNING)

@@ -92,10 +92,12 @@ static const struct
 		{INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[SCKPT_STATEMENT_PRUNE] = {
-		"DELETE FROM stream_ckpt.checkpoint_log WHERE pipeline_id = $1 AND checkpoint_id <= $2", 2, {INT8OID, INT8OID}
+		"DELETE FROM stream_ckpt.checkpoint_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_PRUNE_TASK] = {
-		"DELETE FROM stream_ckpt.checkpoint_task_log WHERE pipeline_id = $1 AND checkpoint_id <= $2", 2, {INT8OID, INT8OID}
+		"DELETE FROM stream_ckpt.checkpoint_task_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_REPLAYED] = {
 		"UPDATE stream_ckpt.restore_log SET rows_replayed = $2 WHERE restore_id = $1", 2, {INT8OID, INT8OID}
@@ -312,6 +314,21 @@ inflow_values(SckptTask *task, Datum *arrays)
 												TYPALIGN_DOUBLE));
 }
 
+/* Keep as much of the history up to checkpoint `id` as the setting says, and the last completed one. */
+static void
+prune(SckptTask *task, int64 id, int64 last)
+{
+	Datum		values[3];
+
+	if (id <= sckpt_checkpoint_history)
+		return;
+	values[0] = Int64GetDatum(task->def->id);
+	values[1] = Int64GetDatum(id - sckpt_checkpoint_history);
+	values[2] = Int64GetDatum(last);
+	sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE, values, NULL);
+	sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE_TASK, values, NULL);
+}
+
 /* Dead letters, position and history; the last statements of the transaction. */
 static void
 store_checkpoint(SckptTask *task, SckptPosition *position)
@@ -358,12 +375,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
 
 	sckpt_fault_point("cleanup");
-	if (sckpt_attempt.id > sckpt_checkpoint_history)
-	{
-		values[1] = Int64GetDatum(sckpt_attempt.id - sckpt_checkpoint_history);
-		sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE, values, NULL);
-		sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE_TASK, values, NULL);
-	}
+	prune(task, sckpt_attempt.id, sckpt_attempt.id);
 	if (task->restore_id)
 	{
 		values[0] = Int64GetDatum(task->restore_id);
@@ -448,6 +460,8 @@ sckpt_checkpoint_finish(SckptTask *task, SckptPosition *position)
 		sckpt_snapshot_take(task);
 		sckpt_task_become_self(&identity);
 	}
+	else
+		sckpt_attempt.packed_at = GetCurrentTimestamp();
 	sckpt_fault_point("chunks-written");
 	store_checkpoint(task, position);
 	sckpt_fault_point("before-commit");
@@ -497,6 +511,7 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 		SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_task_log SET status = 'failed' "
 							  "WHERE pipeline_id = $1 AND checkpoint_id = $2 AND status = 'in_progress'",
 							  2, types, values, NULL, false, 0);
+		prune(task, id, task->def->last_checkpoint);
 		sckpt_catalog_leave(&saved);
 	}
 	CommitTransactionCommand();

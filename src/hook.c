@@ -50,6 +50,7 @@
 #include "catalog.h"
 #include "hook.h"
 #include "launcher.h"
+#include "pipeline.h"
 #include "shared.h"
 #include "slot.h"
 #include "stream.h"
@@ -680,6 +681,28 @@ check_stream(Node *stmt)
 		sckpt_stream_check_options(relid);
 }
 
+/* A stream that becomes a partition of a pipeline's result may close a circle. */
+static void
+check_attached(Node *stmt)
+{
+	AlterTableStmt *alter = (AlterTableStmt *) stmt;
+	ListCell   *lc;
+
+	if (!IsA(stmt, AlterTableStmt) || alter->objtype != OBJECT_TABLE || !OidIsValid(sckpt_catalog_extension()))
+		return;
+	foreach(lc, alter->cmds)
+	{
+		Oid			parent;
+
+		if (lfirst_node(AlterTableCmd, lc)->subtype != AT_AttachPartition)
+			continue;
+		CommandCounterIncrement();
+		parent = RangeVarGetRelid(alter->relation, NoLock, true);
+		if (OidIsValid(parent))
+			sckpt_pipeline_check_attached(parent);
+	}
+}
+
 static void
 run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -761,6 +784,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	else
 		run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 	check_stream(stmt);
+	check_attached(stmt);
 }
 
 void

@@ -441,6 +441,7 @@ end_early(SckptLane *lane, MergeArg *arg)
 bool
 sckpt_lane_read(SckptLane *lane, bool *delivered)
 {
+	TimestampTz started = GetCurrentTimestamp();
 	SckptBatch *batch = sckpt_batch_create(lane->context);
 	bool		at_end = false;
 	ListCell   *lc;
@@ -515,8 +516,12 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING)
-			task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
+		if (task->status != SCKPT_RUNNING)
+			continue;
+		task->fed = Max(task->fed, sckpt_log_read_lsn(lane->reader));
+		task->read_lsn = Max(task->read_lsn, sckpt_log_end_lsn(lane->reader));
+		if (at_end)
+			task->fed_time = Max(task->fed_time, started);
 	}
 	return at_end;
 }

@@ -196,13 +196,13 @@ release_entries(void)
 			continue;
 		sckpt_shared_release_database(entry);
 	}
-	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
 	{
 		SckptPipelineEntry *pipeline = &sckpt_shared->pipelines[i];
 
 		if (pipeline->database != InvalidOid &&
 			hash_search(targets, &pipeline->database, HASH_FIND, NULL) == NULL)
-			pipeline->database = InvalidOid;
+			sckpt_shared_release_pipeline(pipeline);
 	}
 	LWLockRelease(sckpt_shared->lock);
 }

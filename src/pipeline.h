@@ -20,5 +20,7 @@ extern SckptPipeline *sckpt_pipeline_require(const char *name);
  * change.
  */
 extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed);
+/* A relation has become a partition of `parent`: ereport(ERROR) if some pipeline's results would come back to what it reads. */
+extern void sckpt_pipeline_check_attached(Oid parent);
 
 #endif							/* SCKPT_PIPELINE_H */

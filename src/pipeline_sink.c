@@ -14,6 +14,9 @@
 #include "access/table.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
+#include "miscadmin.h"
+#include "parser/parsetree.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -22,12 +25,36 @@
 #include "pipeline.h"
 #include "sink.h"
 
-/* Does what is written into `sink` come back to one of `streams`, through pipelines between streams? */
+/* The relation that rows inserted into a view go to; InvalidOid if it is no simple view. */
+static Oid
+view_base(Oid view)
+{
+	Relation	rel = table_open(view, AccessShareLock);
+	Oid			base = InvalidOid;
+
+	if (rel->trigdesc == NULL || !rel->trigdesc->trig_insert_instead_row)
+	{
+		Query	   *query = get_view_query(rel);
+		List	   *from = query->jointree->fromlist;
+
+		if (list_length(from) == 1 && IsA(linitial(from), RangeTblRef))
+			base = rt_fetch(linitial_node(RangeTblRef, from)->rtindex, query->rtable)->relid;
+	}
+	table_close(rel, NoLock);
+	return base;
+}
+
+/* Does what is written into `sink` come back to one of `streams`, through partitions, views, and pipelines between streams? */
 static bool
 leads_to(Oid sink, List *streams, List **visited)
 {
 	ListCell   *lc;
 
+	check_stack_depth();
+	while (OidIsValid(sink) && get_rel_relkind(sink) == RELKIND_VIEW)
+		sink = view_base(sink);
+	if (!OidIsValid(sink))
+		return false;
 	foreach(lc, find_all_inheritors(sink, AccessShareLock, NULL))
 	{
 		Oid			relid = lfirst_oid(lc);
@@ -47,6 +74,42 @@ leads_to(Oid sink, List *streams, List **visited)
 		}
 	}
 	return false;
+}
+
+static void
+refuse_cycle(const char *pipeline, Oid sink)
+{
+	if (pipeline)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("pipeline \"%s\", which writes into \"%s\", would feed itself", pipeline, get_rel_name(sink)),
+				 errhint("Drop the pipeline, or attach a table.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("a pipeline that writes into \"%s\" would feed itself", get_rel_name(sink))));
+}
+
+void
+sckpt_pipeline_check_attached(Oid parent)
+{
+	bool		streams = false;
+	ListCell   *lc;
+
+	foreach(lc, find_all_inheritors(parent, AccessShareLock, NULL))
+		streams |= sckpt_catalog_is_stream(lfirst_oid(lc));
+	if (!streams)
+		return;
+	foreach(lc, sckpt_catalog_pipelines())
+	{
+		SckptPipeline *pipeline = lfirst(lc);
+		List	   *through = NIL;
+		List	   *back = NIL;
+
+		/* Only those whose rows get to the parent matter. */
+		if (get_rel_name(pipeline->result) && leads_to(pipeline->result, list_make1_oid(parent), &through) &&
+			leads_to(pipeline->result, pipeline->streams, &back))
+			refuse_cycle(pipeline->name, pipeline->result);
+	}
 }
 
 /* The sink of rows that change: each of the query's columns goes as it is into one of the table. */
@@ -115,9 +178,7 @@ sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed
 		}
 	}
 	if (leads_to(sink, streams, &visited))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("a pipeline that writes into \"%s\" would feed itself", RelationGetRelationName(rel))));
+		refuse_cycle(NULL, sink);
 	if (keyed)
 		check_keyed_sink(rel, query, keys);
 	else

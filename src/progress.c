@@ -40,6 +40,10 @@ closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
 	TimestampTz greatest = DT_NOBEGIN;
 	bool		held = false;
 
+	/* Heartbeats of a stream that pipelines write are void. */
+	if (depth == 0 && inflow->managed)
+		return DT_NOEND;
+
 	/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
 	for (int i = 0; i < task->noperators; i++)
 	{
@@ -203,8 +207,8 @@ output_delay(SckptTask *task, AttrNumber event_time)
 		if (key->bound == SCKPT_BOUND_NONE || key->window == NULL)
 			continue;
 		if (task->result_columns[key->result_column - 1] == event_time && key->bound == SCKPT_BOUND_END)
-			return delay;
-		longest = Max(longest, window_size(key->window));
+			return add_time(delay, key->delay);
+		longest = Max(longest, add_time(window_size(key->window), key->delay));
 	}
 	if (query->nsession > 0)
 		return -1;				/* a session may have begun at any time */

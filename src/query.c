@@ -97,10 +97,12 @@ count_streams(Node *node, StreamUse *use)
 bool
 sckpt_query_reads_stream(Query *query)
 {
+	Query	   *copy = copyObject(query);
 	ListCell   *lc;
 
-	/* The locks are there: whoever analysed it took them. */
-	foreach(lc, QueryRewrite(copyObject(query)))
+	/* The locks are there: whoever analysed it took them.  Rewriting is for top-level queries; those of WITH say that they are none. */
+	copy->canSetTag = true;
+	foreach(lc, QueryRewrite(copy))
 	{
 		StreamUse	use = {NIL, 0, NIL};
 

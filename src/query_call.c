@@ -219,7 +219,6 @@ set_order(SckptCall *call, Aggref *aggref)
 	}
 }
 
-/* Set up a call, all of those before it being set up; the arrays of others have mode TRANSITION still. */
 /*
  * The source computes arguments and filters alike; as in a query, an argument must not be computed where the filter is not true.
  */
@@ -244,6 +243,7 @@ guard_argument(Aggref *aggref, Expr *argument)
 	return (Expr *) guard;
 }
 
+/* Set up a call, all of those before it being set up; the arrays of others have mode TRANSITION still. */
 void
 sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 {

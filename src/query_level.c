@@ -82,6 +82,7 @@ inline_cte(Node *node, CteContext *context)
 				IncrementVarSublevelsUp(subquery, context->sublevels_up, 1);
 			rte->rtekind = RTE_SUBQUERY;
 			rte->subquery = castNode(Query, subquery);
+			rte->subquery->canSetTag = true;	/* as in FROM; those of WITH are marked otherwise */
 			rte->security_barrier = false;
 			rte->ctename = NULL;
 			rte->ctelevelsup = 0;

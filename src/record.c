@@ -14,6 +14,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlog_internal.h"
 #include "access/xloginsert.h"
 #include "miscadmin.h"
 #include "replication/message.h"
@@ -227,4 +229,18 @@ sckpt_record_parse(char *payload, Size len, SckptRecord *record)
 	return header->offset == 0 &&
 		header->row_bytes == record->rows_bytes &&
 		rows_are_sane(record->rows, record->rows_bytes, header->nrows, header->ncolumns);
+}
+
+XLogRecPtr
+sckpt_record_flush(void)
+{
+	XLogRecPtr	lsn = GetXLogInsertRecPtr();
+
+	/* At the start of a page, the position is behind the page's header, which is not written yet. */
+	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
+		lsn -= SizeOfXLogLongPHD;
+	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
+		lsn -= SizeOfXLogShortPHD;
+	XLogFlush(lsn);
+	return lsn;
 }

@@ -118,6 +118,9 @@ extern XLogRecPtr sckpt_record_write(SckptRecordHeader *header,
  */
 extern XLogRecPtr sckpt_record_write_watermark(Oid stream, int64 watermark, uint8 flags, XLogRecPtr seen);
 
+/* Flush the log.  Everything committed before now is before the place that this returns, asynchronous commits too. */
+extern XLogRecPtr sckpt_record_flush(void);
+
 /*
  * Take a payload (MAXALIGNed) apart.  Returns false, touching nothing outside
  * the `len` bytes, unless every length in it, those of the rows included, is consistent.

@@ -242,6 +242,29 @@ restore_times(SckptTask *task)
 }
 
 void
+sckpt_checkpoint_end_interrupted(void)
+{
+	SckptUser	saved;
+
+	StartTransactionCommand();
+	if (sckpt_catalog_lock_extension())
+	{
+		sckpt_catalog_enter(&saved);
+		if (SPI_execute("WITH interrupted AS (UPDATE stream_ckpt.checkpoint_log SET status = 'failed', "
+						"completed_at = clock_timestamp(), error = 'the worker ended before the checkpoint was complete' "
+						"WHERE status = 'in_progress' AND pipeline_id IN "
+						"(SELECT id FROM stream_ckpt.pipeline_def FOR KEY SHARE SKIP LOCKED) "
+						"RETURNING pipeline_id, checkpoint_id) "
+						"UPDATE stream_ckpt.checkpoint_task_log t SET status = 'failed' FROM interrupted i "
+						"WHERE t.pipeline_id = i.pipeline_id AND t.checkpoint_id = i.checkpoint_id AND t.status = 'in_progress'",
+						false, 0) != SPI_OK_UPDATE)
+			elog(ERROR, "could not end interrupted checkpoints");
+		sckpt_catalog_leave(&saved);
+	}
+	CommitTransactionCommand();
+}
+
+void
 sckpt_checkpoint_restore(SckptTask *task)
 {
 	TimestampTz started = GetCurrentTimestamp();
@@ -258,14 +281,20 @@ sckpt_checkpoint_restore(SckptTask *task)
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("pipeline \"%s\" is being dropped", task->def->name)));
 
-	/* An attempt that a crash or an end of the worker cut off. */
+	/* An attempt whose failure could not be written down. */
 	values[0] = Int64GetDatum(task->def->id);
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_log SET status = 'failed', completed_at = clock_timestamp(), "
-						  "error = 'the worker ended before the checkpoint was complete' "
+						  "error = 'the pipeline was restarted' "
 						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
 	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_task_log SET status = 'failed' "
 						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
+	if (task->restarts > 0)
+	{
+		values[1] = Int64GetDatum(task->restarts);
+		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET restarts = restarts + $2 WHERE pipeline_id = $1",
+							  2, types, values, NULL, false, 0);
+	}
 	sckpt_catalog_leave(&saved);
 	restore_times(task);
 	if (task->def->last_checkpoint == 0)

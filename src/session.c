@@ -334,6 +334,7 @@ add_session(SckptAggregate *agg, Directory *directory, uint32 hash, SckptRef ref
 	Place	   *places;
 	Position	at;
 
+	entry_session(agg, session_at(agg, ref))->hash = hash;
 	if (directory == NULL)
 	{
 		directory = sckpt_state_address(sessions->state, sckpt_state_insert(sessions->state, hash, DIRECTORY_BYTES));
@@ -514,7 +515,7 @@ sckpt_session_place(SckptAggregate *agg, uint32 hash, TimestampTz start, Timesta
 	Directory  *directory = find_directory(agg, hash, agg->key_values, agg->key_nulls);
 	SckptAggSession *session;
 	SckptRef	ref = SCKPT_NO_REF;
-	Position	at;
+	Position	at = {0, 0};
 
 	Assert(start < end);
 	if (directory)
@@ -598,41 +599,45 @@ sckpt_session_find_emitted(SckptAggregate *agg, uint32 hash, TimestampTz start, 
 	return ref;
 }
 
-/* The directory entry of a session's key, by what the session's entry holds of it. */
-static Directory *
-find_directory_of(SckptAggregate *agg, SckptRef ref, uint32 *hash)
+void
+sckpt_session_enter(SckptAggregate *agg, SckptRef ref)
 {
 	SckptSessions *sessions = agg->sessions;
 	MemoryContext old = MemoryContextSwitchTo(sessions->scratch);
 	Directory  *directory;
+	uint32		hash;
 
 	sckpt_group_key_load(agg->key, entry_key(agg, session_at(agg, ref)), sessions->key_values, sessions->key_nulls);
-	*hash = sckpt_group_key_hash(agg->key, sessions->key_values, sessions->key_nulls);
-	directory = find_directory(agg, *hash, sessions->key_values, sessions->key_nulls);
+	hash = sckpt_group_key_hash(agg->key, sessions->key_values, sessions->key_nulls);
+	directory = find_directory(agg, hash, sessions->key_values, sessions->key_nulls);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sessions->scratch);
-	return directory;
-}
-
-void
-sckpt_session_enter(SckptAggregate *agg, SckptRef ref)
-{
-	uint32		hash;
-	Directory  *directory = find_directory_of(agg, ref, &hash);
-
 	add_session(agg, directory, hash, ref);
 }
 
+/*
+ * After a commit there is no transaction, so that the functions of the key's types cannot be called: of the keys with the session's hash,
+ * it is the one that has the session where this one would be.
+ */
 void
 sckpt_session_forget(SckptAggregate *agg, SckptRef ref)
 {
-	uint32		hash;
-	Directory  *directory = find_directory_of(agg, ref, &hash);
+	SckptSessions *sessions = agg->sessions;
+	SckptAggSession *session = entry_session(agg, session_at(agg, ref));
+	SckptProbe	probe;
 	Position	at;
 
-	/* One that was merged is not there any more: another one is in its place, or none. */
-	if (directory &&
-		find_before(agg, directory, add_time(entry_session(agg, session_at(agg, ref))->start, 1), &at) &&
-		place_ref(agg->sessions, directory, at) == ref)
-		remove_session(agg, directory, at);
+	for (SckptRef key = sckpt_state_probe(sessions->state, session->hash, &probe);
+		 key != SCKPT_NO_REF;
+		 key = sckpt_state_probe_next(&probe))
+	{
+		Directory  *directory = sckpt_state_address(sessions->state, key);
+
+		/* One that was merged is not there any more: another one is in its place, or none. */
+		if (find_before(agg, directory, add_time(session->start, 1), &at) && place_ref(sessions, directory, at) == ref)
+		{
+			(void) remove_session(agg, directory, at);
+			return;
+		}
+	}
 }

@@ -86,7 +86,7 @@ sckpt_settings_init(void)
 							"Pipelines treat such rows as their option on_error says.", &sckpt_max_event_time_ahead,
 							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.max_lag",
-							"Producers wait while a pipeline is further behind than this much log; 0 is never.",
+							"Producers wait while a running pipeline that reads their stream is further behind than this much log; 0 is never.",
 							NULL, &sckpt_max_lag,
 							0, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.restart_backoff_max",

@@ -163,7 +163,7 @@ sckpt_shared_release_database(SckptDatabase *database)
 SckptPipelineEntry *
 sckpt_shared_find_pipeline(Oid database, int64 id)
 {
-	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
 	{
 		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
 
@@ -171,6 +171,33 @@ sckpt_shared_find_pipeline(Oid database, int64 id)
 			return entry;
 	}
 	return NULL;
+}
+
+SckptPipelineEntry *
+sckpt_shared_get_pipeline(Oid database, int64 id)
+{
+	SckptPipelineEntry *entry = sckpt_shared_find_pipeline(database, id);
+
+	for (int i = 0; i < sckpt_shared->npipelines && entry == NULL; i++)
+	{
+		if (OidIsValid(sckpt_shared->pipelines[i].database))
+			continue;
+		entry = &sckpt_shared->pipelines[i];
+		MemSet(&entry->owner, 0, sizeof(*entry) - offsetof(SckptPipelineEntry, owner));
+		entry->database = database;
+		entry->id = id;
+		sckpt_shared->used_pipelines = Max(sckpt_shared->used_pipelines, i + 1);
+	}
+	return entry;
+}
+
+void
+sckpt_shared_release_pipeline(SckptPipelineEntry *entry)
+{
+	entry->database = InvalidOid;
+	while (sckpt_shared->used_pipelines > 0 &&
+		   !OidIsValid(sckpt_shared->pipelines[sckpt_shared->used_pipelines - 1].database))
+		sckpt_shared->used_pipelines--;
 }
 
 /*

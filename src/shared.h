@@ -83,12 +83,14 @@ typedef struct SckptCounters
 	int64		rows_out;
 	int64		late_rows;
 	int64		dead_letters;
-	int64		restarts;		/* since the server started */
+	int64		restarts;		/* that are not in the tables yet */
 	int64		state_rows;		/* now */
 	int64		state_bytes;	/* now */
 	double		busy_ms;		/* since the worker started */
 	double		idle_ms;
 } SckptCounters;
+
+#define SCKPT_ENTRY_STREAMS 8	/* streams of a pipeline that hold producers up when it is behind */
 
 /* A pipeline that a worker knows. */
 typedef struct SckptPipelineEntry
@@ -100,9 +102,11 @@ typedef struct SckptPipelineEntry
 	SckptStatus status;
 	int			worker_pid;
 	SckptCounters counters;
+	Oid			streams[SCKPT_ENTRY_STREAMS];	/* that it reads; InvalidOid: no more */
 	XLogRecPtr	position;		/* everything committed up to here is in the state */
+	XLogRecPtr	read_lsn;		/* the log before this has been read for it, which is further where there were no commits */
 	TimestampTz watermark;		/* DT_NOBEGIN: none */
-	TimestampTz position_time;	/* commit time of the last transaction taken in; 0: none */
+	TimestampTz position_time;	/* what was committed up to then is in the state; 0: not known yet */
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;
@@ -115,10 +119,12 @@ typedef struct SckptShared
 	int			launcher_pid;	/* 0: none */
 	Latch	   *launcher_latch;
 	bool		database_refused;	/* somebody found no free entry for a database: the launcher asks all again */
-	ConditionVariable changed;	/* broadcast whenever a worker starts or ends, a checkpoint ends, a status changes */
+	ConditionVariable changed;	/* broadcast whenever a worker starts or ends, a checkpoint ends, a status changes; and, with a
+								 * max_lag, whenever a pipeline has read on */
 	pg_atomic_uint64 state_bytes;	/* dynamic shared memory taken for state, in the cluster */
 	int			ndatabases;		/* size of the arrays */
 	int			npipelines;
+	int			used_pipelines; /* entries from here on are free */
 	int			nholds;
 	SckptDatabase *databases;
 	SckptPipelineEntry *pipelines;
@@ -141,6 +147,9 @@ extern SckptDatabase *sckpt_shared_get_database(Oid database);
 extern void sckpt_shared_release_database(SckptDatabase *database);
 /* The entry of a pipeline, or NULL. The caller holds the lock. */
 extern SckptPipelineEntry *sckpt_shared_find_pipeline(Oid database, int64 id);
+/* The same, made if there is none; NULL when the array is full.  And freed.  Exclusive lock held. */
+extern SckptPipelineEntry *sckpt_shared_get_pipeline(Oid database, int64 id);
+extern void sckpt_shared_release_pipeline(SckptPipelineEntry *entry);
 
 /*
  * Ask for a worker for a database (and wake the launcher), or wake the one that runs.

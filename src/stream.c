@@ -38,6 +38,7 @@
 
 #include "catalog.h"
 #include "hook.h"
+#include "lag.h"
 #include "record.h"
 #include "scan.h"
 #include "settings.h"
@@ -401,6 +402,8 @@ begin_insert(ResultRelInfo *rinfo)
 	StreamInsert *insert = MemoryContextAllocZero(context, sizeof(StreamInsert));
 
 	sckpt_stream_require_log();
+	if (!in_worker())
+		sckpt_lag_wait(RelationGetRelid(rel));
 
 	insert->context = context;
 	insert->stream = RelationGetRelid(rel);

@@ -170,6 +170,7 @@ sckpt_task_stop(SckptTask *task)
 	task->changed = false;
 	task->failed_checkpoints = 0;
 	task->restore_id = 0;
+	task->held = false;
 	task->waiting[0] = '\0';
 }
 
@@ -182,7 +183,7 @@ sckpt_task_destroy(SckptTask *task)
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
 	if (entry)
-		entry->database = InvalidOid;
+		sckpt_shared_release_pipeline(entry);
 	LWLockRelease(sckpt_shared->lock);
 	MemoryContextDelete(task->context);
 }
@@ -323,6 +324,7 @@ sckpt_task_start(SckptTask *task)
 	task->rows_in = task->def->rows_in;
 	task->rows_out = task->def->rows_out;
 	task->fed = task->def->position;
+	task->read_lsn = task->def->position;
 	task->fed_time = 0;
 	task->checkpoint_at = 0;
 	task->dead_context = AllocSetContextCreate(task->run_context, "stream_ckpt dead letters", ALLOCSET_DEFAULT_SIZES);
@@ -503,8 +505,8 @@ sckpt_task_advance(SckptTask *task, Oid stream, XLogRecPtr commit_lsn, Timestamp
 	SckptInflow *inflow = sckpt_task_inflow(task, stream);
 	bool		idle = (flags & SCKPT_RECORD_IDLE) != 0;
 
-	/* A heartbeat that was decided on without these rows. */
-	if (idle && inflow->rows_lsn > seen)
+	/* A heartbeat that was decided on without these rows; or that is for the pipelines that write the stream to decide on. */
+	if (idle && (inflow->rows_lsn > seen || inflow->managed))
 		return;
 	if (rows)
 		inflow->rows_lsn = commit_lsn;
@@ -792,24 +794,13 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	SckptStatus status;
 	uint64		state_rows;
 	Size		state_bytes;
+	XLogRecPtr	read_lsn = task->query ? Max(task->read_lsn, task->fed) : task->def->position;
 	bool		changed;
+	Oid			streams[SCKPT_ENTRY_STREAMS] = {InvalidOid};
+	ListCell   *lc;
 
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
-	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
-	if (entry == NULL)
-	{
-		for (int i = 0; i < sckpt_shared->npipelines && entry == NULL; i++)
-		{
-			if (!OidIsValid(sckpt_shared->pipelines[i].database))
-				entry = &sckpt_shared->pipelines[i];
-		}
-		if (entry)
-		{
-			MemSet(&entry->status, 0, sizeof(*entry) - offsetof(SckptPipelineEntry, status));
-			entry->database = MyDatabaseId;
-			entry->id = task->def->id;
-		}
-	}
+	entry = sckpt_shared_get_pipeline(MyDatabaseId, task->def->id);
 	LWLockRelease(sckpt_shared->lock);
 	if (entry == NULL)
 		ereport(ERROR,
@@ -817,11 +808,16 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 				 errmsg("too many pipelines in this cluster"),
 				 errhint("Raise \"stream_ckpt.max_pipelines\" to more than %d.", sckpt_max_pipelines)));
 
+	foreach(lc, task->def->streams)
+	{
+		if (foreach_current_index(lc) < SCKPT_ENTRY_STREAMS)
+			streams[foreach_current_index(lc)] = lfirst_oid(lc);
+	}
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	status = task->starved ? SCKPT_FAILED : task->status;
 	SpinLockAcquire(&entry->mutex);
 	changed = entry->status != status || entry->last_checkpoint != task->def->last_checkpoint ||
-		entry->covered < covered;
+		entry->covered < covered || (sckpt_max_lag > 0 && entry->read_lsn != read_lsn);
 	entry->owner = task->def->owner;
 	entry->status = status;
 	entry->worker_pid = MyProcPid;
@@ -834,6 +830,8 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.restarts = task->restarts;
 	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0);
 	entry->counters.busy_ms = task->busy_us / 1000.0;
+	memcpy(entry->streams, streams, sizeof(streams));
+	entry->read_lsn = read_lsn;
 	entry->position = task->query ? task->fed : task->def->position;
 	entry->watermark = task->query ? task->times.watermark : task->def->watermark;
 	if (task->fed_time)
@@ -878,6 +876,9 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 		EmitErrorReport();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED && error->detail == NULL &&
+			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), sckpt_checkpoint_timeout))
+			error->detail = psprintf("It took longer than stream_ckpt.checkpoint_timeout, which is %d ms.", sckpt_checkpoint_timeout);
 		FlushErrorState();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();

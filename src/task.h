@@ -83,7 +83,7 @@ typedef struct SckptTask
 	TimestampTz retry_at;		/* of a RESTARTING or memory-starved one */
 	int			backoff;		/* ms, the last one used */
 	bool		starved;		/* ran out of state memory; shown as FAILED until a checkpoint shows that it has enough */
-	int64		restarts;
+	int64		restarts;		/* that are not in the tables yet: they get there with the next restore */
 	TimestampTz known_since;
 	bool		seen;			/* while pipelines are being compared with the catalog */
 	char		error[SCKPT_ERROR_BYTES];
@@ -102,7 +102,9 @@ typedef struct SckptTask
 	AttrNumber *key_columns;	/* of the result relation; nkeys of the last stage */
 	AttrNumber *result_columns; /* attribute of the result relation for each column of the query */
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
-	TimestampTz fed_time;		/* commit time of the last transaction taken in */
+	XLogRecPtr	read_lsn;		/* the log before this has been read for it */
+	bool		held;			/* in no lane, with its state: who reads the stream that it writes is too far behind (lag.h) */
+	TimestampTz fed_time;		/* commit time of the last transaction taken in; or later, if there was none up to then */
 	XLogRecPtr	known_visible;	/* of the lane that feeds it */
 	SckptTimes	before;			/* before the transaction at hand, whose commit record is at times_lsn */
 	SckptTimes	times;			/* with it: at a boundary, what counts from now on */

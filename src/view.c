@@ -10,7 +10,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "access/xlog_internal.h"
 #include "access/xlogrecovery.h"
 #include "commands/dbcommands.h"
 #include "funcapi.h"
@@ -24,6 +23,7 @@
 
 #include "catalog.h"
 #include "pipeline.h"
+#include "record.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -41,21 +41,6 @@ static const char *const status_names[] = {
 };
 
 /* ---- checkpoint() ---- */
-
-/* Everything committed before now is before this, and on disk: asynchronous commits too. */
-static XLogRecPtr
-flush_log(void)
-{
-	XLogRecPtr	lsn = GetXLogInsertRecPtr();
-
-	/* At the start of a page, the position is behind the page's header, which is not written yet. */
-	if (XLogSegmentOffset(lsn, wal_segment_size) == SizeOfXLogLongPHD)
-		lsn -= SizeOfXLogLongPHD;
-	else if (lsn % XLOG_BLCKSZ == SizeOfXLogShortPHD)
-		lsn -= SizeOfXLogShortPHD;
-	XLogFlush(lsn);
-	return lsn;
-}
 
 static bool
 copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request)
@@ -195,7 +180,7 @@ stream_ckpt_checkpoint_pipeline(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("checkpoint()");
 	check_waitable(pipeline);
-	PG_RETURN_INT64(wait_for_checkpoint(pipeline, flush_log(), deadline));
+	PG_RETURN_INT64(wait_for_checkpoint(pipeline, sckpt_record_flush(), deadline));
 }
 
 /* How many streams written by pipelines lie between the outside and this one. */
@@ -230,7 +215,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 	pipelines = sckpt_catalog_pipelines();
 	for (int depth = 0; depth <= deepest; depth++)
 	{
-		XLogRecPtr	target = flush_log();
+		XLogRecPtr	target = sckpt_record_flush();
 
 		/* All of one depth at once, then wait for each. */
 		for (int pass = 0; pass < 2; pass++)
@@ -275,7 +260,7 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 
 	copies = palloc(sckpt_shared->npipelines * sizeof(SckptPipelineEntry));
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
-	for (int i = 0; i < sckpt_shared->npipelines; i++)
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
 	{
 		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
 
@@ -293,7 +278,7 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 		Datum		values[17];
 		bool		nulls[17] = {false};
 		int			n = 0;
-		XLogRecPtr	position = Max(entry->position, entry->covered);
+		XLogRecPtr	position = Max(entry->position, entry->read_lsn);
 
 		values[n++] = Int64GetDatum(entry->id);
 		values[n++] = CStringGetTextDatum(status_names[entry->status]);

@@ -47,6 +47,7 @@
 #include "attach.h"
 #include "catalog.h"
 #include "checkpoint.h"
+#include "lag.h"
 #include "lane.h"
 #include "log.h"
 #include "progress.h"
@@ -284,6 +285,7 @@ start_task(SckptTask *task, void *arg)
 	sckpt_task_start(task);
 	disable_timeout(STATEMENT_TIMEOUT, false);
 	CommitTransactionCommand();
+	task->restarts = 0;			/* stored */
 	task->status = SCKPT_RUNNING;
 	if (!task->starved)
 		task->error[0] = '\0';
@@ -306,13 +308,16 @@ start_tasks(void)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
+		bool		released = task->held && !sckpt_lag_sink_full(task, tasks, NIL);
 
-		if (task->status != SCKPT_STARTING &&
+		if (task->status != SCKPT_STARTING && !released &&
 			!(task->retry_at != 0 && task->retry_at <= now &&
 			  (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
 			continue;
 		task->retry_at = 0;
-		if (sckpt_task_guard(task, start_task, NULL))
+		task->held = false;
+		task->waiting[0] = '\0';
+		if (released || sckpt_task_guard(task, start_task, NULL))
 		{
 			if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 				sckpt_lane_add(main_lane, task);
@@ -439,6 +444,31 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 	}
 }
 
+/*
+ * A task that writes a stream whose readers are too far behind leaves its lane, right after a checkpoint, with its
+ * state.  It reads on from there, in a lane of its own, when they have caught up (start_tasks).  Its own producers wait for it meanwhile.
+ */
+static void
+hold_tasks(SckptLane *lane)
+{
+	ListCell   *lc;
+
+	if (sckpt_max_lag == 0)
+		return;
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || task->changed || !list_member_ptr(lane->tasks, task) ||
+			!sckpt_lag_sink_full(task, tasks, lane->tasks))
+			continue;
+		sckpt_lane_remove(lane, task);
+		task->held = true;
+		strlcpy(task->waiting, "waiting for pipelines that read its result and are behind (stream_ckpt.max_lag)", SCKPT_ERROR_BYTES);
+		sckpt_task_publish(task, InvalidXLogRecPtr);
+	}
+}
+
 /* Read on, and take the checkpoints that are due then.  True at the end of the log. */
 static bool
 run_lane(SckptLane *lane, bool *delivered)
@@ -452,6 +482,7 @@ run_lane(SckptLane *lane, bool *delivered)
 	sckpt_lane_position(lane, &position);
 	if (position.commit != InvalidXLogRecPtr)
 		take_checkpoints(lane, &position);
+	hold_tasks(lane);
 	sckpt_lane_drop_stopped(lane);
 	return at_end;
 }
@@ -546,7 +577,9 @@ time_to_wait(bool active)
 				wait = Min(wait, Max(1, checkpoint_interval(task) / 4));
 			if (task->changed)
 				until = (task->checkpoint_at - now) / 1000 + 1;
-			if (requested_position(task) != InvalidXLogRecPtr)
+			if (task->held)
+				until = LOOK_MS;
+			else if (requested_position(task) != InvalidXLogRecPtr)
 				until = Min(until, UNFLUSHED_MS);
 		}
 		else if (task->retry_at != 0)
@@ -646,6 +679,7 @@ sckpt_worker_main(Datum arg)
 
 	sync_tasks();
 	sckpt_launcher_confirm_worker();
+	sckpt_checkpoint_end_interrupted();
 	if (sckpt_slot_check(MyDatabaseId, &slot_lsn) != SCKPT_SLOT_VALID)
 	{
 		StartTransactionCommand();

@@ -17,7 +17,7 @@ use Time::HiRes qw(time usleep);
 
 our @EXPORT = qw(
   new_cluster kill_server start_again wait_for worker_pid checkpoint seed_random
-  sql_state differences slots_of kill_pid session
+  sql_state differences slots_of kill_pid session try_psql
 );
 
 # A running cluster with the library preloaded, and further settings.
@@ -72,11 +72,21 @@ sub wait_for
 	return 1;
 }
 
+# As the node's psql(), where the server may be away or go away: a psql that is refused at once may be gone before it could be
+# told what to ask, which IPC::Run dies of. Then the exit code is -1.
+sub try_psql
+{
+	my ($node, @arguments) = @_;
+	my ($rc, $out, $err) = eval { $node->psql(@arguments) };
+
+	return ($rc // -1, $out // '', $err // '');
+}
+
 # SIGKILL the postmaster, and wait for its orphans to notice.
 sub kill_server
 {
 	my ($node) = @_;
-	my (undef, $pids) = $node->psql('postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
+	my (undef, $pids) = try_psql($node, 'postgres', 'SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()');
 	my @pids = split /\n/, $pids // '';
 
 	$node->kill9;

@@ -204,7 +204,7 @@ sub start_reader
 
 sub accepts
 {
-	my ($rc) = $node->psql('postgres', 'SELECT 1');
+	my ($rc) = try_psql($node, 'postgres', 'SELECT 1');
 	return $rc == 0;
 }
 
@@ -261,7 +261,7 @@ foreach my $round (1 .. $rounds)
 	}
 	elsif ($kind eq 'producer')
 	{
-		my (undef, $pid) = $node->psql('postgres',
+		my (undef, $pid) = try_psql($node, 'postgres',
 			q{SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'producer%' ORDER BY random() LIMIT 1});
 
 		kill_pid('KILL', $pid) if $pid;

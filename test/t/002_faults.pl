@@ -31,7 +31,7 @@ SQL
 sub insert
 {
 	$batch++;
-	my ($rc) = $node->psql('postgres',
+	my ($rc) = try_psql($node, 'postgres',
 		"BEGIN; INSERT INTO s SELECT i % 10 + $batch % 7, i FROM generate_series(1, 100) i; INSERT INTO oracle SELECT i % 10 + $batch % 7, i FROM generate_series(1, 100) i; COMMIT;");
 	return $rc == 0;
 }
@@ -88,7 +88,7 @@ foreach my $action ('error', 'kill')
 		ok($hit, "a worker came to \"$point\" and met: $action");
 		insert();
 		set_fault('');
-		wait_for('the server', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); return $rc == 0 }, 60);
+		wait_for('the server', sub { my ($rc) = try_psql($node, 'postgres', 'SELECT 1'); return $rc == 0 }, 60);
 		insert();
 		compare("after $action at $point");
 	}

@@ -504,7 +504,7 @@ sub compare
 		  if $p->{sink} && $p->{columns} =~ /(window_\w+)/;
 	}
 	$sql .= "SELECT pipeline || ' ' || status || ' ' || coalesce(error, ''), 1 FROM stream_ckpt.pipelines WHERE status <> 'running';\n";
-	my ($rc, $answer, $problem) = $node->psql('postgres', $sql, on_error_stop => 0);
+	my ($rc, $answer, $problem) = try_psql($node, 'postgres', $sql, on_error_stop => 0);
 	my %seen = map { /^([^|]*)\|(.*\|)?(-?\d+)$/ ? ($1, $3) : () } split /\n/, $answer;
 	my @wrong = grep { !/\|0$/ } split /\n/, $answer;
 
@@ -529,7 +529,7 @@ sub clear_fault
 {
 	set_fault('');
 	wait_for('a worker without faults', sub {
-		my ($rc, $answer) = $node->psql('postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
+		my ($rc, $answer) = try_psql($node, 'postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
 			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
 		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
 
@@ -541,7 +541,7 @@ sub clear_fault
 
 sub accepts
 {
-	my ($rc) = $node->psql('postgres', 'SELECT 1');
+	my ($rc) = try_psql($node, 'postgres', 'SELECT 1');
 	return $rc == 0;
 }
 

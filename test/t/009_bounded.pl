@@ -275,7 +275,7 @@ foreach my $round (1 .. 4)
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
 		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
-		wait_for('the server', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); return $rc == 0 }, 60);
+		wait_for('the server', sub { my ($rc) = try_psql($node, 'postgres', 'SELECT 1'); return $rc == 0 }, 60);
 	}
 	checkpoint($node);
 }
@@ -373,7 +373,7 @@ foreach my $round (1 .. $chain_rounds)
 	}
 	# the worker may meet the fault once more
 	wait_for('a server that takes rows', sub {
-		my ($rc) = $node->psql('postgres', q{SELECT stream_ckpt.checkpoint('1 min'::interval)});
+		my ($rc) = try_psql($node, 'postgres', q{SELECT stream_ckpt.checkpoint('1 min'::interval)});
 		return $rc == 0 && $node->safe_psql('postgres', 'SELECT count(*) FROM raw_done') ne '0';
 	}, 120);
 	compare_chain("round $round: chains of final results are exactly once");

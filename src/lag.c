@@ -1,0 +1,161 @@
+/*-------------------------------------------------------------------------
+ *
+ * lag.c
+ *		stream_ckpt.max_lag: producers wait for pipelines that are too far
+ *		behind.
+ *
+ * The wait is one on a latch, which the deadlock detector does not see.  So nobody waits who has something that
+ * the worker may come to need: an xid (rows it has written, or locked), a relation lock that would stop the worker's
+ * queries, or any lock that somebody is waiting for, whom the worker may be queued behind.  The last is looked at again and again.
+ *
+ * A worker's own inserts never wait.  Instead the task whose results go to a stream with readers too far behind rests (worker.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/wait_event.h"
+
+#include "lag.h"
+#include "record.h"
+#include "settings.h"
+#include "shared.h"
+
+#define LOOK_MS		1000		/* between looks at what nobody wakes us for */
+
+/* Locks on relations that conflict with what queries and checkpoints take. */
+#define STRONG_LOCKS \
+	(LOCKBIT_ON(ShareUpdateExclusiveLock) | LOCKBIT_ON(ShareLock) | LOCKBIT_ON(ShareRowExclusiveLock) | \
+	 LOCKBIT_ON(ExclusiveLock) | LOCKBIT_ON(AccessExclusiveLock))
+
+static bool
+reads(SckptPipelineEntry *entry, Oid stream)
+{
+	for (int i = 0; i < SCKPT_ENTRY_STREAMS && OidIsValid(entry->streams[i]); i++)
+	{
+		if (entry->streams[i] == stream)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Does the stream have a reader that is too far behind?  If so, and the caller wishes it, its worker is woken: it may sleep because
+ * nothing of what was written is rows.
+ */
+static bool
+reader_behind(Oid stream, bool wake)
+{
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
+	uint64		limit = (uint64) sckpt_max_lag * 1024;
+	SckptDatabase *database;
+	bool		behind = false;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	database = sckpt_shared_find_database(MyDatabaseId);
+
+	/* Of what the worker has not noted yet, we know nothing: a pipeline may be paused or gone. */
+	if (database && database->worker_pid != 0 &&
+		pg_atomic_read_u64(&database->synced) == pg_atomic_read_u64(&database->generation))
+	{
+		for (int i = 0; i < sckpt_shared->used_pipelines && !behind; i++)
+		{
+			SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
+
+			if (entry->database != MyDatabaseId)
+				continue;
+			SpinLockAcquire(&entry->mutex);
+			behind = entry->status == SCKPT_RUNNING && reads(entry, stream) && flushed > entry->read_lsn + limit;
+			SpinLockRelease(&entry->mutex);
+		}
+		if (behind && wake)
+			SetLatch(database->worker_latch);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	return behind;
+}
+
+/* Do we hold a lock that is in the worker's way, or that somebody waits for? */
+static bool
+in_the_way(void)
+{
+	LockData   *locks = GetLockStatusData();
+	bool		found = false;
+
+	for (int i = 0; i < locks->nelements && !found; i++)
+	{
+		LockInstanceData *ours = &locks->locks[i];
+
+		if (ours->pid != MyProcPid || ours->holdMask == 0)
+			continue;
+		found = ours->locktag.locktag_type == LOCKTAG_RELATION && (ours->holdMask & STRONG_LOCKS) != 0;
+		for (int j = 0; j < locks->nelements && !found; j++)
+		{
+			LockInstanceData *other = &locks->locks[j];
+
+			found = other->waitLockMode != NoLock && other->pid != MyProcPid &&
+				memcmp(&other->locktag, &ours->locktag, sizeof(LOCKTAG)) == 0;
+		}
+	}
+	pfree(locks->locks);
+	pfree(locks);
+	return found;
+}
+
+void
+sckpt_lag_wait(Oid stream)
+{
+	static LocalTransactionId asked = InvalidLocalTransactionId;
+
+	if (sckpt_max_lag == 0 || asked == MyProc->lxid)
+		return;
+	asked = MyProc->lxid;
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !reader_behind(stream, false) || in_the_way())
+		return;
+
+	ConditionVariablePrepareToSleep(&sckpt_shared->changed);
+	for (bool wake = true; reader_behind(stream, wake);)
+	{
+		wake = ConditionVariableTimedSleep(&sckpt_shared->changed, LOOK_MS, PG_WAIT_EXTENSION);
+		CHECK_FOR_INTERRUPTS();
+		if (!wake)
+			continue;
+
+		/* Whoever changes max_lag does not want us to wait for the end of a statement that we are in. */
+		if (ConfigReloadPending || in_the_way())
+			break;
+
+		/* The flushed end may lie inside a record, which cannot be read until its rest is flushed. */
+		(void) sckpt_record_flush();
+	}
+	ConditionVariableCancelSleep();
+}
+
+bool
+sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
+{
+	uint64		limit = (uint64) sckpt_max_lag * 1024;
+	XLogRecPtr	flushed;
+	ListCell   *lc;
+
+	if (limit == 0)
+		return false;
+	if (task->held)
+		limit /= 2;
+	flushed = GetFlushRecPtr(NULL);
+	foreach(lc, tasks)
+	{
+		SckptTask  *reader = lfirst(lc);
+
+		if (reader->status == SCKPT_RUNNING && reader != task && list_member_oid(reader->def->streams, task->def->result) &&
+			flushed > Max(reader->read_lsn, reader->fed) + limit && !list_member_ptr(beside, reader))
+			return true;
+	}
+	return false;
+}
