@@ -69,12 +69,15 @@ CREATE TABLE stream_ckpt.pipeline_position (
 	dead_letters bigint NOT NULL DEFAULT 0,
 	watermark timestamptz,
 	clock timestamptz,
-	managed boolean NOT NULL DEFAULT false,
-	rows_lsn pg_lsn NOT NULL DEFAULT '0/0',
+	stream_watermarks timestamptz[] NOT NULL DEFAULT '{}',
+	stream_idle boolean[] NOT NULL DEFAULT '{}',
+	stream_managed boolean[] NOT NULL DEFAULT '{}',
+	stream_rows pg_lsn[] NOT NULL DEFAULT '{}',
 	chunks int NOT NULL DEFAULT 0,
 	restarts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 30);
-COMMENT ON TABLE stream_ckpt.pipeline_position IS 'how far into the log the last completed checkpoint of each pipeline reaches';
+COMMENT ON TABLE stream_ckpt.pipeline_position IS
+'how far into the log the last completed checkpoint of each pipeline reaches; arrays stream_… are in the order of pipeline_def.streams';
 
 CREATE TABLE stream_ckpt.checkpoint_log (
 	pipeline_id bigint NOT NULL,
@@ -476,7 +479,8 @@ SELECT c.oid::regclass AS stream,
 	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'event_time')::name AS event_time,
 	coalesce((SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'watermark_delay')::interval, '0') AS watermark_delay,
 	(SELECT option_value FROM pg_options_to_table(t.ftoptions) WHERE option_name = 'idle_timeout')::interval AS idle_timeout,
-	(SELECT max(coalesce(l.watermark, p.watermark))
+	(SELECT max(CASE WHEN cardinality(d.streams) = 1 THEN coalesce(l.watermark, p.watermark)
+		ELSE nullif(p.stream_watermarks[array_position(d.streams, c.oid::regclass)], '-infinity') END)
 	 FROM stream_ckpt.pipeline_def d
 	 JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
 	 LEFT JOIN stream_ckpt.pipeline_stats() l ON l.pipeline_id = d.id

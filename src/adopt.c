@@ -89,7 +89,7 @@ sckpt_adopt_copies(void)
 						  "(SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = d.id) RETURNING d.id), "
 						  "letters AS (UPDATE stream_ckpt.dead_letter SET image = NULL, retriable = retriable AND "
 						  "row_data IS NOT NULL WHERE pipeline_id IN (SELECT id FROM copied)) "
-						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, rows_lsn = '0/0' "
+						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, stream_rows = '{}' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
 }

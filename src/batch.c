@@ -198,7 +198,7 @@ sckpt_batch_wait_visible(SckptBatch *batch, XLogRecPtr known_visible)
 bool
 sckpt_scan_wants(SckptScan *scan, SckptSegment *segment)
 {
-	if (segment->stream != scan->stream || segment->commit_lsn <= scan->after ||
+	if (!list_member_oid(scan->streams, segment->stream) || segment->commit_lsn <= scan->after ||
 		(segment->xid == scan->creator && segment->lsn < scan->start) ||
 		(segment->retried_by != 0 && segment->retried_by != scan->pipeline))
 		return false;

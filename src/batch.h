@@ -67,7 +67,9 @@ typedef struct SckptBatch
 typedef struct SckptScan
 {
 	SckptBatch *batch;
-	Oid			stream;
+	List	   *streams;		/* oids */
+	int			nscans;			/* how often the query names them: so many scans may start */
+	const char *source;			/* the text, by its address, that the executor has of the query; set by who runs it */
 	XLogRecPtr	after;			/* only transactions whose commit record starts after this */
 	TransactionId creator;		/* of this transaction only messages from `start` on */
 	XLogRecPtr	start;

@@ -50,8 +50,8 @@
 	"p.position, p.restart, p.rows_in, p.rows_out, p.late_rows, p.dead_letters, d.columns::int4[], " \
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
-	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.managed, p.rows_lsn, d.arriving, p.chunks, " \
-	"d.home_database, d.home_system "
+	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
+	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -184,6 +184,54 @@ column(HeapTuple tuple, int column, bool *isnull)
 	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
+/* Columns 33 to 36: arrays in the order of the streams, empty before the first checkpoint. */
+static void
+read_inflows(SckptPipeline *pipeline, HeapTuple tuple)
+{
+	static const struct
+	{
+		Oid			type;
+		int16		length;
+		bool		by_value;
+		char		align;
+	}			types[4] = {
+		{TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+		{BOOLOID, sizeof(bool), true, TYPALIGN_CHAR},
+		{BOOLOID, sizeof(bool), true, TYPALIGN_CHAR},
+		{PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
+	};
+	int			nstreams = list_length(pipeline->streams);
+
+	pipeline->inflows = palloc0(Max(1, nstreams) * sizeof(SckptInflow));
+	for (int i = 0; i < nstreams; i++)
+	{
+		pipeline->inflows[i].stream = list_nth_oid(pipeline->streams, i);
+		pipeline->inflows[i].watermark = DT_NOBEGIN;
+	}
+	for (int array = 0; array < lengthof(types); array++)
+	{
+		Datum	   *elements;
+		int			nelements;
+		bool		isnull;
+
+		deconstruct_array(DatumGetArrayTypeP(column(tuple, 33 + array, &isnull)), types[array].type, types[array].length,
+						  types[array].by_value, types[array].align, &elements, NULL, &nelements);
+		for (int i = 0; i < Min(nelements, nstreams); i++)
+		{
+			SckptInflow *inflow = &pipeline->inflows[i];
+
+			if (array == 0)
+				inflow->watermark = DatumGetTimestampTz(elements[i]);
+			else if (array == 1)
+				inflow->idle = DatumGetBool(elements[i]);
+			else if (array == 2)
+				inflow->managed = DatumGetBool(elements[i]);
+			else
+				inflow->rows_lsn = DatumGetLSN(elements[i]);
+		}
+	}
+}
+
 static SckptPipeline *
 pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 {
@@ -233,12 +281,11 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->ttl = DatumGetInt64(column(tuple, 30, &isnull));
 	pipeline->watermark = DatumGetTimestampTz(column(tuple, 31, &isnull));
 	pipeline->clock = DatumGetTimestampTz(column(tuple, 32, &isnull));
-	pipeline->managed = DatumGetBool(column(tuple, 33, &isnull));
-	pipeline->rows_lsn = DatumGetLSN(column(tuple, 34, &isnull));
-	pipeline->arriving = DatumGetBool(column(tuple, 35, &isnull));
-	pipeline->chunks = DatumGetInt32(column(tuple, 36, &isnull));
-	pipeline->at_home = DatumGetObjectId(column(tuple, 37, &isnull)) == MyDatabaseId &&
-		strcmp(text_column(tuple, 38, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
+	read_inflows(pipeline, tuple);
+	pipeline->arriving = DatumGetBool(column(tuple, 37, &isnull));
+	pipeline->chunks = DatumGetInt32(column(tuple, 38, &isnull));
+	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
+		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

@@ -13,6 +13,17 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+/* How far a pipeline has come with a stream that it reads; as of its last checkpoint, or, in a task, now. */
+typedef struct SckptInflow
+{
+	Oid			stream;
+	bool		event_time;		/* it declares one: it counts in the watermark of the whole.  Set in a task only */
+	bool		idle;			/* a heartbeat has come since its last row: it does not hold the others up */
+	bool		managed;		/* pipelines write it: its rows do not move the watermark (semantics.md 19) */
+	TimestampTz watermark;		/* DT_NOBEGIN: none yet */
+	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of it */
+} SckptInflow;
+
 /* A row of stream_ckpt.pipeline_def joined with its position. */
 typedef struct SckptPipeline
 {
@@ -22,7 +33,8 @@ typedef struct SckptPipeline
 	Oid			result;
 	bool		result_owned;	/* the result table was made by create_pipeline() */
 	char	   *query;
-	List	   *streams;		/* oids */
+	List	   *streams;		/* oids, each once */
+	SckptInflow *inflows;		/* of each, in their order */
 	List	   *columns;		/* attribute numbers of the stream that the query uses; 0: the whole row */
 	char	   *search_path;
 	char	   *timezone;
@@ -46,10 +58,8 @@ typedef struct SckptPipeline
 	int64		rows_out;
 	int64		late_rows;
 	int64		dead_letters;
-	TimestampTz watermark;		/* DT_NOBEGIN: none */
+	TimestampTz watermark;		/* of all streams together; DT_NOBEGIN: none */
 	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
-	bool		managed;		/* see task.h */
-	XLogRecPtr	rows_lsn;		/* the same */
 	bool		at_home;		/* false: it comes from another database, and its positions mean nothing here */
 	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
 	int			chunks;			/* how many the last checkpoint consists of */

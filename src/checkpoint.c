@@ -43,7 +43,7 @@ static const struct
 {
 	const char *sql;
 	int			nargs;
-	Oid			types[13];
+	Oid			types[15];
 }			statements[SCKPT_STATEMENT_COUNT] = {
 	[SCKPT_STATEMENT_TRIGGER] = {
 		"INSERT INTO stream_ckpt.checkpoint_log (pipeline_id, checkpoint_id, status, triggered_at, tasks, acknowledged) "
@@ -75,9 +75,10 @@ static const struct
 	[SCKPT_STATEMENT_POSITION] = {
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $2, next_checkpoint = $2 + 1, position = $3, "
 		"restart = $4, rows_in = $5, rows_out = $6, late_rows = $7, dead_letters = $8, watermark = $9, clock = $10, "
-		"managed = $11, rows_lsn = $12, chunks = $13 WHERE pipeline_id = $1", 13,
-		{INT8OID, INT8OID, LSNOID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, LSNOID,
-		INT4OID}
+		"stream_watermarks = $11, stream_idle = $12, stream_managed = $13, stream_rows = $14, chunks = $15 "
+		"WHERE pipeline_id = $1", 15,
+		{INT8OID, INT8OID, LSNOID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+		TIMESTAMPTZARRAYOID, BOOLARRAYOID, BOOLARRAYOID, PG_LSNARRAYOID, INT4OID}
 	},
 	[SCKPT_STATEMENT_COMPLETE] = {
 		"UPDATE stream_ckpt.checkpoint_log SET status = 'completed', completed_at = clock_timestamp(), acknowledged = 1, "
@@ -299,6 +300,31 @@ send_watermark(SckptTask *task)
 	}
 }
 
+/* What is known of each stream, as four arrays. */
+static void
+inflow_values(SckptTask *task, Datum *arrays)
+{
+	Datum	   *values = palloc(4 * task->ninflows * sizeof(Datum));
+	Datum	   *watermarks = values;
+	Datum	   *idle = watermarks + task->ninflows;
+	Datum	   *managed = idle + task->ninflows;
+	Datum	   *rows = managed + task->ninflows;
+
+	for (int i = 0; i < task->ninflows; i++)
+	{
+		watermarks[i] = TimestampTzGetDatum(task->inflows[i].watermark);
+		idle[i] = BoolGetDatum(task->inflows[i].idle);
+		managed[i] = BoolGetDatum(task->inflows[i].managed);
+		rows[i] = LSNGetDatum(task->inflows[i].rows_lsn);
+	}
+	arrays[0] = PointerGetDatum(construct_array(watermarks, task->ninflows, TIMESTAMPTZOID, sizeof(TimestampTz),
+												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	arrays[1] = PointerGetDatum(construct_array(idle, task->ninflows, BOOLOID, sizeof(bool), true, TYPALIGN_CHAR));
+	arrays[2] = PointerGetDatum(construct_array(managed, task->ninflows, BOOLOID, sizeof(bool), true, TYPALIGN_CHAR));
+	arrays[3] = PointerGetDatum(construct_array(rows, task->ninflows, PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
+												TYPALIGN_DOUBLE));
+}
+
 /* Keep as much of the history up to checkpoint `id` as the setting says, and the last completed one. */
 static void
 prune(SckptTask *task, int64 id, int64 last)
@@ -319,8 +345,8 @@ static void
 store_checkpoint(SckptTask *task, SckptPosition *position)
 {
 	SckptUser	saved;
-	Datum		values[13];
-	char		nulls[] = "             ";
+	Datum		values[15];
+	char		nulls[] = "               ";
 	uint64		state_rows;
 	Size		state_bytes;
 
@@ -341,9 +367,8 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	values[7] = Int64GetDatum(task->dead_letters + list_length(task->dead));
 	nulls[8] = time_value(task->times.watermark, &values[8]);
 	nulls[9] = time_value(task->times.clock, &values[9]);
-	values[10] = BoolGetDatum(task->managed);
-	values[11] = LSNGetDatum(task->rows_lsn);
-	values[12] = Int32GetDatum(sckpt_chunk_count(task));
+	inflow_values(task, &values[10]);
+	values[14] = Int32GetDatum(sckpt_chunk_count(task));
 	if (sckpt_checkpoint_execute(SCKPT_STATEMENT_POSITION, values, nulls) != 1)
 		elog(ERROR, "position of pipeline \"%s\" not found", task->def->name);
 
@@ -396,8 +421,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->def->dead_letters = task->dead_letters;
 	task->def->watermark = task->times.watermark;
 	task->def->clock = task->times.clock;
-	task->def->managed = task->managed;
-	task->def->rows_lsn = task->rows_lsn;
+	memcpy(task->def->inflows, task->inflows, task->ninflows * sizeof(SckptInflow));
 	task->restore_id = 0;
 	task->changed = false;
 	task->failed_checkpoints = 0;

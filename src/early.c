@@ -95,7 +95,7 @@ feed(SckptTask *task, EarlyWork *work, SckptScan *scan)
 	for (int i = 0; i < scan->batch->nsegments; i++)
 	{
 		times[i].watermark = times[i].clock = DT_NOBEGIN;
-		if (scan->batch->segments[i].stream == scan->stream)
+		if (scan->batch->segments[i].stream == linitial_oid(scan->streams))
 			work->watermark = Max(work->watermark, scan->batch->segments[i].watermark);
 	}
 
@@ -201,7 +201,7 @@ sckpt_early_merge(SckptTask *task, SckptLogTransaction *transaction, const Trans
 		}
 		else
 			operator->merge(operator, work->operator);
-		sckpt_task_advance(task, transaction->commit_lsn, transaction->commit_time, work->watermark, 0, 0, work->rows > 0);
+		sckpt_task_advance(task, linitial_oid(task->query->streams), transaction->commit_lsn, transaction->commit_time, work->watermark, 0, 0, work->rows > 0);
 		task->rows_in += work->rows;
 		if (work->rows > 0)
 			task->changed = true;

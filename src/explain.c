@@ -65,6 +65,19 @@ explain_source(ReturnSetInfo *rsinfo, const char *sql)
 	SPI_finish();
 }
 
+static char *
+stream_names(SckptQuery *query)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	initStringInfo(&names);
+	foreach(lc, query->streams)
+		appendStringInfo(&names, "%s%s", lc == list_head(query->streams) ? list_length(query->streams) > 1 ? "streams " : "stream " : ", ",
+						 get_rel_name(lfirst_oid(lc)));
+	return names.data;
+}
+
 static const char *
 interval_of(int64 microseconds)
 {
@@ -99,7 +112,9 @@ explain_windows(ReturnSetInfo *rsinfo, SckptQuery *query)
 		if (spec->kind == SCKPT_WINDOW_HOP || spec->kind == SCKPT_WINDOW_CUMULATE)
 			appendStringInfo(&line, " every %s", interval_of(spec->slide));
 		if (!window->closes)
-			appendStringInfoString(&line, query->source ? "; never closes: it is not over the event_time column of the stream"
+			appendStringInfoString(&line, query->source && list_length(query->streams) > 1 ?
+								   "; never closes: it is not over the event_time column of each stream" :
+								   query->source ? "; never closes: it is not over the event_time column of the stream"
 								   : "; never closes: it is not over a bound of a window that closes");
 		else if (window->delay + query->lateness > 0)
 			appendStringInfo(&line, "; closes %s after the watermark has reached its end", interval_of(window->delay + query->lateness));
@@ -188,7 +203,7 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 	put_line(rsinfo, "Pipeline \"%s\" into %s", name, get_rel_name(pipeline->result)
 			 ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->result)), get_rel_name(pipeline->result))
 			 : "a dropped relation");
-	put_line(rsinfo, "  Stage 0: expressions over stream %s", get_rel_name(query->stream));
+	put_line(rsinfo, "  Stage 0: expressions over %s", stream_names(query));
 	put_line(rsinfo, "    Plan:");
 	explain_source(rsinfo, query->source);
 	for (SckptQuery *stage = query; stage; stage = stage->above)

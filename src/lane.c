@@ -102,7 +102,7 @@ tasks_changed(SckptLane *lane)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		lane->streams = list_append_unique_oid(lane->streams, task->query->stream);
+		lane->streams = list_concat_unique_oid(lane->streams, task->query->streams);
 		tap |= sckpt_early_possible(task);
 	}
 	sckpt_log_set_tap(lane->reader, tap ? TAP_BYTES : 0);

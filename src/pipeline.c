@@ -393,14 +393,15 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 		"WITH def AS (INSERT INTO stream_ckpt.pipeline_def (name, owner, result, result_owned, query, streams, columns, search_path, "
 		"timezone, datestyle, intervalstyle, text_search_config, emit, on_error, checkpoint_interval, "
 		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system) "
-		"VALUES ($1, $2, $3, $4, $5, ARRAY[$6], $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
+		"VALUES ($1, $2, $3, $4, $5, $6, $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
 		"RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
 		"SELECT id, $23, $24 FROM def";
-	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID,
+	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, XIDOID, LSNOID,
 	OIDOID, TEXTOID, LSNOID, LSNOID, INT2ARRAYOID};
 	Datum		values[25];
 	char		nulls[25];
+	Datum	   *streams = palloc(list_length(analyzed->streams) * sizeof(Datum));
 	Datum	   *columns = palloc(Max(1, list_length(analyzed->columns)) * sizeof(Datum));
 	ListCell   *lc;
 	SckptUser	saved;
@@ -412,7 +413,10 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	values[n++] = ObjectIdGetDatum(result);
 	values[n++] = BoolGetDatum(owned);
 	values[n++] = CStringGetTextDatum(query);
-	values[n++] = ObjectIdGetDatum(analyzed->stream);
+	foreach(lc, analyzed->streams)
+		streams[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	values[n++] = PointerGetDatum(construct_array(streams, list_length(analyzed->streams), REGCLASSOID, sizeof(Oid), true,
+												  TYPALIGN_INT));
 	values[n++] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
 	values[n++] = CStringGetTextDatum(GetConfigOption("TimeZone", false, false));
 	values[n++] = CStringGetTextDatum(GetConfigOption("DateStyle", false, false));
@@ -491,7 +495,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	else
 	{
 		result = PG_GETARG_OID(2);
-		sckpt_pipeline_check_sink(result, last, query->stream, last->grouped && !final);
+		sckpt_pipeline_check_sink(result, last, query->streams, last->grouped && !final);
 	}
 	check_plans(query, result, final);
 
@@ -572,7 +576,7 @@ skip_gap(SckptPipeline *pipeline)
 {
 	static const char sql[] =
 		"WITH def AS (UPDATE stream_ckpt.pipeline_def SET created_xid = $2, start = $3 WHERE id = $1) "
-		"UPDATE stream_ckpt.pipeline_position SET position = $4, restart = $5, rows_lsn = '0/0' WHERE pipeline_id = $1";
+		"UPDATE stream_ckpt.pipeline_position SET position = $4, restart = $5, stream_rows = '{}' WHERE pipeline_id = $1";
 	Oid			types[5] = {INT8OID, XIDOID, LSNOID, LSNOID, LSNOID};
 	Datum		values[5];
 	XLogRecPtr	restart = hold_log();

@@ -16,10 +16,10 @@ extern bool sckpt_pipeline_visible(Oid owner);
 /* The pipeline, if the current user may change it; 42704, 42501. */
 extern SckptPipeline *sckpt_pipeline_require(const char *name);
 /*
- * ereport(ERROR) unless the rows of `query`, a last stage whose first one reads `stream`, can go into `sink`; `keyed`: the rows
+ * ereport(ERROR) unless the rows of `query`, a last stage whose first one reads `streams`, can go into `sink`; `keyed`: the rows
  * change.
  */
-extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed);
+extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed);
 /* A relation has become a partition of `parent`: ereport(ERROR) if some pipeline's results would come back to what it reads. */
 extern void sckpt_pipeline_check_attached(Oid parent);
 

@@ -44,9 +44,9 @@ view_base(Oid view)
 	return base;
 }
 
-/* Does what is written into `sink` come back to `stream`, through partitions, views, and pipelines between streams? */
+/* Does what is written into `sink` come back to one of `streams`, through partitions, views, and pipelines between streams? */
 static bool
-leads_to(Oid sink, Oid stream, List **visited)
+leads_to(Oid sink, List *streams, List **visited)
 {
 	ListCell   *lc;
 
@@ -60,7 +60,7 @@ leads_to(Oid sink, Oid stream, List **visited)
 		Oid			relid = lfirst_oid(lc);
 		ListCell   *lp;
 
-		if (relid == stream)
+		if (list_member_oid(streams, relid))
 			return true;
 		if (list_member_oid(*visited, relid) || !sckpt_catalog_is_stream(relid))
 			continue;
@@ -69,7 +69,7 @@ leads_to(Oid sink, Oid stream, List **visited)
 		{
 			SckptPipeline *next = lfirst(lp);
 
-			if (get_rel_name(next->result) && leads_to(next->result, stream, visited))
+			if (get_rel_name(next->result) && leads_to(next->result, streams, visited))
 				return true;
 		}
 	}
@@ -102,18 +102,13 @@ sckpt_pipeline_check_attached(Oid parent)
 	foreach(lc, sckpt_catalog_pipelines())
 	{
 		SckptPipeline *pipeline = lfirst(lc);
-		ListCell   *ls;
+		List	   *through = NIL;
+		List	   *back = NIL;
 
 		/* Only those whose rows get to the parent matter. */
-		foreach(ls, pipeline->streams)
-		{
-			List	   *through = NIL;
-			List	   *back = NIL;
-
-			if (get_rel_name(pipeline->result) && leads_to(pipeline->result, parent, &through) &&
-				leads_to(pipeline->result, lfirst_oid(ls), &back))
-				refuse_cycle(pipeline->name, pipeline->result);
-		}
+		if (get_rel_name(pipeline->result) && leads_to(pipeline->result, list_make1_oid(parent), &through) &&
+			leads_to(pipeline->result, pipeline->streams, &back))
+			refuse_cycle(pipeline->name, pipeline->result);
 	}
 }
 
@@ -152,7 +147,7 @@ check_keyed_sink(Relation rel, SckptQuery *query, AttrNumber *keys)
 }
 
 void
-sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed)
+sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed)
 {
 	Relation	rel = try_table_open(sink, RowExclusiveLock);
 	List	   *visited = NIL;
@@ -182,7 +177,7 @@ sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, Oid stream, bool keyed)
 				keys[k] = get_attnum(sink, column);
 		}
 	}
-	if (leads_to(sink, stream, &visited))
+	if (leads_to(sink, streams, &visited))
 		refuse_cycle(NULL, sink);
 	if (keyed)
 		check_keyed_sink(rel, query, keys);

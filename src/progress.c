@@ -26,7 +26,62 @@
 
 /* ---- Heartbeats ---- */
 
-/* The watermark of a stream at which something closes next, in the pipelines that read it and in those that read their results. */
+static TimestampTz next_close(Oid stream, List *tasks, int depth);
+
+/*
+ * The watermark of one of a task's streams at which something closes next, here or in the pipelines that read the result.  DT_NOEND: none
+ * that is in sight.  DT_NOBEGIN: the silence of the stream, which holds the others up, is enough.
+ */
+static TimestampTz
+closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
+{
+	SckptInflow *inflow = sckpt_task_inflow(task, stream);
+	TimestampTz next = DT_NOEND;
+	TimestampTz greatest = DT_NOBEGIN;
+	bool		held = false;
+
+	/* Heartbeats of a stream that pipelines write are void. */
+	if (depth == 0 && inflow->managed)
+		return DT_NOEND;
+
+	/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
+	for (int i = 0; i < task->noperators; i++)
+	{
+		TimestampTz close = task->operators[i]->next_close(task->operators[i]);
+
+		if (close > task->times.watermark)
+			next = Min(next, close);
+	}
+	if (task->output_delay >= 0 && depth < MAX_CHAIN)
+	{
+		TimestampTz close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
+
+		if (close > task->times.watermark)
+			next = Min(next, close);
+	}
+	if (next == DT_NOEND || task->ninflows == 1)
+		return next;
+
+	/* With it, it is the others that hold the task up. */
+	if (!inflow->event_time || inflow->watermark >= next)
+		return DT_NOEND;
+	for (int i = 0; i < task->ninflows; i++)
+	{
+		SckptInflow *other = &task->inflows[i];
+
+		if (other == inflow || !other->event_time)
+			continue;
+		greatest = Max(greatest, other->watermark);
+		held |= !other->idle;
+	}
+	if (depth > 0)
+		return next;			/* heartbeats of what the pipelines before it read do not make the stream itself idle */
+	if (inflow->idle)
+		return held ? DT_NOEND : next;
+	return greatest >= next ? DT_NOBEGIN : next;
+}
+
+/* The same for all tasks. */
 static TimestampTz
 next_close(Oid stream, List *tasks, int depth)
 {
@@ -36,24 +91,9 @@ next_close(Oid stream, List *tasks, int depth)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
-		TimestampTz close;
 
-		if (task->status != SCKPT_RUNNING || task->query->stream != stream)
-			continue;
-
-		/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
-		for (int i = 0; i < task->noperators; i++)
-		{
-			close = task->operators[i]->next_close(task->operators[i]);
-			if (close > task->times.watermark)
-				next = Min(next, close);
-		}
-		if (task->output_delay >= 0 && depth < MAX_CHAIN)
-		{
-			close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
-			if (close > task->times.watermark)
-				next = Min(next, close);
-		}
+		if (task->status == SCKPT_RUNNING && sckpt_task_inflow(task, stream))
+			next = Min(next, closes_at(task, stream, tasks, depth));
 	}
 	return next;
 }
@@ -68,9 +108,10 @@ stream_watermark(Oid stream, List *tasks)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
+		SckptInflow *inflow = task->status == SCKPT_RUNNING ? sckpt_task_inflow(task, stream) : NULL;
 
-		if (task->status == SCKPT_RUNNING && task->query->stream == stream)
-			watermark = Max(watermark, task->times.watermark);
+		if (inflow)
+			watermark = Max(watermark, inflow->watermark);
 	}
 	return watermark;
 }
@@ -86,7 +127,8 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 	int64		value;
 	bool		declared;
 
-	if (watermark == DT_NOBEGIN || next == DT_NOEND || next <= watermark)
+	/* Of a stream without a watermark nothing is known but that it is silent. */
+	if (next == DT_NOEND || (next != DT_NOBEGIN && (watermark == DT_NOBEGIN || next <= watermark)))
 		return NOTHING_MS;
 	if (silence->base == DT_NOBEGIN)
 		silence->base = watermark;
@@ -104,12 +146,12 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 		return NOTHING_MS;
 
 	/* Event time was `base` at `since`, and has gone on with the clock. */
-	due = silence->since + Max(silence->timeout, next - silence->base);
+	due = silence->since + (next == DT_NOBEGIN ? silence->timeout : Max(silence->timeout, next - silence->base));
 	due = Max(due, silence->sent_at + HEARTBEAT_MS * INT64CONST(1000));
 	if (due > now)
 		return (due - now) / 1000 + 1;
-	value = silence->base + (now - silence->since);
-	if (value <= watermark)
+	value = watermark == DT_NOBEGIN ? SCKPT_NO_WATERMARK : silence->base + (now - silence->since);
+	if (value <= watermark && next != DT_NOBEGIN)
 		return HEARTBEAT_MS;
 
 	StartTransactionCommand();

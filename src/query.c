@@ -35,9 +35,9 @@
 /* What the walkers carry. */
 typedef struct StreamUse
 {
-	Oid			stream;			/* the last one seen */
-	int			count;			/* streams seen, anywhere */
-	List	   *columns;		/* of it that are used; 0: all */
+	List	   *streams;		/* oids, each once */
+	int			count;			/* how often one is seen, anywhere */
+	List	   *columns;		/* of the one stream that are used; 0: all */
 } StreamUse;
 
 static bool find_in_query(Query *query, StreamUse *use);
@@ -68,7 +68,7 @@ count_streams(Node *node, StreamUse *use)
 		{
 			int			column = -1;
 
-			use->stream = rte->relid;
+			use->streams = list_append_unique_oid(use->streams, rte->relid);
 			use->count++;
 			while ((column = bms_next_member(rte->selectedCols, column)) >= 0)
 				use->columns = lappend_int(use->columns, column + FirstLowInvalidHeapAttributeNumber);
@@ -104,7 +104,7 @@ sckpt_query_reads_stream(Query *query)
 	copy->canSetTag = true;
 	foreach(lc, QueryRewrite(copy))
 	{
-		StreamUse	use = {InvalidOid, 0, NIL};
+		StreamUse	use = {NIL, 0, NIL};
 
 		count_streams(lfirst(lc), &use);
 		if (use.count > 0)
@@ -116,7 +116,7 @@ sckpt_query_reads_stream(Query *query)
 static bool
 contains_stream(Node *node)
 {
-	StreamUse	use = {InvalidOid, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL};
 
 	count_streams(node, &use);
 	return use.count > 0;
@@ -187,6 +187,14 @@ find_system_column(Node *node, Query *query)
 	return expression_tree_walker(node, find_system_column, query);
 }
 
+void
+sckpt_query_refuse_system_columns(Query *query)
+{
+	find_system_column((Node *) query->targetList, query);
+	find_system_column(query->havingQual, query);
+	find_system_column((Node *) query->jointree, query);
+}
+
 /*
  * Is the stream below this item of a FROM clause, and on a side of each join that makes the join linear in it?
  */
@@ -255,8 +263,7 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 void
 sckpt_query_check_level(Query *query)
 {
-	if (query->setOperations)
-		sckpt_query_refuse("UNION, INTERSECT or EXCEPT over a stream", "Create one pipeline for each part.");
+	sckpt_union_check_operations(query);
 	if (query->hasDistinctOn)
 		sckpt_query_refuse("DISTINCT ON", "Use GROUP BY with the same columns and aggregates for the others.");
 	if (query->distinctClause)
@@ -277,6 +284,22 @@ sckpt_query_check_level(Query *query)
 		sckpt_query_refuse("GROUPING SETS, ROLLUP or CUBE", "Create one pipeline for each grouping.");
 }
 
+/* The same for the parts of UNION ALL, of which it is known that there is a stream in each (query_union.c). */
+static bool
+find_in_union(Query *query, StreamUse *use)
+{
+	bool		found = true;
+	ListCell   *lc;
+
+	foreach(lc, sckpt_union_parts(query))
+	{
+		Query	   *part = ((RangeTblEntry *) lfirst(lc))->subquery;
+
+		found &= sckpt_union_is(part) ? find_in_union(part, use) : find_in_join_tree((Node *) part->jointree, part, use);
+	}
+	return found;
+}
+
 /* The same for a sub-select in FROM, or a view: it must be linear as a whole. */
 static bool
 find_in_query(Query *query, StreamUse *use)
@@ -287,6 +310,8 @@ find_in_query(Query *query, StreamUse *use)
 	if (!contains_stream((Node *) query))
 		return false;
 	sckpt_query_check_level(query);
+	if (sckpt_union_is(query))
+		return find_in_union(query, use);
 	if (sckpt_query_is_grouped(query))
 		sckpt_query_refuse("grouping in a sub-select over a stream",
 						   "Create a pipeline for the sub-select.");
@@ -310,13 +335,13 @@ find_in_query(Query *query, StreamUse *use)
 static void
 check_linear(Query *expanded)
 {
-	StreamUse	use = {InvalidOid, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL};
+	bool		found = sckpt_union_is(expanded) ? find_in_union(expanded, &use) :
+		find_in_join_tree((Node *) expanded->jointree, expanded, &use);
 
-	if (!find_in_join_tree((Node *) expanded->jointree, expanded, &use))
+	if (!found)
 		sckpt_query_refuse("a stream in a sub-select outside FROM", "Name the stream in FROM.");
-	find_system_column((Node *) expanded->targetList, expanded);
-	find_system_column(expanded->havingQual, expanded);
-	find_system_column(expanded->jointree->quals, expanded);
+	sckpt_query_refuse_system_columns(expanded);
 }
 
 /* The same for one as it was parsed. */
@@ -381,14 +406,16 @@ SckptQuery *
 sckpt_query_analyze(const char *text, bool final, bool track)
 {
 	SckptQuery *result;
-	StreamUse	use = {InvalidOid, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL};
 	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	RawStmt    *statement;
 	List	   *rewritten;
 	Query	   *query;
 	Query	   *expanded;
 	Query	   *structured;
-	bool		event_time;
+	int			count;
+	bool		event_time = false;
+	ListCell   *lc;
 
 	if (list_length(statements) != 1)
 		ereport(ERROR,
@@ -425,8 +452,12 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a query over no stream is not supported in a pipeline"),
-				 errhint("A pipeline reads one stream. Create it with stream_ckpt.create_stream().")));
-	if (use.count > 1)
+				 errhint("A pipeline needs one stream. Create it with stream_ckpt.create_stream().")));
+
+	/* From here on for checks only. */
+	sckpt_level_inline_ctes(expanded);
+	count = sckpt_union_count_streams(expanded, false);
+	if (count > 0 && count < use.count)
 		sckpt_query_refuse("a join of streams", "Join one stream with ordinary tables, such as results of other pipelines.");
 
 	structured = copyObject(query);
@@ -441,7 +472,6 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 
 		check_linear(expanded);
 		result = palloc0(sizeof(SckptQuery));
-		result->stream = use.stream;
 		result->result = ExecCleanTypeFromTL(query->targetList);
 		result->grouped = sckpt_query_is_grouped(query);
 		level.stage = result;
@@ -453,17 +483,22 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		{
 			RangeTblEntry *rte = rt_fetch(i, query->rtable);
 
-			if (rte->rtekind == RTE_RELATION && rte->relid == use.stream)
+			if (rte->rtekind == RTE_RELATION && sckpt_catalog_is_stream(rte->relid))
+			{
 				level.stream = i;
+				level.place = SelfItemPointerAttributeNumber;
+			}
 		}
 		if (result->grouped)
 			sckpt_level_split_group(&level);
 		else
 			result->source = pg_get_querydef(query, false);
 	}
-	result->stream = use.stream;
-	result->columns = use.columns;
-	event_time = sckpt_stream_event_time(use.stream, NULL, NULL, NULL);
+	result->streams = use.streams;
+	result->nscans = use.count;
+	result->columns = list_length(use.streams) == 1 ? use.columns : list_make1_int(0);
+	foreach(lc, use.streams)
+		event_time |= sckpt_stream_event_time(lfirst_oid(lc), NULL, NULL, NULL);
 	for (SckptQuery *stage = result; stage; stage = stage->above)
 	{
 		stage->event_time = event_time;

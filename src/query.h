@@ -9,6 +9,8 @@
  * aggregate calls, and the projection and HAVING over both.  A grouped query over a grouped sub-select is a second such stage
  * (`above`), whose rows are the results of the first.
  *
+ * Several streams are read by UNION ALL, which is linear: it is part of the source's SQL (query_union.c).
+ *
  * Windows.  A window function over the stream is not part of the source.  The source puts out the time, NULL in the place of
  * the window's bounds, and the row's place in the batch (its ctid); who takes its rows (expand.h) fills the bounds in, once for each
  * window that is not closed, and computes the columns and conditions that depend on them.
@@ -57,7 +59,7 @@ typedef struct SckptWindow
 	AttrNumber	start;			/* 0: not used */
 	AttrNumber	end;
 	bool		closes;			/* it is over the stream's event time, or over a window below that closes */
-	bool		judges;			/* rows can be late for it: it reads the stream's event time itself */
+	bool		judges;			/* rows can be late for it: it reads the event time of its streams itself */
 	int64		delay;			/* as in SckptKey */
 } SckptWindow;
 
@@ -102,13 +104,14 @@ typedef struct SckptSetColumns
 
 typedef struct SckptQuery
 {
-	Oid			stream;			/* of the first stage */
-	List	   *columns;		/* attribute numbers of the stream that it uses; 0: the whole row */
+	List	   *streams;		/* of the first stage: oids, each once */
+	int			nscans;			/* how often they are named */
+	List	   *columns;		/* attribute numbers of the stream that it uses; 0: the whole row; of several streams always that */
 	bool		grouped;
 	char	   *source;			/* SQL of the linear part; NULL: the stage below is */
-	bool		pure;			/* the source depends on nothing but the stream's rows */
+	bool		pure;			/* the source depends on nothing but the rows of the one stream that it names */
 	bool		stable;			/* its by-reference columns point into the batch, so that they outlive the row */
-	bool		event_time;		/* its stream declares one: it has a watermark */
+	bool		event_time;		/* a stream of it declares one: it has a watermark */
 	int			nsource;		/* columns of the source, of a grouped or windowed query */
 	Oid		   *source_types;
 	AttrNumber	row;			/* column with the row's ctid; 0: none */

@@ -22,6 +22,7 @@
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
+#include "catalog.h"
 #include "query_private.h"
 #include "stream.h"
 
@@ -280,7 +281,7 @@ is_pure(SckptLevel *level)
 
 	if (level->below || query->hasSubLinks || list_length(query->jointree->fromlist) != 1 ||
 		!IsA(linitial(query->jointree->fromlist), RangeTblRef) ||
-		rt_fetch(linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex, query->rtable)->relid != stage->stream)
+		!sckpt_catalog_is_stream(rt_fetch(linitial_node(RangeTblRef, query->jointree->fromlist)->rtindex, query->rtable)->relid))
 		return false;
 	foreach(lc, level->computed)
 	{
@@ -341,13 +342,15 @@ sckpt_level_finish_columns(SckptLevel *level)
 	}
 	else if (level->stream && (stage->nwindows > 0 || (level->track && stage->grouped)))
 	{
-		Oid			stream = rt_fetch(level->stream, level->query->rtable)->relid;
+		RangeTblEntry *input = rt_fetch(level->stream, level->query->rtable);
 		AttrNumber	time;
 
-		stage->row = append_column(level, (Expr *) makeVar(level->stream, SelfItemPointerAttributeNumber, TIDOID, -1,
-														   InvalidOid, 0));
-		if (level->track && sckpt_stream_event_time(stream, &time, NULL, NULL))
-			stage->time = append_column(level, (Expr *) makeVar(level->stream, time, get_atttype(stream, time), -1,
+		stage->row = append_column(level, (Expr *) makeVar(level->stream, level->place, TIDOID, -1, InvalidOid, 0));
+		if (level->track && input->rtekind == RTE_SUBQUERY)
+			stage->time = append_column(level, (Expr *) makeVar(level->stream, level->place + 1, TIMESTAMPTZOID, -1,
+																InvalidOid, 0));
+		else if (level->track && sckpt_stream_event_time(input->relid, &time, NULL, NULL))
+			stage->time = append_column(level, (Expr *) makeVar(level->stream, time, get_atttype(input->relid, time), -1,
 																InvalidOid, 0));
 	}
 

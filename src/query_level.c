@@ -54,6 +54,12 @@ typedef struct FlattenContext
 	List	   *windows;		/* relations that are windows over the stream (int) */
 } FlattenContext;
 
+typedef struct WholeRowContext
+{
+	int			index;
+	int			sublevels_up;
+} WholeRowContext;
+
 static List *flatten_query(Query *query);
 
 /* ---- WITH ---- */
@@ -398,7 +404,7 @@ flatten_item(FlattenContext *context, Node *node)
 			return NIL;
 		}
 		if (rte->rtekind == RTE_SUBQUERY && bms_is_member(index, context->over_stream) &&
-			!sckpt_query_is_grouped(rte->subquery))
+			!sckpt_query_is_grouped(rte->subquery) && !sckpt_union_is(rte->subquery))
 			return flatten_subselect(context, index);
 		return list_make1(node);
 	}
@@ -471,7 +477,7 @@ flatten_query(Query *query)
 
 /* ---- The level ---- */
 
-/* The stream, or the grouped sub-select that reads it, in what is left of FROM. */
+/* The stream, or a UNION ALL over streams, or the grouped sub-select that reads them, in what is left of FROM. */
 static bool
 find_input(Node *node, SckptLevel *level)
 {
@@ -485,10 +491,65 @@ find_input(Node *node, SckptLevel *level)
 		if (rte->rtekind == RTE_RELATION && sckpt_catalog_is_stream(rte->relid))
 			level->stream = index;
 		else if (rte->rtekind == RTE_SUBQUERY && is_over_stream(rte))
-			level->below = index;
+		{
+			if (sckpt_union_is(rte->subquery))
+				level->stream = index;
+			else
+				level->below = index;
+		}
 		return false;
 	}
 	return expression_tree_walker(node, find_input, level);
+}
+
+void
+sckpt_level_find_input(SckptLevel *level)
+{
+	(void) find_input((Node *) level->query->jointree->fromlist, level);
+}
+
+/* Flatten each part of UNION ALL for itself. */
+static void
+flatten_union(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, sckpt_union_parts(query))
+	{
+		SckptLevel	level = {NULL};
+
+		level.query = ((RangeTblEntry *) lfirst(lc))->subquery;
+		if (sckpt_union_is(level.query))
+		{
+			flatten_union(level.query);
+			continue;
+		}
+		sckpt_query_refuse_clock((Node *) level.query->targetList, "the target list of a part of UNION ALL");
+		sckpt_level_flatten(&level);
+	}
+}
+
+/* It would have our columns, too. */
+static bool
+refuse_whole_row(Node *node, WholeRowContext *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		if (((Var *) node)->varno == context->index && ((Var *) node)->varattno == 0 &&
+			((Var *) node)->varlevelsup == context->sublevels_up)
+			sckpt_query_refuse("the whole row of UNION ALL in a query with windows, levels of grouping or state_ttl", "Name its columns.");
+		return false;
+	}
+	if (IsA(node, Query))
+	{
+		context->sublevels_up++;
+		(void) query_tree_walker((Query *) node, refuse_whole_row, context, 0);
+		context->sublevels_up--;
+		return false;
+	}
+	return expression_tree_walker(node, refuse_whole_row, context);
 }
 
 void
@@ -499,6 +560,22 @@ sckpt_level_flatten(SckptLevel *level)
 	int			joins = list_length(query->rtable);
 	ListCell   *lc;
 
+	/* Before joins take their columns. */
+	sckpt_level_find_input(level);
+	if (level->stream)
+	{
+		RangeTblEntry *rte = rt_fetch(level->stream, query->rtable);
+
+		level->place = SelfItemPointerAttributeNumber;
+		if (rte->rtekind == RTE_SUBQUERY)
+		{
+			WholeRowContext context = {level->stream, 0};
+
+			(void) query_tree_walker(query, refuse_whole_row, &context, 0);
+			flatten_union(rte->subquery);
+			level->place = sckpt_union_names_streams(rte->subquery) ? sckpt_union_add_columns(rte) : 0;
+		}
+	}
 	foreach(lc, query->jointree->fromlist)
 		renew_joins(query, lfirst(lc));
 	for (int i = 1; i <= joins; i++)
@@ -517,5 +594,4 @@ sckpt_level_flatten(SckptLevel *level)
 		blank_relation(query, window->index);
 		level->windows = lappend(level->windows, window);
 	}
-	(void) find_input((Node *) query->jointree->fromlist, level);
 }

@@ -6,7 +6,7 @@
  * A query without windows, without grouped sub-selects over the stream is run as it was written: its SQL is made from what
  * the parser gave, so that views and row-level security take effect when it is planned.  Of any other query each level becomes one
  * stage: first sub-selects that are linear are flattened into the level that reads them, and windows leave its FROM clause
- * (query_level.c, query_window.c); then columns are given out (query_column.c) to keys and aggregates (query_group.c, query_call.c).
+ * (query_level.c, query_window.c; query_union.c of UNION ALL); then columns are given out (query_column.c) to keys and aggregates (query_group.c, query_call.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -38,7 +38,9 @@ typedef struct SckptLevel
 	bool		last;			/* its results are the pipeline's */
 	bool		final;
 	bool		track;			/* rows are to say where they came from */
-	int			stream;			/* in the range table; 0: below a view */
+	int			stream;			/* in the range table: the stream, or a UNION ALL over streams; 0: below a view */
+	AttrNumber	place;			/* its column with the row's ctid, and of a UNION ALL, after that, the row's event time; 0: it cannot
+								 * be had */
 	int			below;			/* the grouped sub-select in FROM; 0: none */
 	SckptQuery *input;			/* the stage below */
 	List	   *windows;		/* SckptLevelWindow */
@@ -52,6 +54,8 @@ extern void sckpt_query_refuse(const char *construct, const char *hint) pg_attri
 extern void sckpt_query_refuse_clock(Node *node, const char *where);
 /* Refuse what no query level on the stream's way can have. */
 extern void sckpt_query_check_level(Query *query);
+/* Refuse system columns of streams that the level itself names. */
+extern void sckpt_query_refuse_system_columns(Query *query);
 /* Does it, as it was parsed, read a stream: its views, too? */
 extern bool sckpt_query_reads_stream(Query *query);
 static inline bool
@@ -65,6 +69,30 @@ sckpt_query_is_grouped(Query *query)
 extern void sckpt_level_inline_ctes(Query *query);
 /* Flatten level->query; find the stream, or the stage below, and the windows. */
 extern void sckpt_level_flatten(SckptLevel *level);
+
+/* Find level->stream or level->below in FROM. */
+extern void sckpt_level_find_input(SckptLevel *level);
+
+/* query_union.c: UNION ALL where a stream may stand */
+extern bool sckpt_union_is(Query *query);
+/* Refuse other set operations. */
+extern void sckpt_union_check_operations(Query *query);
+/* Its parts' RangeTblEntries, whose sub-selects may be of the same kind. */
+extern List *sckpt_union_parts(Query *query);
+/*
+ * How many streams are named below FROM; of a query whose views are expanded.  Refuses joins of streams, parts of UNION ALL that read none, and
+ * what these cannot have.  `part`: the query is in one.
+ */
+extern int	sckpt_union_count_streams(Query *query, bool part);
+/* With its parts flattened: do all of them name their stream, not a view? */
+extern bool sckpt_union_names_streams(Query *query);
+/* Then: let it put out the row's ctid, and its event time, in two more columns; returns the first one's number. */
+extern AttrNumber sckpt_union_add_columns(RangeTblEntry *rte);
+/*
+ * Is a column of an input (a stream, or UNION ALL whose parts are flattened) the event time, wherever its stream declares one?  Sets
+ * *declared if any does.
+ */
+extern bool sckpt_union_is_event_time(RangeTblEntry *rte, AttrNumber column, bool *declared);
 
 /* query_window.c */
 /* Is it one of the extension's window functions, and which? */

@@ -224,8 +224,6 @@ make_level(StagesContext *context, Query *query, bool last)
 	stage->grouped = sckpt_query_is_grouped(query);
 	stage->result = ExecCleanTypeFromTL(query->targetList);
 	stage->retracting = level.below != 0 && !context->final;
-	if (level.stream)
-		stage->stream = rt_fetch(level.stream, query->rtable)->relid;
 	level.stage = stage;
 	if (stage->grouped && ++context->count > SCKPT_MAX_STAGES)
 		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
@@ -237,7 +235,7 @@ make_level(StagesContext *context, Query *query, bool last)
 	if (level.below == 0)
 	{
 		context->check_source(query);
-		if (context->track && stage->grouped && level.stream == 0)
+		if (context->track && stage->grouped && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
 	if (stage->grouped)
@@ -266,13 +264,18 @@ sckpt_query_check_final(SckptQuery *query)
 {
 	if (!query->grouped)
 		sckpt_query_refuse("emit => 'final' for a query without GROUP BY", "Its rows never change: leave the argument out.");
+	if (!query->event_time && list_length(query->streams) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("emit => 'final' over streams of which none declares an event_time is not supported"),
+				 errhint("Use ALTER FOREIGN TABLE ... OPTIONS (ADD event_time 'column').")));
 	if (!query->event_time)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("emit => 'final' over stream \"%s\", which declares no event_time, is not supported",
-						get_rel_name(query->stream)),
+						get_rel_name(linitial_oid(query->streams))),
 				 errhint("Use ALTER FOREIGN TABLE %s OPTIONS (ADD event_time 'column').",
-						 quote_identifier(get_rel_name(query->stream)))));
+						 quote_identifier(get_rel_name(linitial_oid(query->streams))))));
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
 		bool		closing = false;
@@ -286,7 +289,8 @@ sckpt_query_check_final(SckptQuery *query)
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("emit => 'final' with a window over another expression than the event time is not supported"),
 					 stage == query ?
-					 errhint("Give the window the stream's event_time column itself: other windows never close.") :
+					 errhint(list_length(query->streams) == 1 ? "Give the window the stream's event_time column itself: other windows never close." :
+						   "Give the window a column that is the event_time column in each part of UNION ALL: other windows never close.") :
 					 errhint("Give the window window_start or window_end of the sub-select: other windows never close.")));
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

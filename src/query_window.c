@@ -167,19 +167,14 @@ void
 sckpt_level_make_windows(SckptLevel *level)
 {
 	SckptQuery *stage = level->stage;
-	AttrNumber	event_time = 0;
 	SckptWindow *window;
 	ListCell   *lc;
 	bool		session = false;
 
 	stage->nwindows = list_length(level->windows);
 	stage->windows = palloc0(Max(1, stage->nwindows) * sizeof(SckptWindow));
-	if (level->below == 0 && stage->nwindows > 0)
-	{
-		if (level->stream == 0)
-			sckpt_query_refuse("a window over a view that reads a stream", "Name the stream itself in FROM.");
-		(void) sckpt_stream_event_time(rt_fetch(level->stream, level->query->rtable)->relid, &event_time, NULL, NULL);
-	}
+	if (level->below == 0 && stage->nwindows > 0 && level->place == 0)
+		sckpt_query_refuse("a window over a view that reads a stream", "Name the stream itself in FROM.");
 
 	window = stage->windows;
 	foreach(lc, level->windows)
@@ -209,11 +204,12 @@ sckpt_level_make_windows(SckptLevel *level)
 			time = (Node *) ((RelabelType *) time)->arg;
 		if (IsA(time, Var) && level->below)
 			window->closes = time_of_below(level, (Var *) time, &window->delay);
-		else if (IsA(time, Var) && event_time != 0 &&
-				 ((Var *) time)->varno == level->stream && ((Var *) time)->varattno == event_time)
+		else if (IsA(time, Var) && ((Var *) time)->varno == level->stream)
 		{
-			window->closes = true;
-			window->judges = true;
+			bool		declared = false;
+
+			if (sckpt_union_is_event_time(rt_fetch(level->stream, level->query->rtable), ((Var *) time)->varattno, &declared))
+				window->closes = window->judges = declared;
 		}
 		window++;
 	}

@@ -235,8 +235,6 @@ restore_times(SckptTask *task)
 	task->times.clock = task->def->clock;
 	task->before = task->times;
 	task->times_lsn = InvalidXLogRecPtr;
-	task->managed = task->def->managed;
-	task->rows_lsn = task->def->rows_lsn;
 	task->late_rows = task->def->late_rows;
 	task->dead_letters = task->def->dead_letters;
 	for (int i = 0; i < task->nstores; i++)

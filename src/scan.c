@@ -4,7 +4,8 @@
  *		Scanning a stream: rows of a worker's batch, in PostgreSQL's executor.
  *
  * Only the worker's own executor run of a pipeline's query may scan a stream;
- * the worker arms the scan just before.  Everybody else gets an error.
+ * the worker arms the scan before, and disarms it afterwards.  Everybody else gets an error, functions that the query calls while it is
+ * planned or run too: their queries have other texts.
  *
  * A row's tid is its place in the batch (batch.h).  That is what ctid gives in
  * the query, through joins and projections.
@@ -67,6 +68,7 @@ typedef struct StreamScan
 } StreamScan;
 
 static SckptScan *armed_scan = NULL;
+static int	scans_left = 0;		/* that may start of it */
 
 void
 sckpt_stream_init(void)
@@ -78,6 +80,7 @@ void
 sckpt_stream_arm(SckptScan *scan)
 {
 	armed_scan = scan;
+	scans_left = scan ? scan->nscans : 0;
 }
 
 /* ---- Planning ---- */
@@ -233,7 +236,8 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 
 	if (eflags & EXEC_FLAG_EXPLAIN_ONLY)
 		return;
-	if (armed_scan == NULL || armed_scan->stream != relid)
+	if (armed_scan == NULL || armed_scan->source != node->ss.ps.state->es_sourceText || scans_left == 0 ||
+		!list_member_oid(armed_scan->streams, relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cannot select from stream \"%s\"", get_rel_name(relid)),
@@ -243,7 +247,7 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 	state->scan = armed_scan;
 	state->next_segment = armed_scan->first_segment;
 	state->seen = armed_scan->first_seen;
-	armed_scan = NULL;
+	scans_left--;
 	node->fdw_state = state;
 }
 
@@ -304,7 +308,7 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 					getBaseType(TupleDescAttr(slot->tts_tupleDescriptor, state->bounded - 1)->atttypid) == TIMESTAMPOID
 					? DatumGetCString(DirectFunctionCall1(timestamp_out, value))
 					: DatumGetCString(DirectFunctionCall1(timestamptz_out, value)),
-					get_rel_name(scan->stream)),
+					get_rel_name(state->segment->stream)),
 			 errhint("When the row was inserted, stream_ckpt.max_event_time_ahead did not allow it to move the watermark.")));
 	return true;				/* keep compiler quiet */
 }
@@ -330,6 +334,12 @@ stream_iterate(ForeignScanState *node)
 			state->segment = &batch->segments[state->next_segment++];
 			if (state->segment->nrows == 0 || !sckpt_scan_wants(state->scan, state->segment) || !enter_segment(state))
 				continue;
+			if (state->segment->stream != RelationGetRelid(node->ss.ss_currentRelation))
+			{
+				/* Another scan's; it counts all the same. */
+				state->nrows = 0;
+				continue;
+			}
 			old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 			open_segment(state, node->ss.ss_currentRelation);
 			MemoryContextSwitchTo(old);

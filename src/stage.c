@@ -10,6 +10,7 @@
 #include "executor/spi.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
+#include "utils/plancache.h"
 
 #include "stage.h"
 #include "stream.h"
@@ -86,13 +87,12 @@ sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptRece
 		stage->plan = plan;
 	}
 
+	scan->source = linitial_node(CachedPlanSource, SPI_plan_get_plan_sources(stage->plan))->query_string;
 	options.dest = receiver ? (DestReceiver *) &dest : NULL;
 	sckpt_stream_arm(scan);
 	rc = SPI_execute_plan_extended(stage->plan, &options);
 	if (rc < 0)
 		elog(ERROR, "could not run \"%s\": %s", stage->sql, SPI_result_code_string(rc));
-
-	/* The planner may have found that no row can qualify (WHERE false): then nothing was scanned. */
 	sckpt_stream_arm(NULL);
 	processed = SPI_processed;
 	SPI_finish();

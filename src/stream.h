@@ -17,8 +17,8 @@
 extern void sckpt_stream_init(void);
 
 /*
- * In a worker: the next executor start that scans scan->stream reads from this; NULL disarms.  Only
- * that one scan does, so that functions in a query cannot read streams.
+ * In a worker: scans of scan->streams read from this until it is disarmed, with NULL.  Only those that the query itself
+ * starts do (scan->source), and no more than it has, so that functions in a query cannot read streams.
  */
 extern void sckpt_stream_arm(SckptScan *scan);
 /*

@@ -110,6 +110,8 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	task->def->name = pstrdup(def->name);
 	task->def->query = pstrdup(def->query);
 	task->def->streams = list_copy(def->streams);
+	task->def->inflows = palloc(Max(1, list_length(def->streams)) * sizeof(SckptInflow));
+	memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 	task->def->search_path = pstrdup(def->search_path);
 	task->def->timezone = pstrdup(def->timezone);
 	task->def->datestyle = pstrdup(def->datestyle);
@@ -158,6 +160,8 @@ sckpt_task_stop(SckptTask *task)
 	task->run_context = NULL;
 	task->query = NULL;
 	task->last = NULL;
+	task->inflows = NULL;
+	task->ninflows = 0;
 	memset(task->stores, 0, sizeof(task->stores));
 	task->nstores = 0;
 	task->nlate = task->maxlate = 0;
@@ -184,6 +188,25 @@ sckpt_task_destroy(SckptTask *task)
 		sckpt_shared_release_pipeline(entry);
 	LWLockRelease(sckpt_shared->lock);
 	MemoryContextDelete(task->context);
+}
+
+/* The streams that the query reads must be those that it was created with: their names are protected, views may have changed. */
+static void
+take_streams(SckptTask *task)
+{
+	SckptPipeline *def = task->def;
+
+	if (list_difference_oid(task->query->streams, def->streams) != NIL ||
+		list_difference_oid(def->streams, task->query->streams) != NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the query of pipeline \"%s\" reads other streams than when it was created", def->name),
+				 errhint("Change the view that it selects from back, or drop the pipeline and create it anew.")));
+	task->ninflows = list_length(def->streams);
+	task->inflows = palloc(task->ninflows * sizeof(SckptInflow));
+	memcpy(task->inflows, def->inflows, task->ninflows * sizeof(SckptInflow));
+	for (int i = 0; i < task->ninflows; i++)
+		task->inflows[i].event_time = sckpt_stream_event_time(task->inflows[i].stream, NULL, NULL, NULL);
 }
 
 /* Where the query's columns and keys go in the result relation. */
@@ -276,6 +299,7 @@ sckpt_task_start(SckptTask *task)
 				 errmsg("the result of pipeline \"%s\" does not exist any more", task->def->name)));
 	task->query = sckpt_query_analyze(task->def->query, task->def->final, task->def->ttl > 0);
 	task->last = sckpt_query_last(task->query);
+	take_streams(task);
 	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->lateness = task->def->lateness;
@@ -329,14 +353,16 @@ bury_ahead(SckptScan *scan, uint32 segment, uint32 row, int64 event_time)
 	sckpt_dead_add_row(task, scan->batch, segment, row, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
 					   psprintf("event time %s of stream \"%s\" is too far ahead of the clock",
 								DatumGetCString(DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(event_time))),
-								get_rel_name(scan->stream)), true);
+								get_rel_name(scan->batch->segments[segment].stream)), true);
 }
 
 uint64
 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 {
 	scan->batch = batch;
-	scan->stream = task->query->stream;
+	scan->streams = task->query->streams;
+	scan->nscans = task->query->nscans;
+	scan->source = NULL;
 	scan->after = task->fed;
 	scan->creator = task->def->created_xid;
 	scan->start = task->def->start;
@@ -410,10 +436,10 @@ sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, Sckpt
 	{
 		SckptSegment *segment = &batch->segments[i];
 
-		if (segment->stream == query->stream && segment->commit_lsn > task->fed &&
+		if (list_member_oid(query->streams, segment->stream) && segment->commit_lsn > task->fed &&
 			!(segment->xid == task->def->created_xid && segment->lsn < task->def->start) &&
 			(segment->retried_by == 0 || segment->retried_by == task->def->id))
-			sckpt_task_advance(task, segment->commit_lsn, segment->commit_time, segment->watermark,
+			sckpt_task_advance(task, segment->stream, segment->commit_lsn, segment->commit_time, segment->watermark,
 							   segment->time_flags, (XLogRecPtr) segment->bound, segment->nrows > 0);
 		if (wanted)
 		{
@@ -423,15 +449,58 @@ sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, Sckpt
 	}
 }
 
-void
-sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark, uint8 flags,
-				   XLogRecPtr seen, bool rows)
+SckptInflow *
+sckpt_task_inflow(SckptTask *task, Oid stream)
 {
+	for (int i = 0; i < task->ninflows; i++)
+	{
+		if (task->inflows[i].stream == stream)
+			return &task->inflows[i];
+	}
+	return NULL;
+}
+
+/*
+ * The watermark of all streams together: of those with event time that are not idle the least; of none but idle ones the
+ * greatest.
+ */
+static TimestampTz
+combined_watermark(SckptTask *task)
+{
+	TimestampTz least = DT_NOEND;
+	TimestampTz greatest = DT_NOBEGIN;
+	bool		active = false;
+
+	if (task->ninflows == 1)
+		return task->inflows[0].watermark;
+	for (int i = 0; i < task->ninflows; i++)
+	{
+		SckptInflow *inflow = &task->inflows[i];
+
+		if (!inflow->event_time)
+			continue;
+		greatest = Max(greatest, inflow->watermark);
+		if (!inflow->idle)
+		{
+			active = true;
+			least = Min(least, inflow->watermark);
+		}
+	}
+	return active ? least : greatest;
+}
+
+void
+sckpt_task_advance(SckptTask *task, Oid stream, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark,
+				   uint8 flags, XLogRecPtr seen, bool rows)
+{
+	SckptInflow *inflow = sckpt_task_inflow(task, stream);
+	bool		idle = (flags & SCKPT_RECORD_IDLE) != 0;
+
 	/* A heartbeat that was decided on without these rows; or that is for the pipelines that write the stream to decide on. */
-	if ((flags & SCKPT_RECORD_IDLE) && (task->rows_lsn > seen || task->managed))
+	if (idle && (inflow->rows_lsn > seen || inflow->managed))
 		return;
 	if (rows)
-		task->rows_lsn = commit_lsn;
+		inflow->rows_lsn = commit_lsn;
 
 	if (commit_lsn != task->times_lsn)
 	{
@@ -439,12 +508,20 @@ sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_ti
 		task->times_lsn = commit_lsn;
 	}
 	if (flags & SCKPT_RECORD_PIPELINE)
-		task->managed = true;
-	if (watermark > task->times.watermark && !(rows && task->managed))
+		inflow->managed = true;
+	if (watermark > inflow->watermark && !(rows && inflow->managed))
 	{
-		task->times.watermark = watermark;
+		inflow->watermark = watermark;
 		task->changed = true;
 	}
+	if (idle != inflow->idle)
+	{
+		inflow->idle = idle;
+		task->changed = true;
+	}
+
+	/* Back it does not go; within a transaction it may: only what the whole of it gives is judged by. */
+	task->times.watermark = Max(task->before.watermark, combined_watermark(task));
 	task->times.clock = task->query->event_time ? task->times.watermark : Max(task->times.clock, commit_time);
 }
 

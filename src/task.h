@@ -107,7 +107,8 @@ typedef struct SckptTask
 	SckptTimes	before;			/* before the transaction at hand, whose commit record is at times_lsn */
 	SckptTimes	times;			/* with it: at a boundary, what counts from now on */
 	XLogRecPtr	times_lsn;
-	bool		managed;		/* pipelines write the stream: its rows do not move the watermark (semantics.md 19) */
+	int			ninflows;
+	SckptInflow *inflows;		/* of each of its streams, with what came so far; in the order of def->streams */
 	int64		late_rows;		/* as of the state */
 	uint64	   *late;			/* places of late rows of the run at hand: segment << 32 | row */
 	uint64		nlate;
@@ -118,7 +119,6 @@ typedef struct SckptTask
 	int64		dead_letters;	/* as of the last checkpoint */
 	int64		output_delay;	/* how far what it writes into a stream can be behind its watermark; -1: no stream, or any distance */
 	XLogRecPtr	noted_redo;		/* start of the server's checkpoint since which the log has a note on it (note.h) */
-	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of the stream */
 	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
 	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */
 	List	   *pending;		/* SckptPending */
@@ -195,11 +195,13 @@ extern uint64 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *sca
  */
 extern void sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, SckptTimes **after);
 /*
- * The same for one record: the watermark it carries, or DT_NOBEGIN; flags as in record.h; of a heartbeat, up to where its writer had
+ * The same for one record of a stream: the watermark it carries, or DT_NOBEGIN; flags as in record.h; of a heartbeat, up to where its writer had
  * seen the log; does it have rows?
  */
-extern void sckpt_task_advance(SckptTask *task, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark,
+extern void sckpt_task_advance(SckptTask *task, Oid stream, XLogRecPtr commit_lsn, TimestampTz commit_time, TimestampTz watermark,
 							   uint8 flags, XLogRecPtr seen, bool rows);
+/* What the task has of one of its streams; NULL: it does not read that. */
+extern SckptInflow *sckpt_task_inflow(SckptTask *task, Oid stream);
 /* Before a linear query is run over its pending batches: forget what an earlier attempt has counted. */
 extern void sckpt_task_begin_linear(SckptTask *task);
 /* Entries and bytes of all its stores. */

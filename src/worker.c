@@ -315,8 +315,7 @@ start_task(SckptTask *task, void *arg)
 		task->def->dead_letters = def->dead_letters;
 		task->def->watermark = def->watermark;
 		task->def->clock = def->clock;
-		task->def->managed = def->managed;
-		task->def->rows_lsn = def->rows_lsn;
+		memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 		task->def->arriving = def->arriving;
 		task->def->chunks = def->chunks;
 	}
