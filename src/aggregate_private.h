@@ -261,6 +261,15 @@ extern void sckpt_aggregate_store_object(SckptAggregate *agg, SckptAggCall *call
 										 uint8 *flags, Datum old, Datum new, bool isnull);
 /* The transition value, by reference or internal, as functions want it; not of a NULL one. */
 extern Datum sckpt_aggregate_object(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value);
+/* The transition value as its function wants it. */
+static inline Datum
+sckpt_aggregate_value(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value)
+{
+	if (call->by_value && !call->internal)
+		return value->value;
+	return sckpt_aggregate_object(agg, call, index, ref, value);
+}
+
 /* Free what a value holds. */
 extern void sckpt_aggregate_release(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value);
 extern void sckpt_aggregate_flush(SckptOperator *operator);
@@ -281,6 +290,10 @@ extern void sckpt_aggregate_combine(SckptAggregate *agg, SckptRef ref, SckptAggr
 extern void sckpt_aggregate_advance(SckptAggregate *agg, int call, SckptRef ref, const Datum *values, const bool *nulls);
 /* Give a new entry's values, or those of one that starts anew, their initial values. */
 extern void sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref);
+
+/* aggregate_merge.c: adding up two aggregates of the same query; see operator.h. */
+extern void sckpt_aggregate_merge(SckptOperator *operator, SckptOperator *source);
+extern bool sckpt_aggregate_mergeable(SckptOperator *operator);
 
 /* aggregate_close.c: when groups close or are forgotten, and leave; handing on. */
 extern void sckpt_aggregate_prepare_dues(SckptAggregate *agg);

@@ -146,7 +146,7 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 		return NOTHING_MS;
 
 	/* Event time was `base` at `since`, and has gone on with the clock. */
-	due = silence->since + (next == DT_NOBEGIN ? silence->timeout : Max(silence->timeout, next - silence->base));
+	due = add_time(silence->since, next == DT_NOBEGIN ? silence->timeout : Max(silence->timeout, add_time(next, -silence->base)));
 	due = Max(due, silence->sent_at + HEARTBEAT_MS * INT64CONST(1000));
 	if (due > now)
 		return (due - now) / 1000 + 1;

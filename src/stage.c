@@ -87,7 +87,7 @@ sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptRece
 		stage->plan = plan;
 	}
 
-	scan->source = linitial_node(CachedPlanSource, SPI_plan_get_plan_sources(stage->plan))->query_string;
+	scan->source = ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(stage->plan)))->query_string;
 	options.dest = receiver ? (DestReceiver *) &dest : NULL;
 	sckpt_stream_arm(scan);
 	rc = SPI_execute_plan_extended(stage->plan, &options);
