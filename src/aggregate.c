@@ -221,13 +221,7 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 	fcinfo->args[0].value = old;
 	fcinfo->isnull = false;
 	new = FunctionCallInvoke(fcinfo);
-	if (call->by_value && !call->internal)
-	{
-		value->value = new;
-		*flags = fcinfo->isnull ? VALUE_NULL : 0;
-	}
-	else
-		sckpt_aggregate_store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+	sckpt_aggregate_store(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
 }
 
 void

@@ -387,6 +387,7 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext scratch = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt hand on", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext row_context = AllocSetContextCreate(scratch, "stream_ckpt handed row", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(scratch);
 	uint64		count;
 	SckptRef   *closing;
@@ -417,15 +418,14 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 		SckptEntry *entry = sckpt_state_address(operator->state, ref);
 
 		CHECK_FOR_INTERRUPTS();
+
 		/* A tombstone has yet to be stored. */
 		if ((entry->flags & SCKPT_ENTRY_LEAVING) && !((entry->flags & SCKPT_ENTRY_GONE) && entry->chunk != 0))
 			leaving[nleaving++] = ref;
 		if (!final && (!(entry->flags & SCKPT_ENTRY_REWRITE) || (entry->flags & SCKPT_ENTRY_RETRACT)))
 		{
-			MemoryContext row = AllocSetContextCreate(scratch, "stream_ckpt handed row", ALLOCSET_SMALL_SIZES);
-
-			hand_on_change(agg, ref, entry, row, put, bad, arg);
-			MemoryContextDelete(row);
+			hand_on_change(agg, ref, entry, row_context, put, bad, arg);
+			MemoryContextReset(row_context);
 		}
 		ref = entry->next_dirty;
 	}

@@ -52,13 +52,7 @@ combine_value(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, S
 	fcinfo->args[1].value = MakeExpandedObjectReadOnly(input, other_null, call->length);
 	fcinfo->args[1].isnull = other_null;
 	new = FunctionCallInvoke(fcinfo);
-	if (call->by_value && !call->internal)
-	{
-		value->value = new;
-		*flags = fcinfo->isnull ? VALUE_NULL : 0;
-	}
-	else
-		sckpt_aggregate_store_object(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
+	sckpt_aggregate_store(agg, call, index, ref, value, flags, old, new, fcinfo->isnull);
 }
 
 void

@@ -116,28 +116,13 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 	return heap_form_minimal_tuple(desc, values, nulls);
 }
 
-/* Signed numbers that are small in either direction. */
-static void
-write_int(StringInfo buf, int64 value)
-{
-	sckpt_codec_write_uint(buf, ((uint64) value << 1) ^ (uint64) (value >> 63));
-}
-
-static int64
-read_int(const char **cursor, const char *end)
-{
-	uint64		value = sckpt_codec_read_uint(cursor, end);
-
-	return (int64) ((value >> 1) ^ -(value & 1));
-}
-
 /*
  * key columns: 0 for NULL, else 1 and the value; then the parts that entries have: a session's start and end, the number for elements,
  * when touched, weight, the row handed on; then for each call its flags and, unless NULL or collected, the value (what
  * serialfn gave, for internal ones).
  */
 bool
-sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf)
+sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
 	MemoryContext old;
@@ -171,15 +156,15 @@ sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, 
 	}
 	if (agg->session_offset)
 	{
-		write_int(buf, entry_session(agg, entry)->start);
-		write_int(buf, entry_session(agg, entry)->end);
+		sckpt_codec_write_int(buf, entry_session(agg, entry)->start);
+		sckpt_codec_write_int(buf, entry_session(agg, entry)->end);
 	}
 	if (agg->head_offset)
 		sckpt_codec_write_uint(buf, entry_head(agg, entry)->id);
 	if (agg->touched_offset)
-		write_int(buf, *entry_touched(agg, entry));
+		sckpt_codec_write_int(buf, *entry_touched(agg, entry));
 	if (agg->weight_offset)
-		write_int(buf, *entry_weight(agg, entry));
+		sckpt_codec_write_int(buf, *entry_weight(agg, entry));
 	if (agg->handed_offset)
 		pack_handed(agg, entry, buf);
 	for (int i = 0; i < agg->ncalls; i++)
@@ -244,8 +229,8 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 
 	if (agg->session_offset)
 	{
-		session.start = read_int(cursor, end);
-		session.end = read_int(cursor, end);
+		session.start = sckpt_codec_read_int(cursor, end);
+		session.end = sckpt_codec_read_int(cursor, end);
 	}
 	if (agg->head_offset)
 	{
@@ -253,9 +238,9 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 		agg->next_id = Max(agg->next_id, id + 1);
 	}
 	if (agg->touched_offset)
-		touched = read_int(cursor, end);
+		touched = sckpt_codec_read_int(cursor, end);
 	if (agg->weight_offset)
-		weight = read_int(cursor, end);
+		weight = sckpt_codec_read_int(cursor, end);
 	if (agg->handed_offset)
 		handed = unpack_handed(agg, cursor, end);
 

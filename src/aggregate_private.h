@@ -270,6 +270,20 @@ sckpt_aggregate_value(SckptAggregate *agg, SckptAggCall *call, int index, SckptR
 	return sckpt_aggregate_object(agg, call, index, ref, value);
 }
 
+/* Store what a function returned for a value, given the old one. */
+static inline void
+sckpt_aggregate_store(SckptAggregate *agg, SckptAggCall *call, int index, SckptRef ref, SckptAggValue *value, uint8 *flags,
+					  Datum old, Datum new, bool isnull)
+{
+	if (call->by_value && !call->internal)
+	{
+		value->value = new;
+		*flags = isnull ? VALUE_NULL : 0;
+	}
+	else
+		sckpt_aggregate_store_object(agg, call, index, ref, value, flags, old, new, isnull);
+}
+
 /* Free what a value holds. */
 extern void sckpt_aggregate_release(SckptAggregate *agg, SckptAggCall *call, SckptAggValue *value);
 extern void sckpt_aggregate_flush(SckptOperator *operator);
@@ -354,7 +368,7 @@ extern void sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call
 
 /* aggregate_output.c: portable form and results; see operator.h. */
 extern void sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf);
-extern bool sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf);
+extern bool sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf);
 extern void sckpt_aggregate_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times);
 extern SckptRef sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end);
 extern void sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements);

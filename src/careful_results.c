@@ -166,17 +166,25 @@ reject_change(void *arg, uint64 at, ErrorData *error)
 	}
 }
 
+/* Work off the list. */
 static void
-make_changes(Changes *changes)
+run_changes(Changes *changes, SckptSpans *spans)
 {
-	SckptSpans	spans = {take_changes, undo_changes, reject_change, changes, CHANGE_ROWS};
 	MemoryContext old = MemoryContextSwitchTo(changes->context);
 
-	sckpt_careful_run(&spans, changes->n);
+	sckpt_careful_run(spans, changes->n);
 	changes->n = 0;
 	ExecClearTuple(changes->slot);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(changes->context);
+}
+
+static void
+make_changes(Changes *changes)
+{
+	SckptSpans	spans = {take_changes, undo_changes, reject_change, changes, CHANGE_ROWS};
+
+	run_changes(changes, &spans);
 }
 
 /* The row is copied. */
@@ -352,13 +360,8 @@ static void
 append_rows(Changes *changes)
 {
 	SckptSpans	spans = {take_rows, NULL, reject_row, changes, CHANGE_ROWS};
-	MemoryContext old = MemoryContextSwitchTo(changes->context);
 
-	sckpt_careful_run(&spans, changes->n);
-	changes->n = 0;
-	ExecClearTuple(changes->slot);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(changes->context);
+	run_changes(changes, &spans);
 }
 
 void

@@ -94,6 +94,20 @@ sckpt_codec_read_bytes(const char **cursor, const char *end, Size *len)
 }
 
 void
+sckpt_codec_write_int(StringInfo buf, int64 value)
+{
+	sckpt_codec_write_uint(buf, ((uint64) value << 1) ^ (value < 0 ? PG_UINT64_MAX : 0));
+}
+
+int64
+sckpt_codec_read_int(const char **cursor, const char *end)
+{
+	uint64		value = sckpt_codec_read_uint(cursor, end);
+
+	return (int64) ((value >> 1) ^ (value & 1 ? PG_UINT64_MAX : 0));
+}
+
+void
 sckpt_codec_write_string(StringInfo buf, const char *string)
 {
 	sckpt_codec_write_bytes(buf, string, strlen(string));

@@ -72,6 +72,9 @@ extern Datum sckpt_codec_read(SckptCodec *codec, const char **cursor, const char
 /* Variable-length unsigned integers (LEB128), strings with length, and bytes with length. */
 extern void sckpt_codec_write_uint(StringInfo buf, uint64 value);
 extern uint64 sckpt_codec_read_uint(const char **cursor, const char *end);
+/* Signed ones: small ones of either sign are short. */
+extern void sckpt_codec_write_int(StringInfo buf, int64 value);
+extern int64 sckpt_codec_read_int(const char **cursor, const char *end);
 extern void sckpt_codec_write_string(StringInfo buf, const char *string);
 extern char *sckpt_codec_read_string(const char **cursor, const char *end);
 extern void sckpt_codec_write_bytes(StringInfo buf, const void *bytes, Size len);

@@ -106,7 +106,7 @@ struct SckptOperator
 	/* Bring values kept in process memory into the store. */
 	void		(*flush) (SckptOperator *operator);
 	/* Append an entry in portable form; false: it is not to be stored (what it belongs to is leaving). */
-	bool		(*pack) (SckptOperator *operator, bool elements, SckptEntry *entry, bool emitted, StringInfo buf);
+	bool		(*pack) (SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf);
 	/* Around reading back a store, entries first, then elements; times as of the checkpoint. */
 	void		(*begin_unpack) (SckptOperator *operator, bool elements, const SckptTimes *times);
 	/*

@@ -209,20 +209,8 @@ find_or_add(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values
 	return likely(ref != SCKPT_NO_REF) ? ref : add_element(sets, hash, group, set, values, nulls);
 }
 
-uint32
-sckpt_sets_hash(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls)
-{
-	return element_hash(sets, group, set, values, nulls);
-}
-
 uint64
 sckpt_sets_mark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits)
-{
-	return sckpt_sets_mark_hashed(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls, bits);
-}
-
-uint64
-sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits)
 {
 	SckptRef	ref;
 	SckptElement *element;
@@ -230,7 +218,7 @@ sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Da
 
 	if (bits == 0)
 		return 0;
-	ref = find_or_add(sets, hash, group, set, values, nulls);
+	ref = find_or_add(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls);
 	element = element_at(sets, ref);
 	added = bits & ~(uint64) element->count;
 	if (added)
@@ -409,19 +397,6 @@ report_corrupted(const char *detail)
 			 errdetail("%s", detail)));
 }
 
-/* Counts may be negative: small ones of either sign are short. */
-static inline uint64
-zigzag(int64 value)
-{
-	return ((uint64) value << 1) ^ (value < 0 ? PG_UINT64_MAX : 0);
-}
-
-static inline int64
-unzigzag(uint64 value)
-{
-	return (int64) ((value >> 1) ^ (value & 1 ? PG_UINT64_MAX : 0));
-}
-
 void
 sckpt_sets_describe(SckptSets *sets, StringInfo buf)
 {
@@ -449,7 +424,10 @@ sckpt_sets_pack(SckptSets *sets, SckptEntry *entry, StringInfo buf)
 
 	sckpt_codec_write_uint(buf, (uint64) head_of(sets, element->group)->id);
 	sckpt_codec_write_uint(buf, element->set);
-	sckpt_codec_write_uint(buf, set->counted ? zigzag(element->count) : (uint64) element->count);
+	if (set->counted)
+		sckpt_codec_write_int(buf, element->count);
+	else
+		sckpt_codec_write_uint(buf, (uint64) element->count);
 	load_values(sets, element, sets->values, sets->nulls);
 	for (int i = 0; i < set->key->ncolumns; i++)
 	{
@@ -478,7 +456,7 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 	SetColumns *set;
 	int64		id;
 	uint64		number;
-	uint64		count;
+	int64		count;
 
 	if (sets->known == NULL)
 		elog(ERROR, "sets are not being read");
@@ -489,7 +467,7 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 	if (number >= sets->nsets)
 		report_corrupted("A value is in a set that its query does not have.");
 	set = &sets->sets[number];
-	count = sckpt_codec_read_uint(cursor, end);
+	count = set->counted ? sckpt_codec_read_int(cursor, end) : (int64) sckpt_codec_read_uint(cursor, end);
 	for (int i = 0; i < set->key->ncolumns; i++)
 	{
 		uint64		present = sckpt_codec_read_uint(cursor, end);
@@ -508,7 +486,7 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 		if (find_element(sets, hash, known->ref, number, sets->values, sets->nulls) == SCKPT_NO_REF)
 		{
 			ref = add_element(sets, hash, known->ref, number, sets->values, sets->nulls);
-			element_at(sets, ref)->count = set->counted ? unzigzag(count) : (int64) count;
+			element_at(sets, ref)->count = count;
 		}
 	}
 	MemoryContextSwitchTo(old);

@@ -54,13 +54,6 @@ extern SckptState *sckpt_sets_state(SckptSets *sets);
  */
 /* Set bits of an element, which is made if need be; returns those that were not set before. */
 extern uint64 sckpt_sets_mark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits);
-/*
- * The same in two steps, for a caller with many rows at hand: with the hash, sckpt_state_prefetch() and then
- * sckpt_state_prefetch_entry() on sckpt_sets_state() ask for the memory while other rows are worked on.
- */
-extern uint32 sckpt_sets_hash(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls);
-extern uint64 sckpt_sets_mark_hashed(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls,
-									 uint64 bits);
 /* Add to an element's count. */
 extern void sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count);
 

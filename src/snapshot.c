@@ -140,7 +140,7 @@ pack_entry(Packer *packer, SckptEntry *entry, uint8 flags)
 
 	appendStringInfoCharMacro(buf, flags);
 	appendBinaryStringInfo(buf, "\0\0\0\0", sizeof(length));
-	stored = packer->operator->pack(packer->operator, packer->store->elements, entry, (flags & SCKPT_PACKED_EMITTED) != 0, buf);
+	stored = packer->operator->pack(packer->operator, packer->store->elements, entry, buf);
 	if (stored)
 	{
 		length = pg_hton32((uint32) (buf->len - start - 1 - sizeof(length)));

@@ -177,7 +177,7 @@ checkpoint($node);
 
 set('stream_ckpt.max_lag' => '256kB');
 $node->safe_psql('postgres', q{
-	CREATE FUNCTION slow(k text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN left(k, 1); END';
+	CREATE FUNCTION slow(k text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.001); RETURN left(k, 1); END';    -- waits for nothing: to be slow is what it is for
 	SELECT stream_ckpt.create_pipeline('slow', 'SELECT slow(k) AS k, count(*) AS n FROM s GROUP BY 1');
 	SELECT stream_ckpt.checkpoint();
 	CREATE TABLE written (k text);
