@@ -18,6 +18,7 @@ use Time::HiRes qw(time usleep);
 our @EXPORT = qw(
   new_cluster kill_server start_again wait_for worker_pid checkpoint seed_random
   sql_state differences slots_of kill_pid session try_psql
+  accepts set_fault clear_fault
 );
 
 # A running cluster with the library preloaded, and further settings.
@@ -80,6 +81,42 @@ sub try_psql
 	my ($rc, $out, $err) = eval { $node->psql(@arguments) };
 
 	return ($rc // -1, $out // '', $err // '');
+}
+
+# Does the server take statements?
+sub accepts
+{
+	my ($node) = @_;
+	my ($rc) = try_psql($node, 'postgres', 'SELECT 1');
+
+	return $rc == 0;
+}
+
+# A fault point ("point:action"), or none (""), for new and running processes, without a connection.
+sub set_fault
+{
+	my ($node, $fault) = @_;
+
+	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$fault'");
+	$node->reload;
+	return;
+}
+
+# Remove the fault, also from a worker that was started with it.
+sub clear_fault
+{
+	my ($node) = @_;
+
+	set_fault($node, '');
+	wait_for('a worker without faults', sub {
+		my ($rc, $answer) = try_psql($node, 'postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
+			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
+		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
+
+		kill_pid('TERM', $pid) if $without eq 'f';
+		return $without eq 't';
+	}, 60);
+	return;
 }
 
 # SIGKILL the postmaster, and wait for its orphans to notice.

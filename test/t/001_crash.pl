@@ -202,12 +202,6 @@ sub start_reader
 	POSIX::_exit(0);
 }
 
-sub accepts
-{
-	my ($rc) = try_psql($node, 'postgres', 'SELECT 1');
-	return $rc == 0;
-}
-
 # A prepared transaction may be finished rounds after it was prepared.
 sub finish_prepared
 {
@@ -272,7 +266,7 @@ foreach my $round (1 .. $rounds)
 	$killed{$kind}++;
 
 	waitpid $_, 0 foreach @running;
-	wait_for('the server', \&accepts, 60);
+	wait_for('the server', sub { accepts($node) }, 60);
 	finish_prepared(0.5);
 	compare("results are right after round $round") if $round % 8 == 0;
 }

@@ -36,16 +36,6 @@ sub insert
 	return $rc == 0;
 }
 
-# A setting that new and running processes take over, without a connection.
-sub set_fault
-{
-	my ($fault) = @_;
-
-	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$fault'");
-	$node->reload;
-	return;
-}
-
 sub log_since
 {
 	my ($offset) = @_;
@@ -79,7 +69,7 @@ foreach my $action ('error', 'kill')
 		my $end = time() + 20;
 		my $hit = 0;
 
-		set_fault("$point:$action");
+		set_fault($node, "$point:$action");
 		while (!$hit && time() < $end)
 		{
 			insert();
@@ -87,8 +77,8 @@ foreach my $action ('error', 'kill')
 		}
 		ok($hit, "a worker came to \"$point\" and met: $action");
 		insert();
-		set_fault('');
-		wait_for('the server', sub { my ($rc) = try_psql($node, 'postgres', 'SELECT 1'); return $rc == 0 }, 60);
+		set_fault($node, '');
+		wait_for('the server', sub { accepts($node) }, 60);
 		insert();
 		compare("after $action at $point");
 	}
@@ -111,7 +101,7 @@ cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM stream_ckpt.restores W
 # more failures in a row than are tolerated: the pipeline restarts, again and again, and then goes on
 $node->adjust_conf('postgresql.conf', 'stream_ckpt.tolerable_failed_checkpoints', '1');
 my $before = -s $node->logfile;
-set_fault('before-commit:error');
+set_fault($node, 'before-commit:error');
 insert();
 wait_for('six failures', sub {
 	my @hits = log_since($before) =~ /fault injected at "before-commit"/g;
@@ -119,7 +109,7 @@ wait_for('six failures', sub {
 }, 60);
 my ($state, $message) = sql_state($node, 'postgres', q{SELECT stream_ckpt.checkpoint('by_group', '500 ms')});
 like($message, qr/by_group/, 'checkpoint() names the pipeline that it could not wait for');
-set_fault('');
+set_fault($node, '');
 insert();
 compare('after failures in a row');
 
@@ -138,7 +128,7 @@ cmp_ok($node->safe_psql('postgres', q{SELECT sum(entries) FROM stream_ckpt.chunk
 compare('after many checkpoints');
 
 # a checkpoint that hangs does not keep the server from stopping, and counts for nothing
-set_fault('before-commit:wait');
+set_fault($node, 'before-commit:wait');
 insert();
 my ($waited) = sql_state($node, 'postgres', q{SELECT stream_ckpt.checkpoint('by_group', '300 ms')});
 isnt($waited, '00000', 'checkpoint() gives up at its timeout');

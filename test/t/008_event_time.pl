@@ -515,36 +515,6 @@ sub compare
 
 # ---- rounds ----
 
-sub set_fault
-{
-	my ($fault) = @_;
-
-	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$fault'");
-	$node->reload;
-	return;
-}
-
-# Remove the fault, also from a worker that was started with it.
-sub clear_fault
-{
-	set_fault('');
-	wait_for('a worker without faults', sub {
-		my ($rc, $answer) = try_psql($node, 'postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
-			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
-		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
-
-		kill_pid('TERM', $pid) if $without eq 'f';
-		return $without eq 't';
-	}, 60);
-	return;
-}
-
-sub accepts
-{
-	my ($rc) = try_psql($node, 'postgres', 'SELECT 1');
-	return $rc == 0;
-}
-
 my @kinds = ('none', 'worker', 'postmaster', 'immediate', 'error', 'kill', 'restart');
 my @points = ('checkpoint-trigger', 'barrier', 'chunks-written', 'before-commit', 'after-commit', 'cleanup', 'restore');
 my %done;
@@ -562,7 +532,7 @@ foreach my $round (1 .. $rounds)
 		create_pipelines(grep { $_->{second} } @pipelines);
 		$second_lsn = $node->safe_psql('postgres', 'SELECT pg_current_wal_insert_lsn()');
 	}
-	set_fault("$point:$kind") if $kind eq 'error' || $kind eq 'kill';
+	set_fault($node, "$point:$kind") if $kind eq 'error' || $kind eq 'kill';
 	my @running = map { start_producer($round, $_) } 1 .. $producers;
 
 	usleep(20_000 + int(rand(300_000))) if $kind ne 'none';    # a random moment is what this test is about
@@ -578,8 +548,8 @@ foreach my $round (1 .. $rounds)
 	elsif ($kind eq 'immediate') { $node->stop('immediate'); start_again($node); }
 	elsif ($kind eq 'restart') { $node->stop('fast'); start_again($node); }
 	waitpid $_, 0 foreach @running;
-	clear_fault() if $kind eq 'error' || $kind eq 'kill';
-	wait_for('the server', \&accepts, 60);
+	clear_fault($node) if $kind eq 'error' || $kind eq 'kill';
+	wait_for('the server', sub { accepts($node) }, 60);
 	finish_prepared(0.5);
 	note sprintf "round %d: %s%s, %.2f s", $round, $kind, ($kind eq 'error' || $kind eq 'kill') ? " at $point" : '', time() - $started;
 	# the oracle's work grows with the rows

@@ -275,7 +275,7 @@ foreach my $round (1 .. 4)
 		wait_for('a worker', sub { return $pid = worker_pid($node) }, 60);
 		kill_pid('KILL', $pid);
 		wait_for('the server to notice', sub { return !kill(0, $pid) }, 60);
-		wait_for('the server', sub { my ($rc) = try_psql($node, 'postgres', 'SELECT 1'); return $rc == 0 }, 60);
+		wait_for('the server', sub { accepts($node) }, 60);
 	}
 	checkpoint($node);
 }
@@ -336,11 +336,7 @@ foreach my $round (1 .. $chain_rounds)
 	my $fault = $faults[ $round % 2 ? 0 : int(rand(@faults)) ];
 	my $script = '';
 
-	if ($fault ne 'none')
-	{
-		$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$fault'");
-		$node->reload;
-	}
+	set_fault($node, $fault) if $fault ne 'none';
 	for (1 .. 12)
 	{
 		my $seconds = 1 + int(rand(12));
@@ -366,11 +362,7 @@ foreach my $round (1 .. $chain_rounds)
 	}
 	eval { $producer->receive };
 	$producer->close;
-	if ($fault ne 'none')
-	{
-		$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "''");
-		$node->reload;
-	}
+	set_fault($node, '') if $fault ne 'none';
 	# the worker may meet the fault once more
 	wait_for('a server that takes rows', sub {
 		my ($rc) = try_psql($node, 'postgres', q{SELECT stream_ckpt.checkpoint('1 min'::interval)});

@@ -241,7 +241,7 @@ sub compare
 	}
 	$sql .= "SELECT pipeline || ' ' || status || ' ' || coalesce(error, ''), 1 FROM stream_ckpt.pipelines WHERE status <> 'running';\n";
 	$sql .= "SELECT stream || ' watermark', (watermark IS DISTINCT FROM (SELECT CASE stream::text WHEN 'a' THEN max(a) ELSE max(b) END FROM tops))::int FROM stream_ckpt.streams WHERE stream::text IN ('a', 'b');\n";
-	my ($rc, $answer, $problem) = $node->psql('postgres', $sql, on_error_stop => 0);
+	my ($rc, $answer, $problem) = try_psql($node, 'postgres', $sql, on_error_stop => 0);
 	my %seen = map { /^([^|]*)\|(.*\|)?(-?\d+)$/ ? ($1, $3) : () } split /\n/, $answer;
 	my @wrong = grep { !/\|0$/ } split /\n/, $answer;
 
@@ -250,36 +250,6 @@ sub compare
 }
 
 # ---- rounds ----
-
-sub set_fault
-{
-	my ($fault) = @_;
-
-	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$fault'");
-	$node->reload;
-	return;
-}
-
-# Remove the fault, also from a worker that was started with it.
-sub clear_fault
-{
-	set_fault('');
-	wait_for('a worker without faults', sub {
-		my ($rc, $answer) = $node->psql('postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
-			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
-		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
-
-		kill_pid('TERM', $pid) if $without eq 'f';
-		return $without eq 't';
-	}, 60);
-	return;
-}
-
-sub accepts
-{
-	my ($rc) = $node->psql('postgres', 'SELECT 1');
-	return $rc == 0;
-}
 
 sub crash
 {
@@ -307,15 +277,15 @@ foreach my $round (1 .. $rounds)
 	my $kind = $round <= @kinds ? $kinds[ $round - 1 ] : $kinds[ int(rand(@kinds)) ];
 	my $point = $points[ int(rand(@points)) ];
 
-	set_fault("$point:$kind") if $kind eq 'error' || $kind eq 'kill';
+	set_fault($node, "$point:$kind") if $kind eq 'error' || $kind eq 'kill';
 	my $producer = start_producer($round);
 
 	usleep(20_000 + int(rand(200_000))) if $kind ne 'none';    # a random moment is what this test is about
 	# at the start of a worker only: there has to be one
 	crash($point eq 'restore' && $kind eq 'error' ? 'worker' : $kind);
 	waitpid $producer, 0;
-	clear_fault() if $kind eq 'error' || $kind eq 'kill';
-	wait_for('the server', \&accepts, 60);
+	clear_fault($node) if $kind eq 'error' || $kind eq 'kill';
+	wait_for('the server', sub { accepts($node) }, 60);
 	compare("round $round, $kind" . ($kind eq 'error' || $kind eq 'kill' ? " at $point" : ''));
 	$base += $span + int(rand(100));
 }
@@ -339,12 +309,12 @@ foreach my $round (1 .. 6)
 	$node->safe_psql('postgres', "INSERT INTO quiet VALUES ($round * 10, " . timestamp(60 * $round * 10) . ")");
 	$node->safe_psql('postgres', "INSERT INTO live VALUES ($round * 10 + 1, " . timestamp(60 * $round * 10 + 150) . ")");
 	wait_for('the window to close', sub {
-		my ($rc, $n) = $node->psql('postgres', "SELECT count(*) FROM idle_final WHERE ids[1] = $round * 10");
+		my ($rc, $n) = try_psql($node, 'postgres', "SELECT count(*) FROM idle_final WHERE ids[1] = $round * 10");
 		return $rc == 0 && $n eq '1';
 	}, 60);
 	$node->safe_psql('postgres', "INSERT INTO quiet VALUES ($round * 10 + 2, " . timestamp(60 * $round * 10 + 1) . ")");
 	crash((qw(worker postmaster immediate restart))[ $round % 4 ]);
-	wait_for('the server', \&accepts, 60);
+	wait_for('the server', sub { accepts($node) }, 60);
 	checkpoint($node);
 	# what has been stored only at the beginning is read again from the log, heartbeats in their places
 	is($node->safe_psql('postgres', 'SELECT string_agg(pipeline || late_rows, \' \' ORDER BY pipeline) FROM stream_ckpt.pipelines'),

@@ -138,7 +138,7 @@ foreach my $n (1 .. 3)
 }
 my ($reads, $wrong) = (0, 0);
 wait_for('reads on the standby', sub {
-	my ($rc, $sum) = $standby->psql('postgres', q{SELECT sum(v), count(*) FROM balances});
+	my ($rc, $sum) = try_psql($standby, 'postgres', q{SELECT sum(v), count(*) FROM balances});
 	return 0 if $rc != 0 || $sum !~ /^(-?\d+)\|/;
 	$reads++;
 	$wrong++ if $1 != 0;

@@ -111,11 +111,11 @@ foreach my $point ('chunks-written', 'before-commit', 'after-commit')
 	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "'$point:kill'");
 	$node->reload;
 	my $offset = -s $node->logfile;
-	$node->psql('postgres', q{BEGIN; INSERT INTO s SELECT 80000, 1, 'killed'; INSERT INTO rows SELECT 80000, 1, 'killed'; COMMIT;});
+	try_psql($node, 'postgres', q{BEGIN; INSERT INTO s SELECT 80000, 1, 'killed'; INSERT INTO rows SELECT 80000, 1, 'killed'; COMMIT;});
 	wait_for("a kill at $point", sub { return substr(slurp_file($node->logfile), $offset) =~ /terminated by signal 9/ }, 30);
 	$node->adjust_conf('postgresql.conf', 'stream_ckpt.fault', "''");
 	$node->reload;
-	wait_for('the server', sub { my ($rc) = $node->psql('postgres', 'SELECT 1'); return $rc == 0 }, 60);
+	wait_for('the server', sub { accepts($node) }, 60);
 	compare("after a kill at $point");
 }
 
