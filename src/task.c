@@ -25,7 +25,7 @@
 
 #include "aggregate.h"
 #include "careful.h"
-#include "checkpoint.h"
+#include "checkpoint_private.h"
 #include "dead.h"
 #include "early.h"
 #include "linear.h"
@@ -126,6 +126,7 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 		task->status = def->paused ? SCKPT_PAUSED : SCKPT_STARTING;
 	strlcpy(task->cause, "worker start", SCKPT_ERROR_BYTES);
 	task->known_since = GetCurrentTimestamp();
+	task->attempt = MemoryContextAllocZero(context, sizeof(SckptAttempt));
 	task->output_watermark = DT_NOBEGIN;
 	return task;
 }

@@ -66,6 +66,8 @@ typedef struct SckptPending
 	SckptTimes *after;
 } SckptPending;
 
+typedef struct SckptAttempt SckptAttempt;	/* checkpoint_private.h */
+
 typedef struct SckptTask
 {
 	MemoryContext context;		/* everything here, for as long as the pipeline exists unchanged */
@@ -132,6 +134,7 @@ typedef struct SckptTask
 	int			failed_checkpoints; /* in a row */
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
+	SckptAttempt *attempt;		/* the checkpoint being taken; there, when none is, too */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */
 	int64		restore_id;		/* of the restore whose rows_replayed is not known yet; 0: none */
