@@ -51,7 +51,8 @@
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
-	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system "
+	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, d.version, " \
+	"coalesce(d.retained_checkpoints, 0), array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id) "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -184,6 +185,17 @@ column(HeapTuple tuple, int column, bool *isnull)
 	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
+void
+sckpt_catalog_add_lsn(SckptLsns *lsns, XLogRecPtr lsn)
+{
+	if (lsns->n == lsns->max)
+	{
+		lsns->max = Max(8, lsns->max * 2);
+		lsns->list = lsns->list ? repalloc(lsns->list, lsns->max * sizeof(XLogRecPtr)) : palloc(lsns->max * sizeof(XLogRecPtr));
+	}
+	lsns->list[lsns->n++] = lsn;
+}
+
 /* Columns 33 to 36: arrays in the order of the streams, empty before the first checkpoint. */
 static void
 read_inflows(SckptPipeline *pipeline, HeapTuple tuple)
@@ -286,6 +298,12 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->chunks = DatumGetInt32(column(tuple, 38, &isnull));
 	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
 		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
+	pipeline->version = DatumGetInt64(column(tuple, 41, &isnull));
+	pipeline->retained_checkpoints = DatumGetInt32(column(tuple, 42, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(column(tuple, 43, &isnull)), PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, NULL, &nelements);
+	for (int i = 0; i < nelements; i++)
+		sckpt_catalog_add_lsn(&pipeline->held, DatumGetLSN(elements[i]));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }
@@ -333,6 +351,18 @@ sckpt_catalog_pipeline(const char *name, bool missing_ok)
 	return pipelines ? linitial(pipelines) : NULL;
 }
 
+SckptPipeline *
+sckpt_catalog_pipeline_at(int64 id, int64 checkpoint)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(id), Int64GetDatum(checkpoint)};
+	List	   *pipelines = select_pipelines("SELECT " PIPELINE_COLUMNS "FROM stream_ckpt.pipeline_def d JOIN (SELECT r.*, "
+											 "r.checkpoint_id AS last_checkpoint, 0 AS next_checkpoint FROM stream_ckpt.retained r) p "
+											 "ON p.pipeline_id = d.id WHERE d.id = $1 AND p.checkpoint_id = $2", 2, types, values);
+
+	return pipelines ? linitial(pipelines) : NULL;
+}
+
 List *
 sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result)
 {
@@ -365,7 +395,7 @@ void
 sckpt_catalog_forget(int64 id)
 {
 	static const char *const tables[] = {
-		"dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
+		"touched", "retained", "dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
 	};
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};

@@ -33,6 +33,7 @@
 #include "dead.h"
 #include "progress.h"
 #include "record.h"
+#include "retain.h"
 #include "settings.h"
 #include "worker.h"
 
@@ -54,17 +55,22 @@ static const struct
 		"VALUES ($1, $2, 0, 'in_progress')", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_HOLD] = {
-		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND NOT paused AND error IS NULL "
-		"FOR KEY SHARE SKIP LOCKED", 1, {INT8OID}
+		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $2 AND NOT paused AND error IS NULL "
+		"FOR KEY SHARE SKIP LOCKED", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_CHUNK] = {
-		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload) "
-		"VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8)", 8,
+		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload, lives) "
+		"VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8, int8multirange(int8range($4, NULL)))", 8,
 		{INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, BYTEAOID}
 	},
 	[SCKPT_STATEMENT_CHUNK_DELETE] = {
 		"DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 AND task = 0 AND chunk_id = ANY ($3)", 3,
 		{INT8OID, INT4OID, INT8ARRAYOID}
+	},
+	[SCKPT_STATEMENT_CHUNK_END] = {
+		"UPDATE stream_ckpt.chunk SET lives = lives - int8multirange(int8range($4, NULL)) "
+		"WHERE pipeline_id = $1 AND stage = $2 AND task = 0 AND chunk_id = ANY ($3)", 4,
+		{INT8OID, INT4OID, INT8ARRAYOID, INT8OID}
 	},
 	[SCKPT_STATEMENT_DEAD_LETTER] = {
 		"INSERT INTO stream_ckpt.dead_letter (pipeline_id, dead_letter_id, stream, position, row_data, sqlstate, error, "
@@ -96,11 +102,13 @@ static const struct
 		{INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 	},
 	[SCKPT_STATEMENT_PRUNE] = {
-		"DELETE FROM stream_ckpt.checkpoint_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		"DELETE FROM stream_ckpt.checkpoint_log c WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3 "
+		"AND NOT EXISTS (SELECT FROM stream_ckpt.retained r WHERE r.pipeline_id = $1 AND r.checkpoint_id = c.checkpoint_id)", 3,
 		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_PRUNE_TASK] = {
-		"DELETE FROM stream_ckpt.checkpoint_task_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		"DELETE FROM stream_ckpt.checkpoint_task_log c WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3 "
+		"AND NOT EXISTS (SELECT FROM stream_ckpt.retained r WHERE r.pipeline_id = $1 AND r.checkpoint_id = c.checkpoint_id)", 3,
 		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_REPLAYED] = {
@@ -150,6 +158,20 @@ sckpt_checkpoint_add_rows(uint64 rows)
 
 /* ---- Trigger ---- */
 
+/* Lock the pipeline's definition, in the version that the task was made of. */
+static bool
+hold(SckptTask *task)
+{
+	SckptUser	saved;
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(task->def->version)};
+	bool		held;
+
+	sckpt_catalog_enter(&saved);
+	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, values, NULL) > 0;
+	sckpt_catalog_leave(&saved);
+	return held;
+}
+
 /*
  * Start the transaction of a checkpoint, or say that it cannot be had yet: its pipeline is being dropped or paused, or
  * somebody holds a lock on the result.  Waiting here would hold up every other pipeline of the worker.
@@ -157,10 +179,7 @@ sckpt_checkpoint_add_rows(uint64 rows)
 static bool
 start_transaction(SckptTask *task)
 {
-	SckptUser	saved;
-	Datum		id = Int64GetDatum(task->def->id);
 	LOCKTAG		tag;
-	bool		held;
 
 	StartTransactionCommand();
 	task->waiting[0] = '\0';
@@ -169,10 +188,7 @@ start_transaction(SckptTask *task)
 		CommitTransactionCommand();
 		return false;
 	}
-	sckpt_catalog_enter(&saved);
-	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, &id, NULL) > 0;
-	sckpt_catalog_leave(&saved);
-	if (!held)
+	if (!hold(task))
 	{
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for the end of a transaction that changes the pipeline");
 		CommitTransactionCommand();
@@ -221,7 +237,7 @@ trigger(SckptTask *task)
 	sckpt_attempt.ndead = list_length(task->dead);
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
+	if (sckpt_catalog_lock_extension() && hold(task))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(sckpt_attempt.id);
@@ -386,6 +402,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	values[3] = TimestampTzGetDatum(sckpt_attempt.started_at);
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
 
+	sckpt_retain_store(task);
 	sckpt_fault_point("cleanup");
 	prune(task, sckpt_attempt.id, sckpt_attempt.id);
 	if (task->restore_id)
@@ -430,6 +447,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->error[0] = '\0';
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
+	sckpt_retain_committed(task);
 	MemoryContextDelete(sckpt_attempt.context);
 	sckpt_attempt.id = 0;
 }
@@ -450,6 +468,7 @@ sckpt_checkpoint_begin(SckptTask *task)
 		return false;
 	}
 	sckpt_attempt.started_at = sckpt_attempt.packed_at = GetCurrentTimestamp();
+	sckpt_retain_begin(task);
 	if (task->noperators == 0)
 		sckpt_task_begin_linear(task);
 	foreach(lc, task->pending)
@@ -539,25 +558,31 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 {
 	Datum	   *ids = palloc(list_length(tasks) * sizeof(Datum));
 	int			nids = 0;
-	Oid			types[3] = {INT8ARRAYOID, LSNOID, LSNOID};
-	Datum		values[3];
+	Datum	   *versions = palloc(list_length(tasks) * sizeof(Datum));
+	Oid			types[4] = {INT8ARRAYOID, LSNOID, LSNOID, INT8ARRAYOID};
+	Datum		values[4];
 	bool		isnull;
 	SckptUser	saved;
 	ListCell   *lc;
 
 	foreach(lc, tasks)
+	{
+		versions[nids] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->version);
 		ids[nids++] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->id);
+	}
 	values[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = LSNGetDatum(position->commit);
 	values[2] = LSNGetDatum(position->restart);
+	values[3] = PointerGetDatum(construct_array(versions, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension())
 	{
 		sckpt_catalog_enter(&saved);
 		if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id IN "
-								  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = ANY ($1) FOR KEY SHARE SKIP LOCKED) "
-								  "RETURNING pipeline_id", 3, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+								  "(SELECT d.id FROM stream_ckpt.pipeline_def d JOIN unnest($1, $4) AS t (id, version) "
+								  "ON t.id = d.id AND t.version = d.version FOR KEY SHARE OF d SKIP LOCKED) "
+								  "RETURNING pipeline_id", 4, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
 			elog(ERROR, "could not store positions");
 		nids = SPI_processed;
 		for (int i = 0; i < nids; i++)

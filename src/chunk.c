@@ -21,6 +21,7 @@
 
 #include "checkpoint_private.h"
 #include "codec.h"
+#include "retain.h"
 
 /* When less than half of a store's stored entries are current, and there are more than this. */
 #define CLEAN_MIN_ENTRIES 4096
@@ -122,7 +123,7 @@ sckpt_chunk_delete_empty(SckptTask *task)
 		SckptStore *store = &task->stores[s];
 		Datum	   *ids = palloc(Max(1, store->nchunks) * sizeof(Datum));
 		int			nids = 0;
-		Datum		values[3];
+		Datum		values[4];
 		int64		oldest = oldest_kept(store);
 
 		for (int i = 0; i < store->nchunks; i++)
@@ -136,7 +137,9 @@ sckpt_chunk_delete_empty(SckptTask *task)
 			values[1] = Int32GetDatum(store->stage);
 			values[2] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 														TYPALIGN_DOUBLE));
-			sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE, values, NULL);
+			values[3] = Int64GetDatum(sckpt_attempt.id);
+			sckpt_checkpoint_execute(sckpt_retain_keeps_chunks() ? SCKPT_STATEMENT_CHUNK_END : SCKPT_STATEMENT_CHUNK_DELETE,
+									 values, NULL);
 		}
 		pfree(ids);
 	}

@@ -266,7 +266,12 @@ check_options(FunctionCallInfo fcinfo)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s must be at least 1", option)));
-		refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
+		if (i == 7)
+			refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
+		else if (PG_GETARG_INT32(i) > 1000)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must be at most %d", option, 1000)));
 	}
 	check_duration("allowed_lateness", PG_GETARG_INTERVAL_P(8), true);
 	if (!PG_ARGISNULL(9))

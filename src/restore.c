@@ -27,8 +27,9 @@ static bytea *
 read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *entries)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[3] = {INT8OID, INT4OID, INT8OID};
-	Datum		values[3] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before)};
+	Oid			types[4] = {INT8OID, INT4OID, INT8OID, INT8OID};
+	Datum		values[4] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before),
+	Int64GetDatum(task->def->last_checkpoint)};
 	bytea	   *payload = NULL;
 	SckptUser	saved;
 	bool		isnull;
@@ -36,8 +37,8 @@ read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *
 
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args("SELECT chunk_id, entries, crc, payload FROM stream_ckpt.chunk WHERE pipeline_id = $1 "
-							  "AND stage = $2 AND task = 0 AND chunk_id < $3 ORDER BY chunk_id DESC LIMIT 1",
-							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  "AND stage = $2 AND task = 0 AND chunk_id < $3 AND lives @> $4 ORDER BY chunk_id DESC LIMIT 1",
+							  4, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a chunk");
 	if (SPI_processed > 0)
 	{
@@ -189,23 +190,51 @@ static void
 check_stages(SckptTask *task)
 {
 	Datum		stages[2 * SCKPT_MAX_STAGES];
-	Oid			types[2] = {INT8OID, INT4ARRAYOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, INT4ARRAYOID, INT8OID};
+	Datum		values[3];
 	SckptUser	saved;
 
 	for (int i = 0; i < task->nstores; i++)
 		stages[i] = Int32GetDatum(task->stores[i].stage);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	values[2] = Int64GetDatum(task->def->last_checkpoint);
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) LIMIT 1",
-							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) AND lives @> $3 LIMIT 1",
+							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read chunks");
 	if (SPI_processed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
 				 errdetail("State is stored of a stage that the query does not have.")));
+	sckpt_catalog_leave(&saved);
+}
+
+/* There may be newer chunks, of checkpoints that this one does not follow: what is written next comes after them. */
+static void
+skip_chunks(SckptTask *task)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(task->def->id)};
+	SckptUser	saved;
+
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT stage, max(chunk_id) FROM stream_ckpt.chunk WHERE pipeline_id = $1 GROUP BY stage",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read chunks");
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		int			stage = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+		int64		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 2, &isnull));
+
+		for (int i = 0; i < task->nstores; i++)
+		{
+			if (task->stores[i].stage == stage)
+				task->stores[i].next_chunk = Max(task->stores[i].next_chunk, last + 1);
+		}
+	}
 	sckpt_catalog_leave(&saved);
 }
 
@@ -302,6 +331,7 @@ sckpt_checkpoint_restore(SckptTask *task)
 
 	check_stages(task);
 	load_stores(task, context);
+	skip_chunks(task);
 	task->tids_unknown = task->nstores > 0 && !task->def->final;
 	sckpt_fault_point("restore");
 	sckpt_task_state_size(task, &state_rows, &state_bytes);

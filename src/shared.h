@@ -24,6 +24,7 @@
 #include "storage/spin.h"
 
 #define SCKPT_ERROR_BYTES	512
+#define SCKPT_LABEL_BYTES	256
 
 /* How the last worker of a database ended. */
 typedef enum SckptEnd
@@ -111,6 +112,11 @@ typedef struct SckptPipelineEntry
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;
+	/* A savepoint that a session waits for (savepoint.h). */
+	int			savepoint_pid;	/* 0: none does */
+	char		savepoint[SCKPT_LABEL_BYTES];
+	XLogRecPtr	savepoint_after;	/* it must cover everything before this */
+	int64		savepoint_id;	/* 0: not taken yet; -1: the label is in use */
 	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
 } SckptPipelineEntry;
 

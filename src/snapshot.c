@@ -33,6 +33,7 @@
 #include "careful.h"
 #include "checkpoint_private.h"
 #include "result.h"
+#include "retain.h"
 #include "sink.h"
 
 #define CHUNK_BYTES		(256 * 1024)	/* of packed entries, before a new chunk is begun */
@@ -230,6 +231,7 @@ static void
 delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
 {
 	fill_row(task, sink, row);
+	sckpt_retain_touch(task, row);
 	sckpt_sink_delete(sink, &entry->tid);
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
 	sckpt_attempt.rows_out++;
@@ -247,6 +249,8 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 	outcome->flags |= SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
 	ItemPointerSetInvalid(&outcome->tid);
 	fill_row(task, sink, row);
+
+	sckpt_retain_touch(task, row);
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
@@ -451,6 +455,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		if (!last->result(last, closing[i], &row))
 			continue;
 		fill_row(task, sink, row);
+		sckpt_retain_touch(task, row);
 		ItemPointerSetInvalid(&nowhere);
 		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
 		sckpt_attempt.rows_out++;

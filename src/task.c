@@ -31,6 +31,7 @@
 #include "linear.h"
 #include "progress.h"
 #include "record.h"
+#include "retain.h"
 #include "settings.h"
 #include "sink.h"
 #include "stream.h"
@@ -107,6 +108,8 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	task->def->name = pstrdup(def->name);
 	task->def->query = pstrdup(def->query);
 	task->def->streams = list_copy(def->streams);
+	memset(&task->def->held, 0, sizeof(SckptLsns));
+	sckpt_retain_note_held(task, &def->held);
 	task->def->inflows = palloc(Max(1, list_length(def->streams)) * sizeof(SckptInflow));
 	memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 	task->def->search_path = pstrdup(def->search_path);

@@ -132,6 +132,7 @@ typedef struct SckptTask
 	int			failed_checkpoints; /* in a row */
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
+	char		savepoint[SCKPT_LABEL_BYTES];	/* the next checkpoint is this savepoint; empty: it is none */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */
 	int64		restore_id;		/* of the restore whose rows_replayed is not known yet; 0: none */

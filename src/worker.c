@@ -50,6 +50,8 @@
 #include "log.h"
 #include "note.h"
 #include "progress.h"
+#include "retain.h"
+#include "savepoint.h"
 #include "segment.h"
 #include "settings.h"
 #include "shared.h"
@@ -218,16 +220,18 @@ sync_tasks(void)
 	{
 		SckptPipeline *def = lfirst(lc);
 		SckptTask  *task = find_task(def->id);
+		bool		changed = task && task->def->version != def->version;
 		MemoryContext old;
 
 		/* It has come since we looked for such: whoever restored it will wake us. */
 		if (!def->at_home)
 			continue;
 		/* What the worker itself found out needs no reload; what users did does. */
-		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
+		if (task && task->def->version == def->version && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
 		{
 			task->seen = true;
+			sckpt_retain_note_held(task, &def->held);
 			if (task->retry_at != 0)
 			{
 				/* resume_pipeline(): do not wait for the back-off. */
@@ -244,6 +248,8 @@ sync_tasks(void)
 		}
 		old = MemoryContextSwitchTo(worker_context);
 		task = sckpt_task_create(worker_context, def);
+		if (changed)
+			strlcpy(task->cause, "the pipeline was changed", SCKPT_ERROR_BYTES);
 		task->seen = true;
 		tasks = lappend(tasks, task);
 		MemoryContextSwitchTo(old);
@@ -297,6 +303,10 @@ start_task(SckptTask *task, void *arg)
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
+	if (!sckpt_catalog_hold(task->def->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 
 	/* Where its last checkpoint ended, as the tables say: after an error in a commit we might not know. */
 	foreach(lc, sckpt_catalog_pipelines())
@@ -305,6 +315,10 @@ start_task(SckptTask *task, void *arg)
 
 		if (def->id != task->def->id)
 			continue;
+		if (def->version != task->def->version)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("pipeline \"%s\" has been changed", def->name)));
 		task->def->position = def->position;
 		task->def->restart = def->restart;
 		task->def->last_checkpoint = def->last_checkpoint;
@@ -318,6 +332,7 @@ start_task(SckptTask *task, void *arg)
 		memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 		task->def->arriving = def->arriving;
 		task->def->chunks = def->chunks;
+		sckpt_retain_note_held(task, &def->held);
 	}
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
@@ -464,6 +479,7 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 		TimestampTz now = GetCurrentTimestamp();
 		XLogRecPtr	requested;
 		XLogRecPtr	covered = InvalidXLogRecPtr;
+		bool		savepoint;
 		SckptPosition at = *position;
 
 		if (task->status != SCKPT_RUNNING)
@@ -471,11 +487,12 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 		requested = requested_position(task);
 		if (requested != InvalidXLogRecPtr && position->end < requested)
 			requested = InvalidXLogRecPtr;	/* not there yet */
+		savepoint = sckpt_savepoint_wanted(task, position->end);
 
 		/* While the reader is behind what the task has, nothing can have happened to it. */
-		if (task->def->position <= position->commit && task->changed &&
+		if (task->def->position <= position->commit && (task->changed || savepoint) &&
 			(task->checkpoint_at <= now || task->pending_bytes + task->dead_bytes > PENDING_BYTES ||
-			 (requested != InvalidXLogRecPtr && task->waiting[0] == '\0')))
+			 ((savepoint || requested != InvalidXLogRecPtr) && task->waiting[0] == '\0')))
 		{
 			int64		before = task->def->last_checkpoint;
 
@@ -483,7 +500,10 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 			if (task->status == SCKPT_RUNNING && task->def->last_checkpoint > before)
 				task->checkpoint_at = TimestampTzPlusMilliseconds(now, checkpoint_interval(task));
 		}
-		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position <= position->commit)
+
+		/* What somebody has just changed under our feet (restore_pipeline) must not be taken for covered. */
+		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position <= position->commit &&
+			generation == pg_atomic_read_u64(&database->generation))
 			covered = position->end;
 		sckpt_task_publish(task, covered);
 	}
@@ -575,7 +595,18 @@ move_slot(SckptPosition *position)
 	LWLockRelease(sckpt_shared->lock);
 
 	foreach(lc, tasks)
-		lsn = Min(lsn, ((SckptTask *) lfirst(lc))->def->restart);
+	{
+		SckptPipeline *def = ((SckptTask *) lfirst(lc))->def;
+
+		lsn = Min(lsn, def->restart);
+
+		/* For a retained checkpoint whose log is lost nothing need be kept. */
+		for (int i = 0; i < def->held.n; i++)
+		{
+			if (def->held.list[i] >= slot_lsn)
+				lsn = Min(lsn, def->held.list[i]);
+		}
+	}
 	if (lsn < slot_lsn + SLOT_BYTES || !TimestampDifferenceExceeds(slot_moved_at, now, 1000))
 		return;
 
