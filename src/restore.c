@@ -276,6 +276,18 @@ sckpt_checkpoint_restore(SckptTask *task)
 	Datum		values[6];
 	bool		isnull;
 
+	if (task->offline)
+	{
+		/* Who loads it has locked it. */
+		restore_times(task);
+		if (task->def->last_checkpoint == 0)
+			return;
+		check_stages(task);
+		load_stores(task, context);
+		task->tids_unknown = task->nstores > 0 && !task->def->final;
+		MemoryContextDelete(context);
+		return;
+	}
 	if (!sckpt_catalog_hold(task->def->id))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

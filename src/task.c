@@ -44,6 +44,22 @@ set_local(const char *name, const char *value)
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
+/* What a session has set for itself is not for the pipeline's results; a worker never has (worker.c fixes the same ones). */
+static void
+forget_session_settings(void)
+{
+	static const char *const settings[] = {
+		"array_nulls", "bytea_output", "extra_float_digits", "lc_monetary", "lc_numeric", "lc_time", "quote_all_identifiers",
+		"transform_null_equals", "xmlbinary", "xmloption"
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		set_local(settings[i], NULL);
+	set_local("row_security", "on");
+	set_local("jit", "off");
+	(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
 void
 sckpt_task_become_owner(SckptTask *task, SckptIdentity *saved)
 {
@@ -60,6 +76,8 @@ sckpt_task_become_owner(SckptTask *task, SckptIdentity *saved)
 	set_local("DateStyle", task->def->datestyle);
 	set_local("IntervalStyle", task->def->intervalstyle);
 	set_local("default_text_search_config", task->def->text_search_config);
+	if (task->offline)
+		forget_session_settings();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 

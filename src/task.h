@@ -76,6 +76,7 @@ typedef struct SckptTask
 	bool		starved;		/* ran out of state memory; shown as FAILED until a checkpoint shows that it has enough */
 	int64		restarts;		/* that are not in the tables yet: they get there with the next restore */
 	TimestampTz known_since;
+	bool		offline;		/* in a session (offline.h), not in a worker */
 	bool		seen;			/* while pipelines are being compared with the catalog */
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
