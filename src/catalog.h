@@ -60,6 +60,7 @@ typedef struct SckptPipeline
 	int64		dead_letters;
 	TimestampTz watermark;		/* of all streams together; DT_NOBEGIN: none */
 	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
+	int64		version;		/* raised by whoever changes definition or stored state: a task made of another one stores nothing */
 	bool		at_home;		/* false: it comes from another database, and its positions mean nothing here */
 	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
 	int			chunks;			/* how many the last checkpoint consists of */

@@ -54,8 +54,8 @@ static const struct
 		"VALUES ($1, $2, 0, 'in_progress')", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_HOLD] = {
-		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND NOT paused AND error IS NULL "
-		"FOR KEY SHARE SKIP LOCKED", 1, {INT8OID}
+		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $2 AND NOT paused AND error IS NULL "
+		"FOR KEY SHARE SKIP LOCKED", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_CHUNK] = {
 		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload) "
@@ -150,6 +150,20 @@ sckpt_checkpoint_add_rows(uint64 rows)
 
 /* ---- Trigger ---- */
 
+/* Lock the pipeline's definition, in the version that the task was made of. */
+static bool
+hold(SckptTask *task)
+{
+	SckptUser	saved;
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(task->def->version)};
+	bool		held;
+
+	sckpt_catalog_enter(&saved);
+	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, values, NULL) > 0;
+	sckpt_catalog_leave(&saved);
+	return held;
+}
+
 /*
  * Start the transaction of a checkpoint, or say that it cannot be had yet: its pipeline is being dropped or paused, or
  * somebody holds a lock on the result.  Waiting here would hold up every other pipeline of the worker.
@@ -157,10 +171,7 @@ sckpt_checkpoint_add_rows(uint64 rows)
 static bool
 start_transaction(SckptTask *task)
 {
-	SckptUser	saved;
-	Datum		id = Int64GetDatum(task->def->id);
 	LOCKTAG		tag;
-	bool		held;
 
 	StartTransactionCommand();
 	task->waiting[0] = '\0';
@@ -169,10 +180,7 @@ start_transaction(SckptTask *task)
 		CommitTransactionCommand();
 		return false;
 	}
-	sckpt_catalog_enter(&saved);
-	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, &id, NULL) > 0;
-	sckpt_catalog_leave(&saved);
-	if (!held)
+	if (!hold(task))
 	{
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for the end of a transaction that changes the pipeline");
 		CommitTransactionCommand();
@@ -221,7 +229,7 @@ trigger(SckptTask *task)
 	sckpt_attempt.ndead = list_length(task->dead);
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
+	if (sckpt_catalog_lock_extension() && hold(task))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(sckpt_attempt.id);
@@ -539,25 +547,31 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 {
 	Datum	   *ids = palloc(list_length(tasks) * sizeof(Datum));
 	int			nids = 0;
-	Oid			types[3] = {INT8ARRAYOID, LSNOID, LSNOID};
-	Datum		values[3];
+	Datum	   *versions = palloc(list_length(tasks) * sizeof(Datum));
+	Oid			types[4] = {INT8ARRAYOID, LSNOID, LSNOID, INT8ARRAYOID};
+	Datum		values[4];
 	bool		isnull;
 	SckptUser	saved;
 	ListCell   *lc;
 
 	foreach(lc, tasks)
+	{
+		versions[nids] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->version);
 		ids[nids++] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->id);
+	}
 	values[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = LSNGetDatum(position->commit);
 	values[2] = LSNGetDatum(position->restart);
+	values[3] = PointerGetDatum(construct_array(versions, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension())
 	{
 		sckpt_catalog_enter(&saved);
 		if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id IN "
-								  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = ANY ($1) FOR KEY SHARE SKIP LOCKED) "
-								  "RETURNING pipeline_id", 3, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+								  "(SELECT d.id FROM stream_ckpt.pipeline_def d JOIN unnest($1, $4) AS t (id, version) "
+								  "ON t.id = d.id AND t.version = d.version FOR KEY SHARE OF d SKIP LOCKED) "
+								  "RETURNING pipeline_id", 4, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
 			elog(ERROR, "could not store positions");
 		nids = SPI_processed;
 		for (int i = 0; i < nids; i++)

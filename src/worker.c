@@ -218,13 +218,14 @@ sync_tasks(void)
 	{
 		SckptPipeline *def = lfirst(lc);
 		SckptTask  *task = find_task(def->id);
+		bool		changed = task && task->def->version != def->version;
 		MemoryContext old;
 
 		/* It has come since we looked for such: whoever restored it will wake us. */
 		if (!def->at_home)
 			continue;
 		/* What the worker itself found out needs no reload; what users did does. */
-		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
+		if (task && task->def->version == def->version && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
 		{
 			task->seen = true;
@@ -244,6 +245,8 @@ sync_tasks(void)
 		}
 		old = MemoryContextSwitchTo(worker_context);
 		task = sckpt_task_create(worker_context, def);
+		if (changed)
+			strlcpy(task->cause, "the pipeline was changed", SCKPT_ERROR_BYTES);
 		task->seen = true;
 		tasks = lappend(tasks, task);
 		MemoryContextSwitchTo(old);
@@ -297,6 +300,10 @@ start_task(SckptTask *task, void *arg)
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
+	if (!sckpt_catalog_hold(task->def->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 
 	/* Where its last checkpoint ended, as the tables say: after an error in a commit we might not know. */
 	foreach(lc, sckpt_catalog_pipelines())
@@ -305,6 +312,10 @@ start_task(SckptTask *task, void *arg)
 
 		if (def->id != task->def->id)
 			continue;
+		if (def->version != task->def->version)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("pipeline \"%s\" has been changed", def->name)));
 		task->def->position = def->position;
 		task->def->restart = def->restart;
 		task->def->last_checkpoint = def->last_checkpoint;
