@@ -38,6 +38,7 @@ sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf)
 
 	resetStringInfo(buf);
 	sckpt_codec_write_uint(buf, SCKPT_CHUNK_VERSION);
+	sckpt_codec_write_uint(buf, (uint64) task->def->version);
 	initStringInfo(&description);
 	operator->describe(operator, store->elements, &description);
 	sckpt_codec_write_string(buf, description.data);

@@ -320,6 +320,9 @@ sckpt_task_start(SckptTask *task)
 		query->lateness = task->def->lateness;
 		query->ttl = query == task->query ? task->def->ttl : 0;
 		query->final = task->def->final;
+		query->closed_until = task->def->closed_until;
+		query->stored_lateness = task->def->stored_lateness;
+		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
 	}
 	map_result(task);
 	sckpt_progress_prepare(task);
