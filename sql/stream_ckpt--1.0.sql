@@ -54,7 +54,8 @@ CREATE TABLE stream_ckpt.pipeline_def (
 	home_system text NOT NULL,
 	encoding text NOT NULL DEFAULT pg_catalog.getdatabaseencoding(),
 	arriving boolean NOT NULL DEFAULT false,
-	version bigint NOT NULL DEFAULT 1
+	version bigint NOT NULL DEFAULT 1,
+	closed_until timestamptz
 );
 COMMENT ON TABLE stream_ckpt.pipeline_def IS 'pipelines as they were defined; see the view pipelines';
 

@@ -52,7 +52,8 @@
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
 	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, d.version, " \
-	"coalesce(d.retained_checkpoints, 0), array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id) "
+	"coalesce(d.closed_until, '-infinity'), coalesce(d.retained_checkpoints, 0), " \
+	"array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id) "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -299,8 +300,11 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
 		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
 	pipeline->version = DatumGetInt64(column(tuple, 41, &isnull));
-	pipeline->retained_checkpoints = DatumGetInt32(column(tuple, 42, &isnull));
-	deconstruct_array(DatumGetArrayTypeP(column(tuple, 43, &isnull)), PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
+	pipeline->closed_until = DatumGetTimestampTz(column(tuple, 42, &isnull));
+	pipeline->stored_lateness = pipeline->lateness;
+	pipeline->stored_ttl = pipeline->ttl;
+	pipeline->retained_checkpoints = DatumGetInt32(column(tuple, 43, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(column(tuple, 44, &isnull)), PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
 					  TYPALIGN_DOUBLE, &elements, NULL, &nelements);
 	for (int i = 0; i < nelements; i++)
 		sckpt_catalog_add_lsn(&pipeline->held, DatumGetLSN(elements[i]));

@@ -53,6 +53,9 @@ typedef struct SckptPipeline
 	bool		keep_dead;		/* on_error => 'dead_letter' */
 	int64		lateness;		/* allowed_lateness, µs */
 	int64		ttl;			/* state_ttl, µs; 0: none */
+	int64		stored_lateness;	/* the same of what is stored: other than those only while the pipeline is being altered */
+	int64		stored_ttl;
+	TimestampTz closed_until;	/* windows that end up to here are closed for good, whatever the lateness; DT_NOBEGIN: none */
 	int64		checkpoint_interval;	/* ms; -1: the setting */
 	bool		paused;
 	char	   *error;			/* of a pipeline that stopped on an error; NULL: it did not */

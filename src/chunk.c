@@ -39,6 +39,7 @@ sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf)
 
 	resetStringInfo(buf);
 	sckpt_codec_write_uint(buf, SCKPT_CHUNK_VERSION);
+	sckpt_codec_write_uint(buf, (uint64) task->def->version);
 	initStringInfo(&description);
 	operator->describe(operator, store->elements, &description);
 	sckpt_codec_write_string(buf, description.data);
@@ -62,7 +63,7 @@ sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 ent
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int32GetDatum(store->stage);
 	values[2] = Int64GetDatum(store->next_chunk + store->nwritten);
-	values[3] = Int64GetDatum(sckpt_attempt.id);
+	values[3] = Int64GetDatum(task->attempt->id);
 	values[4] = Int32GetDatum(entries);
 	values[5] = Int64GetDatum(buf->len);
 	values[6] = Int64GetDatum((int64) crc);
@@ -90,8 +91,8 @@ sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 ent
 	}
 	store->written_gone[store->nwritten] = gone;
 	store->written[store->nwritten++] = entries;
-	sckpt_attempt.rows += entries;
-	sckpt_attempt.bytes += buf->len;
+	task->attempt->rows += entries;
+	task->attempt->bytes += buf->len;
 }
 
 /* The oldest chunk with something that counts, besides tombstones, after the checkpoint being taken. */
@@ -137,8 +138,8 @@ sckpt_chunk_delete_empty(SckptTask *task)
 			values[1] = Int32GetDatum(store->stage);
 			values[2] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
 														TYPALIGN_DOUBLE));
-			values[3] = Int64GetDatum(sckpt_attempt.id);
-			sckpt_checkpoint_execute(sckpt_retain_keeps_chunks() ? SCKPT_STATEMENT_CHUNK_END : SCKPT_STATEMENT_CHUNK_DELETE,
+			values[3] = Int64GetDatum(task->attempt->id);
+			sckpt_checkpoint_execute(sckpt_retain_keeps_chunks(task) ? SCKPT_STATEMENT_CHUNK_END : SCKPT_STATEMENT_CHUNK_DELETE,
 									 values, NULL);
 		}
 		pfree(ids);
@@ -298,8 +299,8 @@ sckpt_chunk_clean(SckptTask *task, SckptStore *store)
 		return;
 	budget = Max(Max(written, rows / 16), 1024);
 
-	order = MemoryContextAlloc(sckpt_attempt.context, store->nchunks * sizeof(int));
-	victim = MemoryContextAllocZero(sckpt_attempt.context, store->nchunks * sizeof(bool));
+	order = MemoryContextAlloc(task->attempt->context, store->nchunks * sizeof(int));
+	victim = MemoryContextAllocZero(task->attempt->context, store->nchunks * sizeof(bool));
 	for (int i = 0; i < store->nchunks; i++)
 	{
 		if (store->chunks[i].id && store->chunks[i].live > 0 &&

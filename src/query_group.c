@@ -127,6 +127,7 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 				 errmsg("a GROUP BY expression that is not in the select list is not supported in a pipeline"),
 				 errhint("The result's rows are told apart by the group keys: select all of them.")));
 	sckpt_level_key_time(level, key);
+	key->canonical = sckpt_level_canonical(level, key->expr);
 }
 
 static bool

@@ -78,7 +78,7 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 	SckptState *state = store->elements ? operator->elements : operator->state;
 	const char *cursor = VARDATA(payload);
 	const char *end = (char *) payload + VARSIZE(payload);
-	StringInfoData description;
+	bool		same;
 	char	   *stored;
 	int			index = sckpt_checkpoint_add_chunk(store, id, entries, task->run_context);
 
@@ -86,16 +86,21 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" was stored by another version of stream_ckpt", task->def->name)));
+	same = (int64) sckpt_codec_read_uint(&cursor, end) == task->def->version;
 	stored = sckpt_codec_read_string(&cursor, end);
-	initStringInfo(&description);
-	operator->describe(operator, store->elements, &description);
-	if (strcmp(stored, description.data) != 0)
+	if (!operator->adapt(operator, store->elements, stored, same))
+	{
+		StringInfoData description;
+
+		initStringInfo(&description);
+		operator->describe(operator, store->elements, &description);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
-				 errdetail("Stored: %s. Now: %s.", stored, description.data)));
+				 errdetail("Stored:\n%sNow:\n%s", stored, description.data),
+				 errhint("stream_ckpt.alter_pipeline() can give it another query, and with reset_state => true it starts over.")));
+	}
 	pfree(stored);
-	pfree(description.data);
 
 	for (uint32 i = 0; i < entries; i++)
 	{
@@ -200,7 +205,7 @@ check_stages(SckptTask *task)
 	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 	values[2] = Int64GetDatum(task->def->last_checkpoint);
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) AND lives @> $3 LIMIT 1",
+	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage / 2 * 2 <> ALL ($2) AND lives @> $3 LIMIT 1",
 							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read chunks");
 	if (SPI_processed > 0)
@@ -305,6 +310,18 @@ sckpt_checkpoint_restore(SckptTask *task)
 	Datum		values[6];
 	bool		isnull;
 
+	if (task->offline)
+	{
+		/* Who loads it has locked it. */
+		restore_times(task);
+		if (task->def->last_checkpoint == 0)
+			return;
+		check_stages(task);
+		load_stores(task, context);
+		task->tids_unknown = task->nstores > 0 && !task->def->final;
+		MemoryContextDelete(context);
+		return;
+	}
 	if (!sckpt_catalog_hold(task->def->id))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),

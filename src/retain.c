@@ -20,17 +20,18 @@
 #include "journal.h"
 #include "retain.h"
 #include "savepoint.h"
+#include "segment.h"
 #include "settings.h"
 
-/* Of the attempt being made. */
-static struct
+/* Of the attempt being made; in its context. */
+typedef struct SckptRetaining
 {
 	int			nbefore;		/* retained before it */
 	bool		keeps;			/* some of these stay */
 	SckptJournal *journal;		/* NULL: none is written */
 	const char *label;			/* it is a savepoint */
 	SckptLsns	held;			/* after it */
-} attempt;
+} SckptRetaining;
 
 int
 sckpt_retain_count(SckptPipeline *def)
@@ -46,11 +47,13 @@ sckpt_retain_begin(SckptTask *task)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(task->def->id)};
 	int			count = sckpt_retain_count(task->def);
+	SckptRetaining *retaining;
 	MemoryContext old;
 	SckptUser	saved;
 
-	memset(&attempt, 0, sizeof(attempt));
-	attempt.label = sckpt_savepoint_begin(task);
+	retaining = MemoryContextAllocZero(task->attempt->context, sizeof(SckptRetaining));
+	task->attempt->retaining = retaining;
+	retaining->label = sckpt_savepoint_begin(task);
 	sckpt_catalog_enter(&saved);
 	if (plan == NULL)
 	{
@@ -61,35 +64,37 @@ sckpt_retain_begin(SckptTask *task)
 	}
 	if (SPI_execute_plan(plan, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read retained checkpoints");
-	attempt.nbefore = SPI_processed;
-	old = MemoryContextSwitchTo(sckpt_attempt.context);
-	for (int i = 0; i < attempt.nbefore; i++)
+	retaining->nbefore = SPI_processed;
+	old = MemoryContextSwitchTo(task->attempt->context);
+	for (int i = 0; i < retaining->nbefore; i++)
 	{
 		bool		isnull;
 		bool		savepoint = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 
 		if (!savepoint && i >= count - 1)
 			continue;
-		attempt.keeps = true;
-		sckpt_catalog_add_lsn(&attempt.held, DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull)));
+		retaining->keeps = true;
+		sckpt_catalog_add_lsn(&retaining->held, DatumGetLSN(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &isnull)));
 	}
 	MemoryContextSwitchTo(old);
 	sckpt_catalog_leave(&saved);
-	if (attempt.keeps && task->def->result_owned)
-		attempt.journal = sckpt_journal_open(task, sckpt_attempt.context);
+	if (retaining->keeps && task->def->result_owned)
+		retaining->journal = sckpt_journal_open(task, task->attempt->context);
 }
 
 bool
-sckpt_retain_keeps_chunks(void)
+sckpt_retain_keeps_chunks(SckptTask *task)
 {
-	return attempt.keeps;
+	return task->attempt->retaining && task->attempt->retaining->keeps;
 }
 
 void
 sckpt_retain_touch(SckptTask *task, TupleTableSlot *row)
 {
-	if (attempt.journal)
-		sckpt_journal_add_key(attempt.journal, row);
+	SckptRetaining *retaining = task->attempt->retaining;
+
+	if (retaining && retaining->journal)
+		sckpt_journal_add_key(retaining->journal, row);
 }
 
 /* ---- In the tables ---- */
@@ -139,38 +144,39 @@ sckpt_retain_clean(int64 pipeline, int count)
 void
 sckpt_retain_store(SckptTask *task)
 {
+	SckptRetaining *retaining = task->attempt->retaining;
 	int			count = sckpt_retain_count(task->def);
 
-	if (attempt.journal)
+	if (retaining->journal)
 	{
 		SckptJournalHead head = {0};
 		Relation	result;
 
 		/* Rows of a query without state are known by who wrote them. */
-		if (!task->last->grouped && sckpt_attempt.rows_out > 0)
+		if (!task->last->grouped && task->attempt->rows_out > 0)
 		{
 			result = RelationIdGetRelation(task->def->result);
 			head.filenode = RelationIsValid(result) ? result->rd_rel->relfilenode : InvalidOid;
 			if (RelationIsValid(result))
 				RelationClose(result);
 			head.xids = sckpt_journal_xids();
-			head.rows = sckpt_attempt.rows_out;
+			head.rows = task->attempt->rows_out;
 		}
-		sckpt_journal_store(attempt.journal, sckpt_attempt.id, head.xids ? &head : NULL);
+		sckpt_journal_store(retaining->journal, task->attempt->id, head.xids ? &head : NULL);
 	}
-	if (attempt.label)
+	if (retaining->label)
 	{
 		Oid			types[3] = {INT8OID, INT8OID, TEXTOID};
-		Datum		values[3] = {Int64GetDatum(task->def->id), Int64GetDatum(sckpt_attempt.id), CStringGetTextDatum(attempt.label)};
+		Datum		values[3] = {Int64GetDatum(task->def->id), Int64GetDatum(task->attempt->id), CStringGetTextDatum(retaining->label)};
 
 		SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_log SET kind = 'savepoint', label = $3 "
 							  "WHERE pipeline_id = $1 AND checkpoint_id = $2", 3, types, values, NULL, false, 0);
 	}
-	if (attempt.label || count > 1)
-		sckpt_retain_keep(task->def->id, attempt.label ? "savepoint" : "checkpoint", attempt.label);
-	if (attempt.nbefore > 0)
+	if (retaining->label || count > 1)
+		sckpt_retain_keep(task->def->id, retaining->label ? "savepoint" : "checkpoint", retaining->label);
+	if (retaining->nbefore > 0)
 		sckpt_retain_clean(task->def->id, count);
-	if (attempt.label)
+	if (retaining->label)
 		sckpt_fault_point("savepoint");
 }
 
@@ -181,19 +187,34 @@ sckpt_retain_note_held(SckptTask *task, SckptLsns *held)
 
 	task->def->held.n = 0;
 	for (int i = 0; i < held->n; i++)
-		sckpt_catalog_add_lsn(&task->def->held, held->list[i]);
+	{
+		if (sckpt_segment_exists(held->list[i]))
+			sckpt_catalog_add_lsn(&task->def->held, held->list[i]);
+	}
 	MemoryContextSwitchTo(old);
+}
+
+XLogRecPtr
+sckpt_retain_needed(SckptPipeline *def)
+{
+	XLogRecPtr	lsn = def->restart;
+
+	for (int i = 0; i < def->held.n; i++)
+		lsn = Min(lsn, def->held.list[i]);
+	return lsn;
 }
 
 /* The checkpoint itself may be held further back than the task, which goes on. */
 void
 sckpt_retain_committed(SckptTask *task)
 {
-	if (attempt.label || sckpt_retain_count(task->def) > 1)
-		sckpt_catalog_add_lsn(&attempt.held, task->def->restart);
-	if (attempt.held.n > 0 || task->def->held.n > 0)
-		sckpt_retain_note_held(task, &attempt.held);
-	if (attempt.label)
-		sckpt_savepoint_taken(task, sckpt_attempt.id);
-	memset(&attempt, 0, sizeof(attempt));
+	SckptRetaining *retaining = task->attempt->retaining;
+
+	if (retaining->label || sckpt_retain_count(task->def) > 1)
+		sckpt_catalog_add_lsn(&retaining->held, task->def->restart);
+	if (retaining->held.n > 0 || task->def->held.n > 0)
+		sckpt_retain_note_held(task, &retaining->held);
+	if (retaining->label)
+		sckpt_savepoint_taken(task, task->attempt->id);
+	task->attempt->retaining = NULL;
 }

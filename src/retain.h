@@ -21,7 +21,7 @@
 /* In the checkpoint's transaction, with the pipeline's row locked: see what is retained.  `label`: it is a savepoint. */
 extern void sckpt_retain_begin(SckptTask *task);
 /* Is something retained that needs chunks which the attempt supersedes? */
-extern bool sckpt_retain_keeps_chunks(void);
+extern bool sckpt_retain_keeps_chunks(SckptTask *task);
 /* A result row is put or deleted, as the owner; a row of the query's row type. */
 extern void sckpt_retain_touch(SckptTask *task, TupleTableSlot *row);
 /* When the position is stored, as the extension's owner. */
@@ -35,7 +35,9 @@ extern int	sckpt_retain_count(SckptPipeline *def);
 extern void sckpt_retain_keep(int64 pipeline, const char *kind, const char *label);
 /* The same: let go of checkpoints that are not to stay, and of what only they needed. */
 extern void sckpt_retain_clean(int64 pipeline, int count);
-/* Where the log is needed from: copy that to the task. */
+/* Where the log is needed from: copy that to the task, but for what is lost. */
 extern void sckpt_retain_note_held(SckptTask *task, SckptLsns *held);
+/* The least of these, and of the pipeline's own. */
+extern XLogRecPtr sckpt_retain_needed(SckptPipeline *def);
 
 #endif							/* SCKPT_RETAIN_H */

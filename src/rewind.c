@@ -153,7 +153,7 @@ find_key(Rewind *rewind, Keys *keys, bool add)
 static void
 read_keys(Rewind *rewind, Keys *keys)
 {
-	SckptJournalPart part = {PG_INT64_MAX, 0};
+	SckptJournalPart part = {.checkpoint = PG_INT64_MAX};
 	MemoryContext context = AllocSetContextCreate(rewind->context, "stream_ckpt touched keys", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
@@ -378,7 +378,7 @@ typedef struct Removed
 static void
 read_writers(Rewind *rewind, HTAB *writers, List **appended, List **removed)
 {
-	SckptJournalPart part = {PG_INT64_MAX, 0};
+	SckptJournalPart part = {.checkpoint = PG_INT64_MAX};
 	MemoryContext context = AllocSetContextCreate(rewind->context, "stream_ckpt appended rows", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 

@@ -1,6 +1,6 @@
 /*-------------------------------------------------------------------------
  *
- * rewind_pipeline.c
+ * restore_pipeline.c
  *		restore_pipeline().
  *
  * In the caller's transaction, with the pipeline's row locked so that no checkpoint of it can be taken:
@@ -25,6 +25,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "checkpoint.h"
 #include "hook.h"
@@ -205,6 +206,29 @@ store(SckptPipeline *pipeline, SckptPipeline *target, int64 id)
 	sckpt_savepoint_complete(pipeline, id, target->last_checkpoint, "checkpoint", NULL);
 }
 
+static void
+log_restore(SckptTask *task, TimestampTz started)
+{
+	Oid			types[5] = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum		values[5];
+	uint64		state_rows;
+	Size		state_bytes;
+	SckptUser	saved;
+
+	sckpt_task_state_size(task, &state_rows, &state_bytes);
+	values[0] = Int64GetDatum(task->def->id);
+	values[1] = Int64GetDatum(task->def->last_checkpoint);
+	values[2] = TimestampTzGetDatum(started);
+	values[3] = Int64GetDatum(state_rows);
+	values[4] = Int64GetDatum(state_bytes);
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("INSERT INTO stream_ckpt.restore_log (pipeline_id, task, checkpoint_id, restored_at, duration, "
+							  "state_rows, state_bytes, cause) VALUES ($1, 0, $2, clock_timestamp(), clock_timestamp() - $3, "
+							  "$4, $5, 'restore_pipeline')", 5, types, values, NULL, false, 0) != SPI_OK_INSERT)
+		elog(ERROR, "could not write a restore down");
+	sckpt_catalog_leave(&saved);
+}
+
 /* With the state loaded. */
 static void
 rewind_all(SckptPipeline *pipeline, SckptTask *task, bool keep)
@@ -241,6 +265,7 @@ stream_ckpt_restore_pipeline(PG_FUNCTION_ARGS)
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	int64		checkpoint = PG_GETARG_INT64(1);
 	bool		keep = PG_GETARG_BOOL(2);
+	TimestampTz started = GetCurrentTimestamp();
 	SckptPipeline *pipeline = sckpt_pipeline_require(name);
 	SckptPipeline *target;
 	SckptTask  *task;
@@ -277,23 +302,13 @@ stream_ckpt_restore_pipeline(PG_FUNCTION_ARGS)
 
 	/* Of a grouped query's own table all that counts is taken back; rows of later groups would be in the way. */
 	if (keep && pipeline->result_owned && task->noperators > 0)
-	{
-		sckpt_offline_end(task);
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("the result of pipeline \"%s\" is a table of its own, which is restored with it", name),
 				 errhint("Leave out keep_results.")));
-	}
-	PG_TRY();
-	{
-		rewind_all(pipeline, task, keep);
-	}
-	PG_CATCH();
-	{
-		sckpt_offline_end(task);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	sckpt_fault_point("restore");
+	rewind_all(pipeline, task, keep);
+	log_restore(task, started);
 	sckpt_offline_end(task);
 	sckpt_hook_wake_at_commit(true);
 	PG_RETURN_VOID();
