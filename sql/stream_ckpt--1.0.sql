@@ -180,11 +180,13 @@ CREATE TABLE stream_ckpt.retained (
 	stream_managed boolean[] NOT NULL,
 	stream_rows pg_lsn[] NOT NULL,
 	chunks int NOT NULL,
+	closed_until timestamptz,
+	query text NOT NULL,
 	PRIMARY KEY (pipeline_id, checkpoint_id),
 	UNIQUE (pipeline_id, label)
 );
 COMMENT ON TABLE stream_ckpt.retained IS
-'checkpoints besides the last one that a pipeline can be restored to; as pipeline_position was';
+'checkpoints besides the last one that a pipeline can be restored to; as pipeline_position was; query: a hash of it';
 
 CREATE TABLE stream_ckpt.touched (
 	pipeline_id bigint NOT NULL,

@@ -72,6 +72,27 @@ report_unknown(SckptPipeline *pipeline, int64 checkpoint)
 			 errhint("Raise retained_checkpoints, or use stream_ckpt.savepoint(), to keep more.")));
 }
 
+/* alter_pipeline() has written results of which no checkpoint knows. */
+static void
+check_query(SckptPipeline *target)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(target->id), Int64GetDatum(target->last_checkpoint)};
+	SckptUser	saved;
+
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT FROM stream_ckpt.retained r JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id "
+							  "WHERE d.id = $1 AND r.checkpoint_id = $2 AND r.query <> md5(d.query || d.emit)",
+							  2, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not compare queries");
+	if (SPI_processed > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the query of pipeline \"%s\" has been changed since checkpoint " INT64_FORMAT, target->name, target->last_checkpoint),
+				 errhint("Checkpoints of another query cannot be restored.")));
+	sckpt_catalog_leave(&saved);
+}
+
 static void
 check_log(SckptPipeline *target)
 {
@@ -201,6 +222,8 @@ store(SckptPipeline *pipeline, SckptPipeline *target, int64 id)
 			"WHERE p.pipeline_id = $1 AND r.pipeline_id = $1 AND r.checkpoint_id = $2 AND $3 IS NOT NULL", values);
 	execute("UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $3, next_checkpoint = $3 + 1 WHERE pipeline_id = $1 AND $2 IS NOT NULL",
 			values);
+	execute("UPDATE stream_ckpt.pipeline_def d SET closed_until = r.closed_until FROM stream_ckpt.retained r "
+			"WHERE d.id = $1 AND r.pipeline_id = $1 AND r.checkpoint_id = $2 AND $3 IS NOT NULL", values);
 	execute("UPDATE stream_ckpt.pipeline_def SET version = version + 1, error = NULL WHERE id = $1 AND $2 IS NOT NULL AND $3 IS NOT NULL",
 			values);
 	sckpt_savepoint_complete(pipeline, id, target->last_checkpoint, "checkpoint", NULL);
@@ -294,6 +317,7 @@ stream_ckpt_restore_pipeline(PG_FUNCTION_ARGS)
 		target = sckpt_catalog_pipeline(name, false);
 	if (target == NULL)
 		report_unknown(pipeline, checkpoint);
+	check_query(target);
 	check_log(target);
 	if (checkpoint != pipeline->last_checkpoint)
 		check_result(pipeline, keep);

@@ -118,9 +118,10 @@ sckpt_retain_keep(int64 pipeline, const char *kind, const char *label)
 
 	if (SPI_execute_with_args("INSERT INTO stream_ckpt.retained (pipeline_id, checkpoint_id, kind, label, position, restart, rows_in, "
 							  "rows_out, late_rows, dead_letters, watermark, clock, stream_watermarks, stream_idle, stream_managed, "
-							  "stream_rows, chunks) SELECT pipeline_id, last_checkpoint, $2, $3, position, restart, rows_in, "
+							  "stream_rows, chunks, closed_until, query) SELECT pipeline_id, last_checkpoint, $2, $3, position, restart, rows_in, "
 							  "rows_out, late_rows, dead_letters, watermark, clock, stream_watermarks, stream_idle, stream_managed, "
-							  "stream_rows, chunks FROM stream_ckpt.pipeline_position WHERE pipeline_id = $1",
+							  "stream_rows, chunks, closed_until, md5(query || emit) FROM stream_ckpt.pipeline_position JOIN stream_ckpt.pipeline_def d "
+							  "ON d.id = pipeline_id WHERE pipeline_id = $1",
 							  3, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not keep a checkpoint");
 }

@@ -585,5 +585,7 @@ sckpt_rewind(SckptTask *task, SckptJournal *journal, bool images, SckptJournalHe
 		rewind_appended(&rewind, head);
 	ExecDropSingleTupleTableSlot(rewind.row);
 	MemoryContextSwitchTo(old);
+	if (head->xids)
+		head->xids = PointerGetDatum(DatumGetArrayTypePCopy(head->xids));
 	MemoryContextDelete(context);
 }
