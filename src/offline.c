@@ -28,7 +28,6 @@ abandon(void)
 	if (task == NULL)
 		return;
 	current = NULL;
-	sckpt_attempt.id = 0;
 	MemoryContextDelete(task->context);
 }
 
@@ -90,7 +89,6 @@ sckpt_offline_end(SckptTask *task)
 {
 	Assert(task == current);
 	sckpt_task_stop(task);
-	sckpt_attempt.id = 0;
 	current = NULL;
 	MemoryContextDelete(task->context);
 }

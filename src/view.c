@@ -183,6 +183,13 @@ stream_ckpt_checkpoint_pipeline(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(wait_for_checkpoint(pipeline, sckpt_record_flush(), deadline));
 }
 
+void
+sckpt_pipeline_checkpoint(SckptPipeline *pipeline)
+{
+	check_waitable(pipeline);
+	(void) wait_for_checkpoint(pipeline, sckpt_record_flush(), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 60 * 1000));
+}
+
 /* How many streams written by pipelines lie between the outside and this one. */
 static int
 chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
