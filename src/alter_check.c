@@ -56,7 +56,8 @@ check_stage(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new)
 
 		if (!lost && !gained)
 			continue;
-		refuse(pipeline, "other group keys",
+		refuse(pipeline, lost && gained && old->keys[i].bound != SCKPT_BOUND_NONE && new->keys[i].bound != SCKPT_BOUND_NONE ?
+			   "another window" : "other group keys",
 			   lost && gained ? psprintf("It is grouped by %s, not by %s.", old->keys[i].canonical, new->keys[i].canonical) :
 			   lost ? psprintf("It is grouped by %s.", old->keys[i].canonical) :
 			   psprintf("It is not grouped by %s.", new->keys[i].canonical));
