@@ -271,6 +271,14 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_create_pipeline' LANGUAGE C;
 COMMENT ON FUNCTION stream_ckpt.create_pipeline(text, text, regclass, text, text, interval, int, int, interval, interval) IS
 'start a continuous query over the rows inserted into a stream from now on; returns the result relation';
 
+CREATE FUNCTION stream_ckpt.alter_pipeline(name text, query text DEFAULT NULL, sink regclass DEFAULT NULL,
+	emit text DEFAULT NULL, on_error text DEFAULT NULL, checkpoint_interval interval DEFAULT NULL,
+	retained_checkpoints int DEFAULT NULL, parallelism int DEFAULT NULL, allowed_lateness interval DEFAULT NULL,
+	state_ttl interval DEFAULT NULL, reset_state boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_alter_pipeline' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.alter_pipeline(text, text, regclass, text, text, interval, int, int, interval, interval, boolean) IS
+'change the query of a pipeline, which keeps the state of what is unchanged, or its options; with reset_state it starts over';
+
 CREATE FUNCTION stream_ckpt.drop_pipeline(name text, keep_result boolean DEFAULT false) RETURNS void
 AS 'MODULE_PATHNAME', 'stream_ckpt_drop_pipeline' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.drop_pipeline(text, boolean) IS

@@ -22,6 +22,13 @@
  * worker: it is in no lane and in no view, and nothing is written about it but what the caller writes.
  */
 extern SckptTask *sckpt_offline_load(SckptPipeline *def, int64 checkpoint);
+/*
+ * Take a checkpoint of all of it: results into the sink, entries into chunks, which replace all others; the position in the log stays.
+ * Returns the checkpoint's id.  Then the task is of no more use.
+ */
+extern int64 sckpt_offline_store(SckptTask *task);
+/* Before that: take the results of all entries out of the sink. */
+extern void sckpt_offline_withdraw(SckptTask *task);
 /* Free it, with its state. */
 extern void sckpt_offline_end(SckptTask *task);
 

@@ -571,11 +571,8 @@ bury_group(void *arg, SckptRef ref, ErrorData *error)
 }
 
 void
-sckpt_task_propagate(SckptTask *task)
+sckpt_task_hand_on(SckptTask *task)
 {
-	SckptIdentity identity;
-
-	sckpt_task_begin_work(task, &identity);
 	for (int i = 0; i + 1 < task->noperators; i++)
 	{
 		SckptOperator *below = task->operators[i];
@@ -588,6 +585,15 @@ sckpt_task_propagate(SckptTask *task)
 		above->end_rows(above);
 		above->end_batch(above);
 	}
+}
+
+void
+sckpt_task_propagate(SckptTask *task)
+{
+	SckptIdentity identity;
+
+	sckpt_task_begin_work(task, &identity);
+	sckpt_task_hand_on(task);
 	sckpt_task_end_work(&identity);
 }
 

@@ -226,5 +226,7 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
  * undefined then.
  */
 extern void sckpt_task_propagate(SckptTask *task);
+/* The same in the transaction at hand, as the owner. */
+extern void sckpt_task_hand_on(SckptTask *task);
 
 #endif							/* SCKPT_TASK_H */

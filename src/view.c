@@ -236,6 +236,13 @@ sckpt_savepoint_wait(SckptPipeline *pipeline, const char *label, XLogRecPtr targ
 	return id;
 }
 
+void
+sckpt_pipeline_checkpoint(SckptPipeline *pipeline)
+{
+	check_waitable(pipeline);
+	(void) wait_for_checkpoint(pipeline, sckpt_record_flush(), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 60 * 1000));
+}
+
 /* How many streams written by pipelines lie between the outside and this one. */
 static int
 chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
