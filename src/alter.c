@@ -245,7 +245,9 @@ start_over(SckptPipeline *new)
 {
 	static const char sql[] =
 		"WITH def AS (UPDATE stream_ckpt.pipeline_def SET created_xid = $2, start = $3 WHERE id = $1), "
-		"chunks AS (DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1) "
+		"chunks AS (DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1), "
+		"gone AS (DELETE FROM stream_ckpt.retained WHERE pipeline_id = $1), "
+		"undone AS (DELETE FROM stream_ckpt.touched WHERE pipeline_id = $1) "
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = 0, next_checkpoint = $6, position = $4, restart = $5, "
 		"watermark = NULL, clock = NULL, stream_watermarks = '{}', stream_idle = '{}', stream_managed = '{}', "
 		"stream_rows = '{}', chunks = 0 WHERE pipeline_id = $1";

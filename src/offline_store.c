@@ -22,6 +22,7 @@
 
 #include "checkpoint_private.h"
 #include "offline.h"
+#include "retain.h"
 #include "settings.h"
 #include "sink.h"
 
@@ -84,15 +85,19 @@ static void
 delete_other_stages(SckptTask *task)
 {
 	Datum		stages[2 * SCKPT_MAX_STAGES];
-	Oid			types[2] = {INT8OID, INT4ARRAYOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, INT4ARRAYOID, INT8OID};
+	Datum		values[3];
 
 	for (int i = 0; i < task->nstores; i++)
 		stages[i] = Int32GetDatum(task->stores[i].stage);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-	if (SPI_execute_with_args("DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2)",
-							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
+	values[2] = Int64GetDatum(task->attempt->id);
+	if (SPI_execute_with_args(sckpt_retain_keeps_chunks(task) ?
+							  "UPDATE stream_ckpt.chunk SET lives = lives - int8multirange(int8range($3, NULL)) "
+							  "WHERE pipeline_id = $1 AND stage <> ALL ($2)" :
+							  "DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) AND $3 IS NOT NULL",
+							  3, types, values, NULL, false, 0) < 0)
 		elog(ERROR, "could not delete chunks");
 }
 
@@ -139,6 +144,7 @@ store_checkpoint(SckptTask *task)
 	values[7] = TimestampTzGetDatum(attempt->packed_at);
 	if (SPI_execute_with_args(log_sql, 8, log_types, values, NULL, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store a checkpoint");
+	sckpt_retain_store(task);
 	sckpt_catalog_leave(&saved);
 }
 
@@ -159,6 +165,7 @@ sckpt_offline_store(SckptTask *task)
 	attempt->triggered_at = attempt->started_at = GetCurrentTimestamp();
 	attempt->context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
 	sckpt_chunk_reset(task);
+	sckpt_retain_begin(task);
 
 	sckpt_task_become_owner(task, &identity);
 	if (task->noperators > 1)

@@ -89,7 +89,7 @@ check_query(SckptPipeline *target)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the query of pipeline \"%s\" has been changed since checkpoint " INT64_FORMAT, target->name, target->last_checkpoint),
-				 errhint("Checkpoints of another query cannot be restored.")));
+				 errhint("Change it back with stream_ckpt.alter_pipeline() first.")));
 	sckpt_catalog_leave(&saved);
 }
 

@@ -133,6 +133,8 @@ sckpt_retain_clean(int64 pipeline, int count)
 			"(ARRAY(SELECT checkpoint_id FROM (SELECT checkpoint_id FROM stream_ckpt.retained WHERE pipeline_id = $1 "
 			"UNION SELECT last_checkpoint FROM stream_ckpt.pipeline_position WHERE pipeline_id = $1) r ORDER BY 1 DESC LIMIT $2))",
 			SPI_OK_DELETE, pipeline, Int64GetDatum(count), INT8OID);
+	execute("DELETE FROM stream_ckpt.retained r USING stream_ckpt.pipeline_def d WHERE r.pipeline_id = $1 AND d.id = $1 "
+			"AND r.kind <> 'savepoint' AND r.query <> md5(d.query || d.emit)", SPI_OK_DELETE, pipeline, (Datum) 0, InvalidOid);
 	execute("DELETE FROM stream_ckpt.chunk c WHERE pipeline_id = $1 AND NOT upper_inf(lives) AND NOT EXISTS "
 			"(SELECT FROM stream_ckpt.retained r WHERE r.pipeline_id = $1 AND c.lives @> r.checkpoint_id)",
 			SPI_OK_DELETE, pipeline, (Datum) 0, InvalidOid);

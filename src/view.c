@@ -240,7 +240,7 @@ void
 sckpt_pipeline_checkpoint(SckptPipeline *pipeline)
 {
 	check_waitable(pipeline);
-	(void) wait_for_checkpoint(pipeline, sckpt_record_flush(), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), 60 * 1000));
+	(void) wait_for_checkpoint(pipeline, sckpt_record_flush(), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SAVEPOINT_MS), NULL);
 }
 
 /* How many streams written by pipelines lie between the outside and this one. */
