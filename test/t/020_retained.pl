@@ -340,8 +340,54 @@ wait_for('the pipelines elsewhere', sub {
 is($node->safe_psql('elsewhere', 'SELECT (SELECT count(*) FROM stream_ckpt.retained WHERE kind = $$savepoint$$) + (SELECT count(*) FROM stream_ckpt.chunk WHERE NOT upper_inf(lives))'), '0',
 	'savepoints do not travel');
 is($node->safe_psql('elsewhere', 'SELECT count(*) FROM (TABLE agg EXCEPT SELECT k, count(*), sum(v), max(v) FROM r GROUP BY k) x'), '0', 'results do');
-is((sql_state($node, 'elsewhere', "SELECT stream_ckpt.restore_pipeline('agg', $retained[0][0])"))[0], '55000', 'an older checkpoint cannot be restored there')
-  if sql("SELECT $retained[0][0] < last_checkpoint FROM stream_ckpt.pipelines WHERE pipeline = 'agg'") eq 'never';
+
+# ---- Nor has a copied database it; a promoted standby has ----
+
+my $savepoint = sql(q{SELECT checkpoint_id FROM stream_ckpt.checkpoints WHERE label = 'not to go'});
+my $at = sql(q{SELECT position FROM stream_ckpt.checkpoints WHERE label = 'not to go'});
+
+$node->safe_psql('elsewhere', q{SELECT stream_ckpt.savepoint('agg', 'there'); SELECT stream_ckpt.checkpoint()});
+my $there = $node->safe_psql('elsewhere', q{SELECT checkpoint_id FROM stream_ckpt.checkpoints WHERE label = 'there'});
+$node->safe_psql('elsewhere', q{INSERT INTO s SELECT i, 1, 1, 'x', '2025-01-01' FROM generate_series(1, 10) i; SELECT stream_ckpt.checkpoint()});
+$node->safe_psql('postgres', 'CREATE DATABASE copied TEMPLATE elsewhere');
+wait_for('the copied pipelines', sub {
+	return $node->safe_psql('copied', q{SELECT count(*) FROM stream_ckpt.pipelines WHERE status <> 'running'}) eq '0' });
+{
+	my ($state, $message) = sql_state($node, 'copied', "SELECT stream_ckpt.restore_pipeline('agg', $there)");
+
+	like($state, qr/^(55000|42704)$/, "a savepoint cannot be restored in a copy: $message");
+}
+is($node->safe_psql('copied', q{SELECT (SELECT count(*) FROM stream_ckpt.retained WHERE kind = 'savepoint') + (SELECT count(*) FROM stream_ckpt.chunk WHERE NOT upper_inf(lives))}),
+	'0', 'and is not there');
+
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->append_conf('postgresql.conf', "wal_keep_size = 0\nhot_standby_feedback = on\n");
+$standby->start;
+wait_for('the slot of the standby', sub {
+	return $standby->safe_psql('postgres', q{SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'stream_ckpt_' || (SELECT oid FROM pg_database WHERE datname = 'postgres')}) eq '1' });
+sql(q{SELECT stream_ckpt.savepoint('agg', 'to be promoted')});
+my $promoted = sql(q{SELECT checkpoint_id FROM stream_ckpt.checkpoints WHERE label = 'to be promoted'});
+my $promoted_at = sql(q{SELECT position FROM stream_ckpt.checkpoints WHERE label = 'to be promoted'});
+
+insert_batch();
+sql('SELECT stream_ckpt.checkpoint()');
+sql('SELECT pg_switch_wal(); CHECKPOINT');
+insert_batch();
+sql('SELECT stream_ckpt.checkpoint()');
+$node->wait_for_catchup($standby);
+my $batches = batches_before($promoted_at);
+my $old = $node;
+
+$old->stop('immediate');
+$standby->promote;
+$node = $standby;
+sql('SELECT stream_ckpt.checkpoint()');
+is(verdict(sql("BEGIN; SELECT stream_ckpt.restore_pipeline('agg', $promoted); " . compare_sql('agg', $batches) . ' COMMIT;')), 0,
+	'a savepoint is restored on the new timeline');
+insert_batch();
+check_all('caught up on the new timeline');
 
 # ---- Nothing is left of a pipeline that was dropped ----
 
