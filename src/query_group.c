@@ -133,6 +133,7 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 
 		key->below = below ? below - level->input->keys + 1 : 0;
 	}
+	key->canonical = sckpt_level_canonical(level, key->expr);
 }
 
 static bool

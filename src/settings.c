@@ -101,7 +101,7 @@ sckpt_settings_init(void)
 	DefineCustomIntVariable("stream_ckpt.retained_checkpoints",
 							"Completed checkpoints of a pipeline that stay restorable.",
 							NULL, &sckpt_retained_checkpoints,
-							1, 1, 1, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							1, 1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.state_memory",
 							"Shared memory for the state of all pipelines of the cluster.",
 							NULL, &sckpt_state_memory,

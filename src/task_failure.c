@@ -64,8 +64,8 @@ is_transient(int sqlerrcode)
 static void
 store_error(SckptTask *task)
 {
-	Oid			types[2] = {INT8OID, TEXTOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, TEXTOID, INT8OID};
+	Datum		values[3];
 	SckptUser	saved;
 
 	StartTransactionCommand();
@@ -73,9 +73,13 @@ store_error(SckptTask *task)
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = CStringGetTextDatum(task->error);
+		values[2] = Int64GetDatum(task->def->version);
 		sckpt_catalog_enter(&saved);
-		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = $1",
-							  2, types, values, NULL, false, 0);
+
+		/* Not while somebody changes the pipeline: that makes the task anew, or it fails again. */
+		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = "
+							  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $3 FOR NO KEY UPDATE SKIP LOCKED)",
+							  3, types, values, NULL, false, 0);
 		sckpt_catalog_leave(&saved);
 	}
 	CommitTransactionCommand();
