@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -332,6 +333,7 @@ stream_ckpt_alter_pipeline(PG_FUNCTION_ARGS)
 	SckptPipeline *pipeline;
 	bool		state;
 	bool		any = false;
+	ListCell   *lc;
 
 	sckpt_shared_require();
 	check_arguments(fcinfo);
@@ -371,6 +373,10 @@ stream_ckpt_alter_pipeline(PG_FUNCTION_ARGS)
 	if (state && !PG_GETARG_BOOL(ARG_RESET_STATE) && !pipeline->paused && !pipeline->error &&
 		!TransactionIdIsCurrentTransactionId(pipeline->created_xid) && !is_ours(pipeline, false))
 		sckpt_pipeline_checkpoint(pipeline);
+
+	/* Who drops a stream locks it before its pipelines, too. */
+	foreach(lc, pipeline->streams)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
 	(void) is_ours(pipeline, true);
 
 	/* As others have left it. */
