@@ -4,6 +4,7 @@
  *		alter_pipeline(): another query, and other options, for a pipeline
  *		that keeps its state.
  *
+ *		turn			one session at a time
  *		checkpoint		of a running pipeline: it covers all rows committed before the call
  *		lock			the row of pipeline_def, FOR UPDATE: from here on the worker stores nothing; what others
  *						have changed meanwhile counts
@@ -368,6 +369,9 @@ stream_ckpt_alter_pipeline(PG_FUNCTION_ARGS)
 		!PG_ARGISNULL(ARG_STATE_TTL) || PG_GETARG_BOOL(ARG_RESET_STATE);
 	if (!any && !state)
 		PG_RETURN_VOID();
+
+	sckpt_offline_lock(pipeline);
+	pipeline = sckpt_pipeline_require(name);
 
 	/* The rows before us belong to what there is now.  One that does not run has no part in that. */
 	if (state && !PG_GETARG_BOOL(ARG_RESET_STATE) && !pipeline->paused && !pipeline->error &&
