@@ -329,7 +329,7 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 			for (int stored = 0; stored < agg->form->ncalls; stored++)
 			{
 				int			i = agg->form->calls[stored];
-				SckptAggCall *call = &agg->calls[i];
+				SckptAggCall *call;
 				uint8		stored_flags = (uint8) sckpt_codec_read_uint(cursor, end);
 				bool		has_value = !(stored_flags & VALUE_NULL) && !agg->form->collected[stored];
 				Size		len = 0;
@@ -338,6 +338,7 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 
 				if (i < 0)
 					continue;	/* the query has it no more */
+				call = &agg->calls[i];
 				sckpt_aggregate_release(agg, call, &values[i]);
 				flags[i] = stored_flags;
 				if (!has_value)

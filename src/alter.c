@@ -4,6 +4,7 @@
  *		alter_pipeline(): another query, and other options, for a pipeline
  *		that keeps its state.
  *
+ *		turn			one session at a time
  *		checkpoint		of a running pipeline: it covers all rows committed before the call
  *		lock			the row of pipeline_def, FOR UPDATE: from here on the worker stores nothing; what others
  *						have changed meanwhile counts
@@ -25,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -334,6 +336,7 @@ stream_ckpt_alter_pipeline(PG_FUNCTION_ARGS)
 	SckptPipeline *pipeline;
 	bool		state;
 	bool		any = false;
+	ListCell   *lc;
 
 	sckpt_shared_require();
 	check_arguments(fcinfo);
@@ -369,10 +372,17 @@ stream_ckpt_alter_pipeline(PG_FUNCTION_ARGS)
 	if (!any && !state)
 		PG_RETURN_VOID();
 
+	sckpt_offline_lock(pipeline);
+	pipeline = sckpt_pipeline_require(name);
+
 	/* The rows before us belong to what there is now.  One that does not run has no part in that. */
 	if (state && !PG_GETARG_BOOL(ARG_RESET_STATE) && !pipeline->paused && !pipeline->error &&
 		!TransactionIdIsCurrentTransactionId(pipeline->created_xid) && !is_ours(pipeline, false))
 		sckpt_pipeline_checkpoint(pipeline);
+
+	/* Who drops a stream locks it before its pipelines, too. */
+	foreach(lc, pipeline->streams)
+		LockRelationOid(lfirst_oid(lc), AccessShareLock);
 	(void) is_ours(pipeline, true);
 
 	/* As others have left it. */

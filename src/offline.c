@@ -12,6 +12,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/namespace.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "checkpoint_private.h"
@@ -44,6 +47,15 @@ at_subtransaction_end(SubXactEvent event, SubTransactionId subid, SubTransaction
 	/* Not that of a trigger on the result, say, which handles its errors. */
 	if (event == SUBXACT_EVENT_ABORT_SUB && GetCurrentTransactionNestLevel() <= current_level)
 		abandon();
+}
+
+/* Not by the row's lock: the worker must still be able to take a checkpoint, which a session that waits for its turn may want first. */
+void
+sckpt_offline_lock(SckptPipeline *def)
+{
+	Oid			class = get_relname_relid("pipeline_def", get_namespace_oid("stream_ckpt", false));
+
+	LockDatabaseObject(class, (Oid) def->id, 0, ExclusiveLock);
 }
 
 SckptTask *

@@ -17,6 +17,8 @@
 
 #include "task.h"
 
+/* Before all else: wait until no other session is changing the pipeline, and keep others waiting until the transaction ends. */
+extern void sckpt_offline_lock(SckptPipeline *def);
 /*
  * Make a task of the definition and load its state as of a checkpoint (0: the last one), in the transaction at hand.  The task belongs to no
  * worker: it is in no lane and in no view, and nothing is written about it but what the caller writes.
