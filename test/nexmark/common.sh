@@ -22,10 +22,10 @@ events() { "$scratch/events" "$@"; }
 list_queries()
 {
     local name
-    queries=()
-    for name in ${*:-$(cd "$here/queries" && printf '%s\n' q*.sql | sed 's/\.sql$//' | grep -v '\.' | sort -V)}; do
+    queries=("$@")
+    [ $# -gt 0 ] || mapfile -t queries < <(cd "$here/queries" && printf '%s\n' q*.sql | sed 's/\.sql$//' | grep -v '\.' | sort -V)
+    for name in "${queries[@]}"; do
         [ -r "$here/queries/$name.sql" ] || die "there is no query $name"
-        queries+=("$name")
     done
 }
 
