@@ -34,7 +34,6 @@
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
-#include "worker.h"
 
 /* Statements on our own tables, planned once per process. */
 static const struct
@@ -288,7 +287,7 @@ send_watermark(SckptTask *task)
 
 	if (task->output_delay < 0)
 		return;
-	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
+	watermark = sckpt_progress_output(task);
 	if (watermark != DT_NOBEGIN)
 	{
 		(void) sckpt_record_write_watermark(task->def->result, watermark, SCKPT_RECORD_PIPELINE, InvalidXLogRecPtr);

@@ -185,7 +185,9 @@ extern void sckpt_task_stop(SckptTask *task);
 extern void sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible);
 /* After an error (the transaction is aborted): decide what becomes of the task. */
 extern void sckpt_task_fail(SckptTask *task, ErrorData *error);
-/* Bring shared memory up to date. */
+/* Make the pipeline's shared entry this worker's, unless it is another one's: false. */
+extern bool sckpt_task_claim(SckptTask *task);
+/* Bring it up to date, if it is ours. */
 extern void sckpt_task_publish(SckptTask *task, XLogRecPtr covered);
 /* Run a linear query over a batch inside the transaction at hand; returns rows put out. */
 extern uint64 sckpt_task_run_linear(SckptTask *task, SckptPending *pending);
