@@ -6,6 +6,7 @@
 #
 # Sourced after ../lib/machine.sh, by scripts that have set $here.
 
+: "${PARALLELISM:=1}"
 queries=()       # names, such as q0, in order
 refused=()       # "name: why" of those that are not supported yet
 
@@ -53,6 +54,9 @@ make_database()
     sql -f "$here/relations.sql" >/dev/null
 }
 
+# The worker processes of the database, one a line.
+workers() { sql -c "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY pid"; }
+
 # create QUERY PIPELINE EMIT: make the pipeline, with its result in schema
 # results. Fails when the server says that it is not supported, having noted
 # why; any other error ends the script.
@@ -60,9 +64,9 @@ create()
 {
     local sink error
     sink=$(header "$1" sink)
-    if error=$(sql -v VERBOSITY=verbose -v name="results.$2" -v query="$(query_text "$1")" -v emit="$3" -v sink="$sink" 2>&1 >/dev/null <<'SQL'
+    if error=$(sql -v VERBOSITY=verbose -v name="results.$2" -v query="$(query_text "$1")" -v emit="$3" -v sink="$sink" -v tasks="$PARALLELISM" 2>&1 >/dev/null <<'SQL'
 SET search_path = live, public;
-SELECT stream_ckpt.create_pipeline(:'name', :'query', sink => nullif(:'sink', '')::regclass, emit => :'emit');
+SELECT stream_ckpt.create_pipeline(:'name', :'query', sink => nullif(:'sink', '')::regclass, emit => :'emit', parallelism => :tasks);
 SQL
     ); then
         return 0

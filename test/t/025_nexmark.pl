@@ -14,8 +14,9 @@ my %settings = (
 	NEXMARK_BUILD => 'no',
 	SEEDS => '1 2 3',
 	EVENTS => 50_000,
-	TRANSACTIONS => 20,
-	KILLS => 4);
+	TRANSACTIONS => 12,
+	KILLS => 3,
+	RATES => '10000');
 
 local @ENV{ keys %settings } = values %settings;
 open(my $report, '-|', "$FindBin::RealBin/../nexmark/run 2>&1") or die "could not run the suite: $!";
