@@ -29,11 +29,12 @@ my $per_round = 40;
 my $rounds = int(($queries + $per_round - 1) / $per_round);
 my $refused_at_most = 0.05;		# of the queries
 my $invalid_at_most = 0.02;		# which plain SQL does not run either
+my $filled_at_least = 0.75;		# had rows in their result at some time
 my $shrunk_at_most = 3;			# failures that are made small
 my $seed = seed_random();
 my $began = time();
 my (%refused, @failures, %seen);
-my ($tried, $invalid, $checks) = (0, 0, 0);
+my ($tried, $invalid, $checks, $filled) = (0, 0, 0, 0);
 
 my $node = new_cluster('fuzz', 'stream_ckpt.state_memory' => "'512MB'", 'stream_ckpt.restart_backoff_min' => "'10ms'");
 if ($node->safe_psql('postgres', q{SELECT max_val::int > 1 FROM pg_settings WHERE name = 'stream_ckpt.workers'}) eq 't')
@@ -53,6 +54,7 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 	my $wrong = $server->play(\@queries, $steps);
 
 	$tried += @queries;
+	$filled += keys %{ $server->{filled} };
 	$checks += grep { $_->{kind} eq 'check' } @$steps;
 	foreach my $number (sort { $a <=> $b } keys %$wrong)
 	{
@@ -77,13 +79,14 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 	last if @failures > 20;
 }
 
-diag(sprintf '%d queries, %d comparisons of all, %.0f s; refused: %s; invalid: %d', $tried, $checks, time() - $began,
-	join(', ', map { "$refused{$_} $_" } sort { $refused{$b} <=> $refused{$a} } keys %refused) || 'none', $invalid);
+diag(sprintf '%d queries, %d comparisons of all, %.0f s; refused: %s; %d with rows; invalid: %d', $tried, $checks, time() - $began,
+	join(', ', map { "$refused{$_} $_" } sort { $refused{$b} <=> $refused{$a} } keys %refused) || 'none', $filled, $invalid);
 is(join("\n", @failures), '', "results are those of plain SQL (seed $seed)");
 my $refused = 0;
 $refused += $_ foreach values %refused;
 cmp_ok($refused, '<=', $refused_at_most * $tried + 3, 'few queries are not supported');
 cmp_ok($invalid, '<=', $invalid_at_most * $tried + 3, 'few queries are invalid');
+cmp_ok($filled, '>=', $filled_at_least * $tried - 3, 'most results have rows');
 $node->stop('fast');
 done_testing();
 

@@ -575,7 +575,7 @@ sub grouped_level
 	my @inherited = grep { $_->{off} } @{ $level->{columns} };
 
 	push @keys, pick(@inherited) if @inherited && !grep({ $_->{off} } @keys) && chance(0.6);
-	foreach my $c (some($count, grep { !$_->{bound} && $_->{type} !~ /^array of/ && !($level->{session} && $_->{type} eq 'xid') } @{ $level->{columns} }))
+	foreach my $c (some($count, grep { !$_->{bound} && $_->{type} !~ /^array of/ && ($_->{type} ne 'xid' || $o{top} && !$level->{session}) } @{ $level->{columns} }))
 	{
 		if (!$c->{vague} && $c->{type} =~ /^(int|text|timestamptz|bool|bigint|date)$/ && chance(0.25))
 		{
