@@ -171,10 +171,11 @@ sub condition
 		return "($l " . pick('AND', 'OR') . " $r)" if chance(0.8);
 		return "NOT ($l)";
 	}
-	return "$c->{ref} IS " . pick('', 'NOT ') . 'NULL' if chance(0.12);
+	return "$c->{ref} IS " . pick('', 'NOT ', 'NOT ') . 'NULL' if chance(0.12);
+	return "$c->{ref} % " . pick(2, 5, 7) . pick(' <> ', ' <> ', ' = ') . '1' if $c->{ref} =~ /\.id$/ && chance(0.9);
 	return $c->{ref} if $c->{type} eq 'bool';
 	return "$c->{ref} LIKE '" . pick('a%', '%b', '_', '%') . "'" if $c->{type} eq 'text' && chance(0.3);
-	return "$c->{ref} IN (" . join(', ', map { literal($c->{type}) } 1 .. 1 + int rand 3) . ')' if chance(0.15);
+	return "$c->{ref} " . pick('IN', 'NOT IN') . ' (' . join(', ', map { literal($c->{type}) } 1 .. 1 + int rand 3) . ')' if chance(0.12);
 	return "$c->{ref} IS DISTINCT FROM " . literal($c->{type}) if chance(0.1);
 	if (chance(0.15))
 	{
@@ -183,7 +184,7 @@ sub condition
 		return "$c->{ref} " . pick('<', '=', '<>') . ' ' . pick(@other)->{ref} if @other;
 	}
 	return "$c->{ref} % 3 " . pick('=', '<>') . ' 1' if $c->{type} =~ /^(int|bigint)$/ && chance(0.3);
-	return "$c->{ref} " . pick('<', '<=', '=', '<>', '>', '>=') . ' ' . literal($c->{type});
+	return "$c->{ref} " . pick('<', '<=', '=', '<>', '<>', '>', '>', '>=', '>=') . ' ' . literal($c->{type});
 }
 
 # ---- aggregates ----
@@ -431,7 +432,7 @@ sub add_join
 {
 	my ($g, $level) = @_;
 	my $alias = new_alias($g, 'd');
-	my @ints = columns_of(qr/^int$/, @{ $level->{columns} });
+	my @ints = grep { $_->{ref} !~ /\.id$/ } columns_of(qr/^int$/, @{ $level->{columns} });
 	my @texts = columns_of(qr/^text$/, @{ $level->{columns} });
 	my @arrays = columns_of(qr/^ints$/, @{ $level->{columns} });
 	my $how = int rand 5;
@@ -469,7 +470,7 @@ sub add_join
 sub add_conditions
 {
 	my ($g, $level) = @_;
-	my @ints = columns_of(qr/^int$/, @{ $level->{columns} });
+	my @ints = grep { $_->{ref} !~ /\.id$/ } columns_of(qr/^int$/, @{ $level->{columns} });
 
 	push @{ $level->{where} }, condition($level->{columns}, 2) if chance(0.35);
 	push @{ $level->{where} }, condition($level->{columns}, 1) if chance(0.1);
@@ -690,7 +691,7 @@ sub random_query
 	}
 	my %query = (top => $level, emit => 'changes', lateness => '0', parallelism => 1, interval => chance(0.15) ? '20 ms' : '1 hour');
 
-	$query{emit} = 'final' if $level->{closes} ? chance(0.4) : chance(0.01);
+	$query{emit} = 'final' if $level->{closes} && $level->{stages} ? chance(0.4) : chance(0.01);
 	$query{lateness} = pick('1 min', '4 min', '20 min') if chance(0.15);
 	$query{parallelism} = pick(2, 4, 4) if $g->{can}{parallel} && chance(0.35);
 	return \%query;

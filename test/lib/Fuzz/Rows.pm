@@ -65,7 +65,7 @@ sub row
 sub random_steps
 {
 	my (%o) = @_;
-	my %r = (nulls => pick(0, 0.05, 0.1, 0.3), step => pick(5, 20, 60, 120));
+	my %r = (nulls => pick(0, 0.05, 0.1, 0.3), step => pick(10, 30, 60, 120));
 	my $checks = $o{checks} || 4;
 	my $clock = $base;
 	my $id = 0;
@@ -107,7 +107,7 @@ sub random_steps
 			push @steps, { kind => 'rows', ops => \@ops, fate => chance(0.12) ? 'rollback' : chance(0.06) ? 'prepared' : 'commit' };
 			follow($marks, $steps[-1]);
 		}
-		$clock += pick(0, 0, 600, 4000);
+		$clock += pick(0, 900, 2000, 4000);
 		push @steps, { kind => 'restart', how => pick('end', 'pause') } if chance(0.25);
 		push @steps, { kind => 'check' };
 	}
