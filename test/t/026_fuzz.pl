@@ -69,7 +69,7 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 		if ($failure->{kind} eq 'invalid' || ($failure->{kind} eq 'create' && $server->plain_fails($query, $failure->{text})))
 		{
 			$invalid++;
-			note("invalid: $failure->{text}\n" . live($query)) if $ENV{STREAM_CKPT_FUZZ_VERBOSE};
+			diag("invalid: $failure->{text}\n" . live($query) . "\n" . Fuzz::Render::plain($query, Fuzz::Rows::watermarks()->{text})) if $ENV{STREAM_CKPT_FUZZ_VERBOSE};
 			next;
 		}
 		push @failures, "round $round, query $number, check $failure->{check}, $failure->{kind}: $failure->{text}";

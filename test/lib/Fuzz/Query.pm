@@ -230,7 +230,11 @@ sub aggregate
 
 		return { expr => "sum($x->{ref})$filter", type => $type, vague => scalar($type =~ /numeric|interval/) };
 	}
-	if ($how eq 'avg' && ($x = $argument->(qr/^(int|bigint|numeric|float|interval)$/)))
+
+	# what these give depends on how values look; of equal ones, a stage that keeps values keeps the first
+	my $rounding = sub { return ($x = $argument->(shift)) && !($x->{vague} && $level->{stages}); };
+
+	if ($how eq 'avg' && $rounding->(qr/^(int|bigint|numeric|float|interval)$/))
 	{
 		my $type = $x->{type} =~ /float|interval/ ? $x->{type} : 'numeric';
 
@@ -256,7 +260,7 @@ sub aggregate
 		}
 		if ($x = $argument->(qr/^(int|bigint|numeric)$/))
 		{
-			return { expr => pick('sum', 'avg') . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => 1 } if $x->{type} ne 'int';
+			return { expr => ($x->{vague} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => 1 } if $x->{type} ne 'int';
 			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'bigint' };
 		}
 	}
@@ -296,7 +300,7 @@ sub aggregate
 			return { expr => pick("percentile_disc($fraction)", 'mode()') . " WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => $x->{type}, vague => $x->{vague} };
 		}
 	}
-	if ($how eq 'deviation' && ($x = $argument->(qr/^(int|bigint|numeric)$/)))
+	if ($how eq 'deviation' && $rounding->(qr/^(int|bigint|numeric)$/))
 	{
 		return { expr => pick('stddev', 'var_pop', 'variance', 'stddev_pop') . "($x->{ref})$filter", type => 'numeric', vague => 1 };
 	}
@@ -585,7 +589,7 @@ sub grouped_level
 			$c = { ref => $value, type => $c->{type} } if defined $value && $value =~ /[td]\d+\./;
 		}
 		elsif ($c->{name} && $c->{name} eq 'o' && chance(0.5)) { $c = { ref => "($c->{ref}).a", type => 'int' }; }
-		elsif ($c->{type} eq 'jsonb' && chance(0.5)) { $c = { ref => "($c->{ref} ->> 'a')", type => 'text' }; }
+		elsif ($c->{type} eq 'jsonb' && !$level->{stages} && chance(0.5)) { $c = { ref => "($c->{ref} ->> 'a')", type => 'text' }; }
 		elsif ($c->{type} eq 'ints' && chance(0.5)) { $c = { ref => "($c->{ref})[1]", type => 'int' }; }
 		push @keys, $c;
 	}
@@ -684,10 +688,10 @@ sub random_query
 		}
 		$item = query_item($g, $level) if !$top;
 	}
-	if (grep { $g->{can}{$_} } qw(top_n distinct scalar))
+	if (grep { $g->{can}{$_} } qw(top_n ranking scalar))
 	{
 		require Fuzz::Later;
-		Fuzz::Later::finish($g, $level);
+		$level = Fuzz::Later::finish($g, $level);
 	}
 	my %query = (top => $level, emit => 'changes', lateness => '0', parallelism => 1, interval => chance(0.15) ? '20 ms' : '1 hour');
 

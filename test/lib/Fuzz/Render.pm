@@ -38,7 +38,7 @@ sub streams_of
 		{
 			$streams{ $item->{name} } = 1 if $item->{kind} eq 'stream';
 		}
-		$streams{$1} = 1 while join(' ', @{ $l->{where} || [] }, @{ $l->{having} || [] }) =~ /\bFROM ([abc]) /g;
+		$streams{$_} = 1 foreach join(' ', @{ $l->{where} || [] }, @{ $l->{having} || [] }) =~ /\bFROM ([abc]) /g;
 	}
 	return sort keys %streams;
 }

@@ -14,6 +14,7 @@ use StreamCkpt;
 my %examples = (
 	distinct => 'SELECT DISTINCT k FROM a',
 	top_n => 'SELECT id, k FROM a ORDER BY k, id LIMIT 3',
+	ranking => 'SELECT id, k FROM (SELECT id, k, row_number() OVER (PARTITION BY k ORDER BY v, id) AS n FROM a) x WHERE n <= 2',
 	setop => 'SELECT k FROM a EXCEPT SELECT k FROM b',
 	join => 'SELECT a.id, b.id AS other FROM a JOIN b ON a.k = b.k',
 	scalar => 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) / 10 FROM b)',
