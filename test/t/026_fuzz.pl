@@ -1,7 +1,7 @@
 # Random queries over random rows: after every checkpoint each pipeline's result is what the same query gives over tables of the same rows.
 #
-# Many pipelines run at once, over three streams; rows come in random transactions, some of which do not happen; workers are ended
-# in between.  Queries that create_pipeline() refuses as not supported are counted; any other error, and every difference, is a failure, which is
+# Many pipelines run at once, over three streams; rows come in random transactions, some of which do not happen; workers are ended, and
+# servers crash, in between.  Queries that create_pipeline() refuses as not supported are counted; any other error, and every difference, is a failure, which is
 # made as small as it goes and printed as a script.
 #
 # STREAM_CKPT_FUZZ=n	so many queries (2,000)
@@ -49,7 +49,7 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 {
 	srand($seed + $round * 7919);
 	my $late = $round % 3 == 0;
-	my $steps = Fuzz::Rows::random_steps(late => $late);
+	my $steps = Fuzz::Rows::random_steps(late => $late, crash => $round % 10 == 5);
 	my @queries = map { { %{ random_query(can => $server->{can}, late => $late) }, number => $_ } } 1 .. $per_round;
 	my $wrong = $server->play(\@queries, $steps);
 

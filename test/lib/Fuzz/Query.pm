@@ -5,7 +5,7 @@
 #	windows		[ { fn, args, alias, on, size, event => judged late, gap } ]
 #	joins		[ { text } or { type, item, on } ]: tables, functions, other streams
 #	where		[ text ]
-#	keys		[ { expr, name, bound } ], undef without GROUP BY
+#	keys		[ { expr, name, bound } ], undef without GROUP BY; sets: ROLLUP or CUBE of them
 #	targets		[ { expr, name, key } ]
 #	having		[ text ]
 #	distinct, tail (ORDER BY and LIMIT)
@@ -586,7 +586,8 @@ sub grouped_level
 		{
 			my $value = value([ grep { !$_->{vague} } @{ $level->{columns} } ], $c->{type}, 2);
 
-			$c = { ref => $value, type => $c->{type} } if defined $value && $value =~ /[td]\d+\./;
+			my ($same) = grep { defined $value && $_->{ref} eq $value } @{ $level->{columns} };
+			$c = $same || { ref => $value, type => $c->{type} } if defined $value && $value =~ /[td]\d+\./;
 		}
 		elsif ($c->{name} && $c->{name} eq 'o' && chance(0.5)) { $c = { ref => "($c->{ref}).a", type => 'int' }; }
 		elsif ($c->{type} eq 'jsonb' && !$level->{stages} && chance(0.5)) { $c = { ref => "($c->{ref} ->> 'a')", type => 'text' }; }
@@ -638,7 +639,13 @@ sub grouped_level
 	}
 	add_target($g, $level, { ref => 'count(*)', type => 'bigint' }, name => new_alias($g, 'a')) if !@{ $level->{targets} };
 	@{ $level->{targets} } = some(scalar @{ $level->{targets} }, @{ $level->{targets} }) if chance(0.3);
-	$level->{closes} = (grep { $_->{off} } @keys) && (!$over->{stages} || $over->{closes});
+	if ($g->{can}{sets} && @keys > 1 && !$level->{session} && chance(0.1))
+	{
+		$level->{sets} = pick('ROLLUP', 'CUBE');
+		$level->{uniq} = undef;
+		$_->{off} = undef foreach @{ $level->{outs} };
+	}
+	$level->{closes} = !$level->{sets} && (grep { $_->{off} } @keys) && (!$over->{stages} || $over->{closes});
 	$level->{stages} = $over->{stages} + 1;
 	return $level;
 }

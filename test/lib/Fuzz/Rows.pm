@@ -3,7 +3,7 @@
 #	{ kind => rows, fate => commit|rollback|prepared, ops => [ { stream, rows => [ [ literal ] ] , undone => rolled back to a savepoint } ] }
 #	{ kind => advance, stream, to }
 #	{ kind => check }		a checkpoint, and a comparison
-#	{ kind => restart }		the worker is ended, or the pipelines are paused and resumed
+#	{ kind => restart, how => end|pause|crash }		the worker is ended, the pipelines are paused and resumed, or the server crashes
 #
 # Watermarks are not kept with them, but reckoned again where they are needed, so that a shrinker can drop steps and rows.
 
@@ -61,7 +61,7 @@ sub row
 	return [ map { my $name = $_->[0]; $name ne 'id' && chance($name eq 'ts' ? 0.02 : $r->{nulls}) ? 'NULL' : $make{$name}->() } @COLUMNS ];
 }
 
-# Steps of one round. late: some rows may be.
+# Steps of one round. late: some rows may be.  crash: the server crashes once.
 sub random_steps
 {
 	my (%o) = @_;
@@ -109,6 +109,7 @@ sub random_steps
 		}
 		$clock += pick(0, 900, 2000, 4000);
 		push @steps, { kind => 'restart', how => pick('end', 'pause') } if chance(0.25);
+		push @steps, { kind => 'restart', how => 'crash' } if $o{crash} && $check == 2;
 		push @steps, { kind => 'check' };
 	}
 	return \@steps;

@@ -168,6 +168,13 @@ sub play
 				$self->check($queries, $marks, $sql, ++$check, \%wrong);
 				$sql = '';
 			}
+			elsif ($step->{kind} eq 'restart' && $step->{how} eq 'crash')
+			{
+				$self->run("\\o /dev/null\n$sql");
+				$sql = '';
+				$self->{node}->stop('immediate');
+				$self->{node}->start;
+			}
 			elsif ($step->{kind} eq 'restart')
 			{
 				$sql .= $step->{how} eq 'end'
