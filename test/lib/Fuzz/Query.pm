@@ -645,7 +645,7 @@ sub grouped_level
 		$level->{uniq} = undef;
 		$_->{off} = undef foreach @{ $level->{outs} };
 	}
-	$level->{closes} = !$level->{sets} && (grep { $_->{off} } @keys) && (!$over->{stages} || $over->{closes});
+	$level->{closes} = !$level->{sets} && (grep { $_->{off} || $level->{session} && $_->{bound} && $o{top} } @keys) && (!$over->{stages} || $over->{closes});
 	$level->{stages} = $over->{stages} + 1;
 	return $level;
 }

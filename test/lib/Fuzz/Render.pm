@@ -51,13 +51,17 @@ sub plain
 	my ($query, $watermarks) = @_;
 	my @streams = streams_of($query->{top});
 	my $r = { query => $query, lateness => $query->{lateness}, wm => 'least(' . join(', ', map { "wm_$_" } @streams) . ')' };
+	my ($session) = map { $_->{alias} } grep { $_->{fn} eq 'session' } @{ $query->{top}{windows} || [] };
+
+	# a session closes by its end, whether it is shown or not
+	local $query->{top}{targets} = [ @{ $query->{top}{targets} }, { expr => "max($session.window_end)", name => 'end_' } ] if $session;
 	my $sql = level($r, $query->{top});
 
 	return $sql if $query->{emit} ne 'final';
-	my @ends = map { later($_->{name}, @{ $_->{off} }) } grep { $_->{off} } @{ $query->{top}{outs} };
+	my @ends = $session ? 'end_' : map { later($_->{name}, @{ $_->{off} }) } grep { $_->{off} } @{ $query->{top}{outs} };
 	my %there = map { $_->{name} => 1 } @{ $query->{top}{targets} };
 
-	@ends = () if grep { /^(\w+)/ && !$there{$1} } @ends;
+	@ends = () if grep { /^(\w+)/ && !$there{$1} } @ends;    # what shrinking has left closes by nothing known
 	return "SELECT * FROM ($sql) q WHERE least(" . join(', ', @ends) . ") <= least(" . join(', ', map { "timestamptz '$watermarks->{$_}'" } @streams) . ") - interval '$query->{lateness}'";
 }
 
