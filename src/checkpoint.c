@@ -31,6 +31,7 @@
 #include "careful.h"
 #include "checkpoint_private.h"
 #include "dead.h"
+#include "halt.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -430,6 +431,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->error[0] = '\0';
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
+	sckpt_halt_end_if_past(task);
 	MemoryContextDelete(sckpt_attempt.context);
 	sckpt_attempt.id = 0;
 }

@@ -446,11 +446,11 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 		SckptInput	input = {pending->before, pending->after, note_late, task};
 
 		task->nlate = 0;
-		rows = task->careful ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
+		rows = task->careful || task->halting ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
 			: sckpt_linear_run(task, &scan, &input);
 		settle_late(task, pending->batch);
 	}
-	else if (task->careful)
+	else if (task->careful || task->halting)
 		rows = sckpt_careful_run_linear(task, &scan, NULL, sckpt_scan_count(&scan));
 	else
 		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
@@ -502,7 +502,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->careful)
+		if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
 		else
 		{

@@ -10,7 +10,8 @@
  *			└──────── PAUSED ◄───────┘		 (data, or anything else: until resume_pipeline();
  *					pause_pipeline()		  state memory: until there may be room)
  *
- * With on_error => 'dead_letter' a data error leads to RESTARTING, and is looked for carefully then (careful.h).
+ * With on_error => 'dead_letter' a data error leads to RESTARTING, and is looked for carefully then (careful.h).  With 'stop' too,
+ * and to FAILED when its row is found (halt.h).
  *
  * Whatever leaves RUNNING throws the state away: the last completed checkpoint and the log have it all.
  *
@@ -85,6 +86,17 @@ typedef struct SckptTask
 	XLogRecPtr	careful_lsn;	/* until a checkpoint is here, */
 	TimestampTz careful_until;	/* and this time has come */
 	uint64		careful_rows;	/* tried at a time, at most */
+
+	/* see halt.h */
+	bool		halting;		/* the row that raises a data error is being looked for */
+	bool		halt_found;		/* by the work at hand */
+	int			halt_finds;		/* how many were */
+	XLogRecPtr	halt_seen;		/* the error came before this was taken in */
+	XLogRecPtr	halt_before;	/* commit of the row's transaction; invalid: not found yet */
+	bool		halted;			/* it stands there */
+	int			halt_code;
+	char	   *halt_message;
+	char	   *halt_detail;
 
 	/* while RUNNING */
 	MemoryContext run_context;

@@ -12,6 +12,7 @@
 #include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -28,7 +29,7 @@
 #include "checkpoint.h"
 #include "dead.h"
 #include "early.h"
-#include "linear.h"
+#include "halt.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -50,6 +51,11 @@ is_transient(int sqlerrcode)
 	}
 	switch (sqlerrcode)
 	{
+		/* From another server, through a foreign table: it stops, starts, or is not there. */
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_CANNOT_CONNECT_NOW:
+		case ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION:
 		case ERRCODE_T_R_SERIALIZATION_FAILURE:
 		case ERRCODE_T_R_DEADLOCK_DETECTED:
 		case ERRCODE_LOCK_NOT_AVAILABLE:
@@ -57,6 +63,15 @@ is_transient(int sqlerrcode)
 			return true;
 	}
 	return false;
+}
+
+/* A text that was cut off at so many bytes must not end in a part of a character: it gets into tables. */
+static void
+end_at_character(char *text)
+{
+	int			length = strlen(text);
+
+	text[pg_mbcliplen(text, length, length)] = '\0';
 }
 
 /* Remember an error that stops the pipeline until somebody resumes it. */
@@ -130,12 +145,14 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 			 error->detail ? ". " : "", error->detail ? error->detail : "",
 			 starved && error->hint ? " " : "", starved && error->hint ? error->hint : "");
 	strlcpy(task->cause, error->message, SCKPT_ERROR_BYTES);
+	end_at_character(task->error);
+	end_at_character(task->cause);
 	task->backoff = task->backoff == 0 ? sckpt_restart_backoff_min
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
 	if (transient && sckpt_checkpoint_in_progress() && !sckpt_checkpoint_may_have_committed() &&
-		task->status == SCKPT_RUNNING &&
+		task->status == SCKPT_RUNNING && XLogRecPtrIsInvalid(task->halt_before) &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -147,11 +164,18 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	/* What is bad is to be found: from the last checkpoint on, at once. */
-	if (!transient && task->status == SCKPT_RUNNING && task->def->keep_dead &&
-		sckpt_careful_is_data_error(error->sqlerrcode) && sckpt_careful_begin(task))
+	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
-		transient = true;
-		task->backoff = 0;
+		if (task->def->keep_dead ? sckpt_careful_begin(task) : sckpt_halt_go_back(task))
+		{
+			transient = true;
+			task->backoff = 0;
+		}
+		else if (!task->def->keep_dead && !task->halted)
+		{
+			strlcat(task->error, ". No row raises it by itself: the pipeline stopped at its last checkpoint.", SCKPT_ERROR_BYTES);
+			end_at_character(task->error);
+		}
 	}
 
 	sckpt_task_stop(task);
