@@ -16,13 +16,18 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "lag.h"
+#include "pipeline.h"
 #include "record.h"
 #include "settings.h"
 #include "shared.h"
@@ -137,6 +142,46 @@ sckpt_lag_wait(Oid stream)
 	ConditionVariableCancelSleep();
 }
 
+void
+sckpt_lag_find_sinks(SckptTask *task)
+{
+	char		relkind = get_rel_relkind(task->def->result);
+	List	   *sinks = sckpt_pipeline_sink_streams(task->def->result);
+	MemoryContext old = MemoryContextSwitchTo(task->run_context);
+
+	list_free(task->sinks);
+	task->sinks = list_copy(sinks);
+	task->sinks_change = relkind == RELKIND_VIEW || relkind == RELKIND_PARTITIONED_TABLE;
+	task->sinks_at = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+}
+
+static void
+refresh_sinks(SckptTask *task, void *arg)
+{
+	StartTransactionCommand();
+	sckpt_lag_find_sinks(task);
+	CommitTransactionCommand();
+}
+
+void
+sckpt_lag_refresh_sinks(List *tasks, uint64 generation)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || !task->sinks_change ||
+			(task->sinks_generation == generation && !TimestampDifferenceExceeds(task->sinks_at, now, LOOK_MS)))
+			continue;
+		task->sinks_generation = generation;
+		(void) sckpt_task_guard(task, refresh_sinks, NULL);
+	}
+}
+
 bool
 sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
 {
@@ -144,7 +189,7 @@ sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
 	XLogRecPtr	flushed;
 	ListCell   *lc;
 
-	if (limit == 0)
+	if (limit == 0 || task->sinks == NIL)
 		return false;
 	if (task->held)
 		limit /= 2;
@@ -152,10 +197,16 @@ sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
 	foreach(lc, tasks)
 	{
 		SckptTask  *reader = lfirst(lc);
+		ListCell   *ls;
 
-		if (reader->status == SCKPT_RUNNING && reader != task && list_member_oid(reader->def->streams, task->def->result) &&
-			flushed > Max(reader->read_lsn, reader->fed) + limit && !list_member_ptr(beside, reader))
-			return true;
+		if (reader->status != SCKPT_RUNNING || reader == task ||
+			flushed <= Max(reader->read_lsn, reader->fed) + limit || list_member_ptr(beside, reader))
+			continue;
+		foreach(ls, task->sinks)
+		{
+			if (list_member_oid(reader->def->streams, lfirst_oid(ls)))
+				return true;
+		}
 	}
 	return false;
 }

@@ -28,6 +28,7 @@
 #include "checkpoint.h"
 #include "dead.h"
 #include "early.h"
+#include "lag.h"
 #include "linear.h"
 #include "progress.h"
 #include "record.h"
@@ -170,6 +171,7 @@ sckpt_task_stop(SckptTask *task)
 	task->failed_checkpoints = 0;
 	task->restore_id = 0;
 	task->held = false;
+	task->sinks = NIL;
 	task->waiting[0] = '\0';
 }
 
@@ -304,6 +306,7 @@ sckpt_task_start(SckptTask *task)
 		query->final = task->def->final;
 	}
 	map_result(task);
+	sckpt_lag_find_sinks(task);
 	sckpt_progress_prepare(task);
 	if (task->query->grouped)
 	{

@@ -113,6 +113,10 @@ typedef struct SckptTask
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
 	XLogRecPtr	feeding;		/* last commit of the batch at hand */
 	XLogRecPtr	read_lsn;		/* the log before this has been read for it */
+	List	   *sinks;			/* streams that its results go to, as of sinks_at */
+	bool		sinks_change;	/* through a view or partitions, which may change */
+	TimestampTz sinks_at;
+	uint64		sinks_generation;
 	bool		held;			/* in no lane, with its state: who reads the stream that it writes is too far behind (lag.h) */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in; or later, if there was none up to then */
 	XLogRecPtr	known_visible;	/* of the lane that feeds it */

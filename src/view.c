@@ -185,19 +185,18 @@ stream_ckpt_checkpoint_pipeline(PG_FUNCTION_ARGS)
 
 /* How many streams written by pipelines lie between the outside and this one. */
 static int
-chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
+chain_depth(SckptPipeline *pipeline, List *pipelines, List *sinks, int limit)
 {
 	int			depth = 0;
 	ListCell   *lc;
+	ListCell   *ls;
 
 	if (limit == 0)
 		return 0;
-	foreach(lc, pipelines)
+	forboth(lc, pipelines, ls, sinks)
 	{
-		SckptPipeline *other = lfirst(lc);
-
-		if (list_member_oid(pipeline->streams, other->result))
-			depth = Max(depth, 1 + chain_depth(other, pipelines, limit - 1));
+		if (list_length(list_difference_oid(pipeline->streams, lfirst(ls))) < list_length(pipeline->streams))
+			depth = Max(depth, 1 + chain_depth(lfirst(lc), pipelines, sinks, limit - 1));
 	}
 	return depth;
 }
@@ -207,12 +206,15 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 {
 	TimestampTz deadline = deadline_after(PG_GETARG_INTERVAL_P(0));
 	List	   *pipelines;
+	List	   *sinks = NIL;	/* of each, the streams it writes */
 	int			deepest = 0;
 	ListCell   *lc;
 
 	sckpt_shared_require();
 	PreventCommandDuringRecovery("checkpoint()");
 	pipelines = sckpt_catalog_pipelines();
+	foreach(lc, pipelines)
+		sinks = lappend(sinks, sckpt_pipeline_sink_streams(((SckptPipeline *) lfirst(lc))->result));
 	for (int depth = 0; depth <= deepest; depth++)
 	{
 		XLogRecPtr	target = sckpt_record_flush();
@@ -224,7 +226,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 			{
 				SckptPipeline *pipeline = lfirst(lc);
 				SckptPipelineEntry entry;
-				int			at = chain_depth(pipeline, pipelines, list_length(pipelines));
+				int			at = chain_depth(pipeline, pipelines, sinks, list_length(pipelines));
 
 				deepest = Max(deepest, at);
 				if (at != depth || pipeline->paused || pipeline->error ||

@@ -500,6 +500,7 @@ hold_tasks(SckptLane *lane)
 
 	if (sckpt_max_lag == 0)
 		return;
+	sckpt_lag_refresh_sinks(tasks, generation);
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
