@@ -516,6 +516,13 @@ stream_ckpt_drop_pipeline(PG_FUNCTION_ARGS)
 	SckptPipeline *pipeline = sckpt_pipeline_require(name);
 	ObjectAddress object;
 
+	/* It may have got another owner since. */
+	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result) &&
+		!pg_class_ownercheck(pipeline->result, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s", get_rel_name(pipeline->result)),
+				 errhint("Use keep_result => true to leave it.")));
 	sckpt_catalog_forget(pipeline->id);
 	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result))
 	{

@@ -10,10 +10,12 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
+#include "commands/prepare.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -231,6 +233,10 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;
+
+	/* Nothing that its code leaves in the session is for the next pipeline, whose owner may be another. */
+	LockReleaseAll(USER_LOCKMETHOD, true);
+	DropAllPreparedStatements();
 	MemoryContextSwitchTo(context);
 	task->busy_us += GetCurrentTimestamp() - started;
 	return ok;

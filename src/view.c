@@ -154,6 +154,11 @@ deadline_after(Interval *timeout)
 static void
 check_waitable(SckptPipeline *pipeline)
 {
+	if (IsBackgroundWorker)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a pipeline cannot wait for a checkpoint of pipeline \"%s\"", pipeline->name),
+				 errhint("What a query calls runs in the process that would have to take the checkpoint.")));
 	if (TransactionIdIsValid(pipeline->created_xid) && TransactionIdIsCurrentTransactionId(pipeline->created_xid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

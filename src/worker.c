@@ -288,7 +288,7 @@ sync_tasks(void)
 			continue;
 		}
 		/* What the worker itself found out needs no reload; what users did does. */
-		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
+		if (task && task->def->paused == def->paused && task->def->owner == def->owner && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
 		{
 			task->seen = true;
