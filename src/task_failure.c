@@ -10,7 +10,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
-#include "commands/prepare.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
@@ -234,9 +233,8 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 	PG_END_TRY();
 	error_context_stack = callback.previous;
 
-	/* Nothing that its code leaves in the session is for the next pipeline, whose owner may be another. */
+	/* Its code may have left advisory locks of the session, which is that of other pipelines, too. */
 	LockReleaseAll(USER_LOCKMETHOD, true);
-	DropAllPreparedStatements();
 	MemoryContextSwitchTo(context);
 	task->busy_us += GetCurrentTimestamp() - started;
 	return ok;
