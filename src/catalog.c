@@ -385,7 +385,7 @@ sckpt_catalog_reassign(List *roles, Oid owner)
 		sckpt_hook_wake_at_commit(true);
 }
 
-void
+bool
 sckpt_catalog_forget(int64 id)
 {
 	static const char *const tables[] = {
@@ -394,6 +394,7 @@ sckpt_catalog_forget(int64 id)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 	SckptUser	saved;
+	bool		there;
 
 	sckpt_catalog_enter(&saved);
 
@@ -401,6 +402,7 @@ sckpt_catalog_forget(int64 id)
 	if (SPI_execute_with_args("DELETE FROM stream_ckpt.pipeline_def WHERE id = $1",
 							  1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete a pipeline");
+	there = SPI_processed > 0;
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		char	   *sql = psprintf("DELETE FROM stream_ckpt.%s WHERE pipeline_id = $1", tables[i]);
@@ -410,4 +412,5 @@ sckpt_catalog_forget(int64 id)
 	}
 	sckpt_catalog_leave(&saved);
 	sckpt_hook_wake_at_commit(true);
+	return there;
 }

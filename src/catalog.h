@@ -98,7 +98,7 @@ extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_resul
 extern bool sckpt_catalog_hold(int64 id);
 /* REASSIGN OWNED: pipelines of these roles get another owner. */
 extern void sckpt_catalog_reassign(List *roles, Oid owner);
-/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit. */
-extern void sckpt_catalog_forget(int64 id);
+/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit.  False: somebody else has. */
+extern bool sckpt_catalog_forget(int64 id);
 
 #endif							/* SCKPT_CATALOG_H */

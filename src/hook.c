@@ -410,7 +410,7 @@ drop_pipeline(SckptPipeline *pipeline)
 
 	ereport(NOTICE,
 			(errmsg("drop cascades to pipeline %s", quote_identifier(pipeline->name))));
-	sckpt_catalog_forget(pipeline->id);
+	(void) sckpt_catalog_forget(pipeline->id);
 	if (!pipeline->result_owned)
 		return;
 	LockRelationOid(pipeline->result, AccessExclusiveLock);
