@@ -666,7 +666,8 @@ COMMENT ON VIEW stream_ckpt.checkpoint_summary IS 'checkpoints of each pipeline'
 
 CREATE VIEW stream_ckpt.restores AS
 SELECT d.name AS pipeline, r.task, r.checkpoint_id, r.restored_at, r.duration, r.state_rows, r.state_bytes,
-	r.rows_replayed, r.cause
+	r.rows_replayed,
+	CASE WHEN pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE') THEN r.cause END AS cause
 FROM stream_ckpt.restore_log r
 JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id;
 COMMENT ON VIEW stream_ckpt.restores IS 'history of restores; rows_replayed: rows read again or anew until the first checkpoint after it';

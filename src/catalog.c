@@ -398,6 +398,30 @@ sckpt_catalog_hold(int64 id)
 }
 
 void
+sckpt_catalog_reassign(List *roles, Oid owner)
+{
+	Oid			types[2] = {OIDARRAYOID, OIDOID};
+	Datum		values[2];
+	Datum	   *oids = palloc(Max(1, list_length(roles)) * sizeof(Datum));
+	bool		changed;
+	SckptUser	saved;
+	ListCell   *lc;
+
+	foreach(lc, roles)
+		oids[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	values[0] = PointerGetDatum(construct_array(oids, list_length(roles), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	values[1] = ObjectIdGetDatum(owner);
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET owner = $2::regrole WHERE owner::oid = ANY ($1)",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not reassign pipelines");
+	changed = SPI_processed > 0;
+	sckpt_catalog_leave(&saved);
+	if (changed)
+		sckpt_hook_wake_at_commit(true);
+}
+
+bool
 sckpt_catalog_forget(int64 id)
 {
 	static const char *const tables[] = {
@@ -406,6 +430,7 @@ sckpt_catalog_forget(int64 id)
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 	SckptUser	saved;
+	bool		there;
 
 	sckpt_catalog_enter(&saved);
 
@@ -413,6 +438,7 @@ sckpt_catalog_forget(int64 id)
 	if (SPI_execute_with_args("DELETE FROM stream_ckpt.pipeline_def WHERE id = $1",
 							  1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete a pipeline");
+	there = SPI_processed > 0;
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		char	   *sql = psprintf("DELETE FROM stream_ckpt.%s WHERE pipeline_id = $1", tables[i]);
@@ -422,4 +448,5 @@ sckpt_catalog_forget(int64 id)
 	}
 	sckpt_catalog_leave(&saved);
 	sckpt_hook_wake_at_commit(true);
+	return there;
 }

@@ -117,7 +117,9 @@ extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_resul
  * writes more than one row of a pipeline takes this lock first, as sckpt_catalog_forget() does: so they cannot deadlock.
  */
 extern bool sckpt_catalog_hold(int64 id);
-/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit. */
-extern void sckpt_catalog_forget(int64 id);
+/* REASSIGN OWNED: pipelines of these roles get another owner. */
+extern void sckpt_catalog_reassign(List *roles, Oid owner);
+/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit.  False: somebody else has. */
+extern bool sckpt_catalog_forget(int64 id);
 
 #endif							/* SCKPT_CATALOG_H */

@@ -31,6 +31,7 @@
 #include "careful.h"
 #include "checkpoint_private.h"
 #include "dead.h"
+#include "halt.h"
 #include "head.h"
 #include "progress.h"
 #include "record.h"
@@ -507,6 +508,7 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
 	sckpt_retain_committed(task);
+	sckpt_halt_end_if_past(task);
 	MemoryContextDelete(task->attempt->context);
 	if (task->head)
 		sckpt_head_decide(task, task->attempt->id, true);

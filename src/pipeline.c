@@ -404,7 +404,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 		"timezone, datestyle, intervalstyle, text_search_config, emit, on_error, checkpoint_interval, "
 		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system) "
 		"VALUES ($1, $2, $3, $4, $5, $6, $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
-		"RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
+		"ON CONFLICT (name) DO NOTHING RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
 		"SELECT id, $23, $24 FROM def";
 	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, XIDOID, LSNOID,
@@ -454,6 +454,12 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args(sql, n, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store a pipeline");
+
+	/* Somebody else has created one meanwhile. */
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("pipeline \"%s\" already exists", name)));
 	sckpt_catalog_leave(&saved);
 }
 
@@ -533,7 +539,17 @@ stream_ckpt_drop_pipeline(PG_FUNCTION_ARGS)
 	SckptPipeline *pipeline = sckpt_pipeline_require(name);
 	ObjectAddress object;
 
-	sckpt_catalog_forget(pipeline->id);
+	/* It may have got another owner since. */
+	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result) &&
+		!pg_class_ownercheck(pipeline->result, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s", get_rel_name(pipeline->result)),
+				 errhint("Use keep_result => true to leave it.")));
+	if (!sckpt_catalog_forget(pipeline->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist", name)));
 	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result))
 	{
 		LockRelationOid(pipeline->result, AccessExclusiveLock);

@@ -23,6 +23,8 @@ extern SckptPipeline *sckpt_pipeline_require(const char *name);
  * change.
  */
 extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed);
+/* The streams that rows inserted into a relation go to: itself, or through views and partitions. */
+extern List *sckpt_pipeline_sink_streams(Oid sink);
 /* A relation has become a partition of `parent`: ereport(ERROR) if some pipeline's results would come back to what it reads. */
 extern void sckpt_pipeline_check_attached(Oid parent);
 

@@ -29,6 +29,7 @@
 #include "dead.h"
 #include "early.h"
 #include "head.h"
+#include "lag.h"
 #include "linear.h"
 #include "part.h"
 #include "progress.h"
@@ -200,6 +201,7 @@ sckpt_task_stop(SckptTask *task)
 	task->failed_checkpoints = 0;
 	task->restore_id = 0;
 	task->held = false;
+	task->sinks = NIL;
 	task->waiting[0] = '\0';
 }
 
@@ -384,6 +386,7 @@ sckpt_task_start(SckptTask *task)
 		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
 	}
 	map_result(task);
+	sckpt_lag_find_sinks(task);
 	sckpt_progress_prepare(task);
 	task->ntasks = 1;
 	task->first_stage = 0;
@@ -532,11 +535,11 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 		SckptInput	input = {pending->before, pending->after, note_late, task};
 
 		task->nlate = 0;
-		rows = task->careful ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
+		rows = task->careful || task->halting ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
 			: sckpt_linear_run(task, &scan, &input);
 		settle_late(task, pending->batch);
 	}
-	else if (task->careful)
+	else if (task->careful || task->halting)
 		rows = sckpt_careful_run_linear(task, &scan, NULL, sckpt_scan_count(&scan));
 	else
 		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
@@ -588,7 +591,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->careful)
+		if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
 		else
 		{

@@ -12,7 +12,9 @@
 #include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -28,6 +30,7 @@
 #include "checkpoint.h"
 #include "dead.h"
 #include "early.h"
+#include "halt.h"
 #include "linear.h"
 #include "part.h"
 #include "progress.h"
@@ -51,6 +54,11 @@ is_transient(int sqlerrcode)
 	}
 	switch (sqlerrcode)
 	{
+		/* From another server, through a foreign table: it stops, starts, or is not there. */
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_CANNOT_CONNECT_NOW:
+		case ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION:
 		case ERRCODE_T_R_SERIALIZATION_FAILURE:
 		case ERRCODE_T_R_DEADLOCK_DETECTED:
 		case ERRCODE_LOCK_NOT_AVAILABLE:
@@ -58,6 +66,15 @@ is_transient(int sqlerrcode)
 			return true;
 	}
 	return false;
+}
+
+/* A text that was cut off at so many bytes must not end in a part of a character: it gets into tables. */
+static void
+end_at_character(char *text)
+{
+	int			length = strlen(text);
+
+	text[pg_mbcliplen(text, length, length)] = '\0';
 }
 
 /* Remember an error that stops the pipeline until somebody resumes it. */
@@ -135,6 +152,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 			 error->detail ? ". " : "", error->detail ? error->detail : "",
 			 starved && error->hint ? " " : "", starved && error->hint ? error->hint : "");
 	strlcpy(task->cause, error->message, SCKPT_ERROR_BYTES);
+	end_at_character(task->error);
+	end_at_character(task->cause);
 	task->backoff = task->backoff == 0 ? sckpt_restart_backoff_min
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
@@ -145,8 +164,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		return;
 	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
-		!task->attempt->undefined &&
-		task->status == SCKPT_RUNNING &&
+		!task->attempt->undefined && task->status == SCKPT_RUNNING && XLogRecPtrIsInvalid(task->halt_before) &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -158,11 +176,18 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	/* What is bad is to be found: from the last checkpoint on, at once. */
-	if (!transient && task->status == SCKPT_RUNNING && task->def->keep_dead &&
-		sckpt_careful_is_data_error(error->sqlerrcode) && sckpt_careful_begin(task))
+	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
-		transient = true;
-		task->backoff = 0;
+		if (task->def->keep_dead ? sckpt_careful_begin(task) : task->head == NULL && sckpt_halt_go_back(task))
+		{
+			transient = true;
+			task->backoff = 0;
+		}
+		else if (!task->def->keep_dead && !task->halted && task->head == NULL)
+		{
+			strlcat(task->error, ". No row raises it by itself: the pipeline stopped at its last checkpoint.", SCKPT_ERROR_BYTES);
+			end_at_character(task->error);
+		}
 	}
 
 	sckpt_task_stop(task);
@@ -218,6 +243,9 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;
+
+	/* Its code may have left advisory locks of the session, which is that of other pipelines, too. */
+	LockReleaseAll(USER_LOCKMETHOD, true);
 	MemoryContextSwitchTo(context);
 	task->busy_us += GetCurrentTimestamp() - started;
 	return ok;

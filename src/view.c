@@ -100,6 +100,23 @@ wake_workers(char *error)
 	return synced;
 }
 
+/* While we wait, somebody may drop it. */
+static void
+check_still_there(SckptPipeline *pipeline)
+{
+	SckptPipeline *now;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt wait", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	now = sckpt_catalog_pipeline(pipeline->name, true);
+	if (now == NULL || now->id != pipeline->id)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" was dropped while a checkpoint of it was waited for", pipeline->name)));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
 /*
  * Wait until a checkpoint of the pipeline covers everything before `target`; returns the last checkpoint's id.  Or, with a label, for a
  * savepoint that does, and its id.
@@ -139,6 +156,8 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 					 entry.error[0] ? errdetail("%s", entry.error) : 0,
 					 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
 
+		if (!known && synced)
+			check_still_there(pipeline);
 		left = (deadline - GetCurrentTimestamp()) / 1000;
 		if (left <= 0)
 			ereport(ERROR,
@@ -173,6 +192,11 @@ deadline_after(Interval *timeout)
 static void
 check_waitable(SckptPipeline *pipeline)
 {
+	if (IsBackgroundWorker)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a pipeline cannot wait for a checkpoint of pipeline \"%s\"", pipeline->name),
+				 errhint("What a query calls runs in the process that would have to take the checkpoint.")));
 	if (TransactionIdIsValid(pipeline->created_xid) && TransactionIdIsCurrentTransactionId(pipeline->created_xid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -246,19 +270,18 @@ sckpt_pipeline_checkpoint(SckptPipeline *pipeline)
 
 /* How many streams written by pipelines lie between the outside and this one. */
 static int
-chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
+chain_depth(SckptPipeline *pipeline, List *pipelines, List *sinks, int limit)
 {
 	int			depth = 0;
 	ListCell   *lc;
+	ListCell   *ls;
 
 	if (limit == 0)
 		return 0;
-	foreach(lc, pipelines)
+	forboth(lc, pipelines, ls, sinks)
 	{
-		SckptPipeline *other = lfirst(lc);
-
-		if (list_member_oid(pipeline->streams, other->result))
-			depth = Max(depth, 1 + chain_depth(other, pipelines, limit - 1));
+		if (list_length(list_difference_oid(pipeline->streams, lfirst(ls))) < list_length(pipeline->streams))
+			depth = Max(depth, 1 + chain_depth(lfirst(lc), pipelines, sinks, limit - 1));
 	}
 	return depth;
 }
@@ -268,12 +291,15 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 {
 	TimestampTz deadline = deadline_after(PG_GETARG_INTERVAL_P(0));
 	List	   *pipelines;
+	List	   *sinks = NIL;	/* of each, the streams it writes */
 	int			deepest = 0;
 	ListCell   *lc;
 
 	sckpt_shared_require();
 	PreventCommandDuringRecovery("checkpoint()");
 	pipelines = sckpt_catalog_pipelines();
+	foreach(lc, pipelines)
+		sinks = lappend(sinks, sckpt_pipeline_sink_streams(((SckptPipeline *) lfirst(lc))->result));
 	for (int depth = 0; depth <= deepest; depth++)
 	{
 		XLogRecPtr	target = sckpt_record_flush();
@@ -285,7 +311,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 			{
 				SckptPipeline *pipeline = lfirst(lc);
 				SckptPipelineEntry entry;
-				int			at = chain_depth(pipeline, pipelines, list_length(pipelines));
+				int			at = chain_depth(pipeline, pipelines, sinks, list_length(pipelines));
 
 				deepest = Max(deepest, at);
 				if (at != depth || pipeline->paused || pipeline->error ||

@@ -351,7 +351,8 @@ sync_tasks(void)
 			continue;
 		}
 		/* What the worker itself found out needs no reload; what users did does. */
-		if (task && task->def->version == def->version && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
+		if (task && task->def->version == def->version && task->def->paused == def->paused && task->def->owner == def->owner &&
+			(task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
 		{
 			task->seen = true;
@@ -693,6 +694,7 @@ hold_tasks(SckptLane *lane)
 
 	if (sckpt_max_lag == 0)
 		return;
+	sckpt_lag_refresh_sinks(tasks, generation);
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
