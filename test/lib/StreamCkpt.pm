@@ -203,7 +203,7 @@ sub history_faults
 		[ 'checkpoint_summary', 'completed > 0', qw(pipeline triggered in_progress completed failed restored),
 			map { my $what = $_; map { "${what}_$_" } qw(min avg p50 p95 p99 max) } qw(duration checkpointed_bytes state_bytes) ],
 		[ 'restores', 'true', qw(pipeline task checkpoint_id restored_at duration state_rows state_bytes cause) ],
-		[ q{(SELECT DISTINCT ON (pipeline, task) * FROM stream_ckpt.restores ORDER BY pipeline, task, restored_at DESC) last_restore}, 'true', 'rows_replayed' ]);
+		[ 'restores', q{(pipeline, task, restored_at) IN (SELECT pipeline, task, max(restored_at) FROM stream_ckpt.restores GROUP BY 1, 2)}, 'rows_replayed' ]);
 	my @checks = (
 		[ 'a pipeline that does not run', q{SELECT pipeline || ' is ' || status || coalesce(': ' || error, '') FROM stream_ckpt.pipelines WHERE status <> 'running'} ],
 		[ 'left in progress', q{SELECT pipeline || ' ' || checkpoint_id FROM stream_ckpt.checkpoints WHERE status = 'in_progress'} ],
@@ -237,9 +237,8 @@ sub history_faults
 	foreach (@full)
 	{
 		my ($view, $where, @columns) = @$_;
-		my $from = $view =~ /^\(/ ? $view : "stream_ckpt.$view";
-
-		push @checks, map { [ "$view.$_ without a value", "SELECT pipeline::text FROM $from WHERE ($where) AND $_ IS NULL" ] } @columns;
+		push @checks, [ "$view without a value", "SELECT pipeline || ' ' || what FROM stream_ckpt.$view v, LATERAL (VALUES "
+			. join(', ', map { "('$_', v.$_ IS NULL)" } @columns) . ") x(what, missing) WHERE missing AND ($where)" ];
 	}
 	return $node->safe_psql($db, join ' UNION ALL ', map { "SELECT '$_->[0]: ' || x.what FROM ($_->[1]) x(what)" } @checks);
 }

@@ -38,7 +38,8 @@ my $primary = new_cluster('primary',
 	max_standby_streaming_delay => -1,
 	checkpoint_timeout => "'30s'",
 	wal_retrieve_retry_interval => "'50ms'",
-	log_min_messages => 'warning');
+	log_min_messages => 'warning',
+	log_statement => 'none');
 my @levels = parallelisms($primary);
 
 $primary->safe_psql('postgres', <<"SQL" . join '', map { <<"PIPELINES" } @levels);

@@ -37,6 +37,7 @@ my $node = new_cluster('soak',
 	min_wal_size => "'64MB'",
 	wal_keep_size => 0,
 	log_min_messages => 'warning',
+	log_statement => 'none',
 	'stream_ckpt.workers' => 2,
 	'stream_ckpt.checkpoint_history' => 30,
 	'stream_ckpt.checkpoint_interval' => "'250ms'");
@@ -176,6 +177,7 @@ my %slack = (
 	'locks' => 60,
 	'processes' => 4);
 my %shared;
+my %lives;				# memory of each worker, from sample to sample
 my $samples = "$PostgreSQL::Test::Utils::log_path/soak_samples.tsv";
 my $start = time();
 
@@ -233,6 +235,7 @@ sub sample
 	return if !@workers || !@launcher || !defined $sample{processes};
 	my @files = shared_files(@all);
 	$sample{'memory of workers, kB'} = sum0(map { memory($_) } @workers);
+	push @{ $lives{$_} }, memory($_) foreach @workers;
 	$sample{'memory of the launcher, kB'} = sum0(map { memory($_) } @launcher);
 	$sample{'shared memory files'} = @files;
 	$sample{'shared memory files, bytes'} = sum0(map { -s $_ || 0 } @files);
@@ -329,6 +332,7 @@ wait_for('the server', sub { return accepts($node) }, 60);
 $node->safe_psql('postgres', <<"SQL");
 DELETE FROM failure;
 SELECT stream_ckpt.resume_pipeline(pipeline) FROM stream_ckpt.pipelines WHERE status = 'paused';
+SELECT stream_ckpt.drop_pipeline(pipeline) FROM stream_ckpt.pipelines WHERE pipeline LIKE 'temporary%';
 DO \$\$DECLARE n bigint := (SELECT max(id) / $lot + 1 FROM done);
 BEGIN
 	WHILE n % $block <> $block / 2 LOOP
@@ -379,6 +383,12 @@ foreach my $what (sort keys %slack)
 	cmp_ok($after, '<=', $factor * $before + $slack{$what}, "bounded: $what");
 	cmp_ok(max(map { $_->{$what} } @samples), '>', 0, "measured: $what") if $what ne 'temporary files';
 }
+
+# Kills keep a worker from growing for long: what each of them grew by in its life, between a fifth and the end of it.
+my @grown = sort { $a <=> $b } map { my @kb = @$_; $kb[-1] - $kb[ @kb / 5 ] } grep { @$_ >= 10 } values %lives;
+cmp_ok(scalar @grown, '>', 0, 'some workers lived long enough: ' . @grown);
+note "workers grew by (kB): @grown";
+cmp_ok($grown[ @grown / 2 ], '<', 2048, 'half of them grew by less than 2 MB');
 is(ask(q{SELECT count(*) FROM pg_ls_tmpdir()}), '0', 'no temporary file is left');
 is(ask(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE backend_type LIKE 'stream_ckpt%' AND locktype <> 'virtualxid' AND NOT EXISTS
 	(SELECT FROM pg_stat_activity b WHERE b.pid = a.pid AND b.xact_start IS NOT NULL)}), '0', 'workers at rest hold no locks');
