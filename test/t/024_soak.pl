@@ -388,7 +388,7 @@ foreach my $what (sort keys %slack)
 my @grown = sort { $a <=> $b } map { my @kb = @$_; $kb[-1] - $kb[ @kb / 5 ] } grep { @$_ >= 10 } values %lives;
 cmp_ok(scalar @grown, '>', 0, 'some workers lived long enough: ' . @grown);
 note "workers grew by (kB): @grown";
-cmp_ok($grown[ @grown / 2 ], '<', 2048, 'half of them grew by less than 2 MB');
+cmp_ok($grown[ @grown / 2 ], '<', 1024, 'half of them grew by less than 1 MB');
 is(ask(q{SELECT count(*) FROM pg_ls_tmpdir()}), '0', 'no temporary file is left');
 is(ask(q{SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE backend_type LIKE 'stream_ckpt%' AND locktype <> 'virtualxid' AND NOT EXISTS
 	(SELECT FROM pg_stat_activity b WHERE b.pid = a.pid AND b.xact_start IS NOT NULL)}), '0', 'workers at rest hold no locks');
