@@ -36,7 +36,10 @@ my @levels = parallelisms($node);
 my @points = ('checkpoint-trigger', 'barrier', 'hand-over', 'chunks-written', 'cleanup', 'before-commit', 'after-commit', 'restore',
 	'rescale', 'savepoint', 'alter-loaded', 'offline-stored');
 @points = split ' ', $ENV{STREAM_CKPT_POINTS} if $ENV{STREAM_CKPT_POINTS};
-my %only_tasks = ('hand-over' => sub { $_[0] > 1 });
+# Not every pipeline comes to every point: only several tasks hand over, and only what has state is loaded to be changed.
+my %only = (
+	'hand-over' => sub { my ($kind, $level) = @_; return $level > 1; },
+	map { $_ => sub { my ($kind, $level) = @_; return $kind ne 'linear'; } } 'rescale', 'alter-loaded', 'offline-stored');
 
 # ---- pipelines, and the same over the table `done` ----
 
@@ -177,9 +180,7 @@ foreach my $point (@points)
 	}
 	foreach my $name (@names)
 	{
-		my ($level) = $name =~ /_(\d+)$/;
-
-		next if $only_tasks{$point} && !$only_tasks{$point}->($level);
+		next if $only{$point} && !$only{$point}->($name =~ /^(.*)_(\d+)$/);
 		$node->safe_psql('postgres', "SELECT stream_ckpt.pause_pipeline('$name')") if $point eq 'restore';
 		insert();
 		my $offset = -s $node->logfile;
