@@ -45,6 +45,8 @@ static const char *const fault_points[] = {
 	"checkpoint-trigger",
 	"chunks-written",
 	"cleanup",
+	"hand-over",
+	"rescale",
 	"restore",
 };
 
