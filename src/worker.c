@@ -994,6 +994,30 @@ keep_freed_memory(void)
 #endif
 }
 
+/*
+ * Hand over the counts of rows written and deleted, which a backend does between two commands.  Autovacuum
+ * knows only from them what to clean up: our own tables, and results.  Rows of the last moment before a pause
+ * are reported a while later.
+ */
+static void
+report_statistics(void)
+{
+	static TimestampTz due = 0;
+	long		wait;
+
+	if (due != 0 && GetCurrentTimestamp() >= due)
+	{
+		due = 0;
+		(void) pgstat_report_stat(true);
+		return;
+	}
+	wait = pgstat_report_stat(false);
+	if (wait == 0)
+		due = 0;
+	else if (due == 0)
+		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
+}
+
 /* What tasks have handed over may be in files. */
 static void
 release_parts(int code, Datum arg)
@@ -1108,6 +1132,7 @@ sckpt_worker_main(Datum arg)
 		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane) : 0;
 		active = delivered || sckpt_log_memory(main_lane->reader) != memory;
 		memory = sckpt_log_memory(main_lane->reader);
+		report_statistics();
 		if (!at_end)
 			continue;
 
