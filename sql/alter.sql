@@ -152,7 +152,9 @@ TABLE alt_o;
 -- a failed one tries again
 SELECT stream_ckpt.alter_pipeline('alt_o', 'SELECT k, count(*) AS n, sum(10 / v) AS total FROM alt GROUP BY k', on_error => 'stop');
 INSERT INTO alt VALUES (1, 0, 'a');
+\set VERBOSITY terse
 SELECT stream_ckpt.checkpoint('alt_o');
+\set VERBOSITY default
 SELECT stream_ckpt.alter_pipeline('alt_o', 'SELECT k, count(*) AS n, sum(10 / nullif(v, 0)) AS total FROM alt GROUP BY k');
 INSERT INTO alt VALUES (1, 5, 'a');
 SELECT stream_ckpt.checkpoint('alt_o') > 0 AS done;

@@ -60,6 +60,7 @@ SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM par
 SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part_a', sink => 'parts_view')$$)).*;
 SELECT stream_ckpt.create_pipeline('routed', 'SELECT k, v FROM large', sink => 'parts_view');
 INSERT INTO large VALUES ('a', 1), ('b', 2);
+SELECT stream_ckpt.checkpoint();
 SELECT stream_ckpt.create_pipeline('back', 'SELECT k, v FROM part_a', sink => 'part_rest');
 SELECT (try($$SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part_a', sink => 'large')$$)).*;
 SELECT stream_ckpt.drop_pipeline('routed');
