@@ -15,7 +15,6 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/pg_lsn.h"
 #include "utils/timestamp.h"
@@ -79,23 +78,6 @@ sckpt_offline_withdraw(SckptTask *task)
 	sckpt_task_become_self(&identity);
 }
 
-/* Chunks of stores that the query has no more. */
-static void
-delete_other_stages(SckptTask *task)
-{
-	Datum		stages[2 * SCKPT_MAX_STAGES];
-	Oid			types[2] = {INT8OID, INT4ARRAYOID};
-	Datum		values[2];
-
-	for (int i = 0; i < task->nstores; i++)
-		stages[i] = Int32GetDatum(task->stores[i].stage);
-	values[0] = Int64GetDatum(task->def->id);
-	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
-	if (SPI_execute_with_args("DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2)",
-							  2, types, values, NULL, false, 0) != SPI_OK_DELETE)
-		elog(ERROR, "could not delete chunks");
-}
-
 /* Position and history; the position in the log stays. */
 static void
 store_checkpoint(SckptTask *task)
@@ -110,9 +92,9 @@ store_checkpoint(SckptTask *task)
 		"VALUES ($1, $2, 0, 'completed', $8, '0', $8 - $3, clock_timestamp() - $8, $4, $5, $6, $7, 0)";
 	static const char position_sql[] =
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $2, next_checkpoint = $2 + 1, rows_out = rows_out + $3, "
-		"chunks = $4 WHERE pipeline_id = $1";
+		"chunks = $4, layout = $5 WHERE pipeline_id = $1";
 	Oid			log_types[8] = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID};
-	Oid			position_types[4] = {INT8OID, INT8OID, INT8OID, INT4OID};
+	Oid			position_types[5] = {INT8OID, INT8OID, INT8OID, INT4OID, INT4OID};
 	SckptAttempt *attempt = task->attempt;
 	Datum		values[8];
 	uint64		state_rows;
@@ -123,13 +105,13 @@ store_checkpoint(SckptTask *task)
 	for (int i = 0; i < task->nstores; i++)
 		state_rows -= attempt->snapshots[i].nleaving;
 	sckpt_catalog_enter(&saved);
-	sckpt_chunk_delete_empty(task);
-	delete_other_stages(task);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int64GetDatum(attempt->id);
+	sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE_OLD, values, NULL);
 	values[2] = Int64GetDatum(attempt->rows_out);
 	values[3] = Int32GetDatum(sckpt_chunk_count(task));
-	if (SPI_execute_with_args(position_sql, 4, position_types, values, NULL, false, 0) != SPI_OK_UPDATE || SPI_processed != 1)
+	values[4] = Int32GetDatum(sckpt_task_layout(task));
+	if (SPI_execute_with_args(position_sql, 5, position_types, values, NULL, false, 0) != SPI_OK_UPDATE || SPI_processed != 1)
 		elog(ERROR, "position of pipeline \"%s\" not found", task->def->name);
 	values[2] = TimestampTzGetDatum(attempt->triggered_at);
 	values[3] = Int64GetDatum(state_rows);

@@ -30,6 +30,9 @@
 /* Stages with state, at most: a query nests so deep. */
 #define SCKPT_MAX_STAGES 8
 
+/* Tasks of a pipeline, at most. */
+#define SCKPT_MAX_TASKS 64
+
 /* What a column holds of a window. */
 typedef enum SckptBound
 {
@@ -47,6 +50,7 @@ typedef struct SckptKey
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
 	char	   *canonical;		/* what it is, in words (query_canonical.c); of group keys */
+	int			below;			/* 1 + the number of the key of the stage below that it is; 0: it is another expression */
 	/* for keys that are bounds of windows that close, or of a session: */
 	SckptBound	bound;
 	const SckptWindowSpec *window;	/* NULL: it does not close */
@@ -138,6 +142,13 @@ typedef struct SckptQuery
 	Node	   *having;
 	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
 
+	/* how it can be spread over tasks (query_route.c) */
+	int			nspread;		/* of the first stage: so many stages, from the first one on, can; 0: none */
+	int			nroutes;		/* of those: routing keys, */
+	int		   *routes;			/* by their numbers among the stage's keys */
+	List	   *route_exprs;	/* of the first stage: of each, of each stream, the expression over its columns, as Vars of relation 1 */
+	struct Query *level;		/* of the first stage, where it was made of a level of the query: that */
+
 	bool		retracting;		/* its input can be taken back: the stage below is not final */
 	struct SckptQuery *above;	/* the next stage; NULL: this is the last one */
 
@@ -149,6 +160,7 @@ typedef struct SckptQuery
 	/* of what is stored: other than the above only while the pipeline is being altered */
 	int64		stored_lateness;
 	int64		stored_ttl;
+	int			task;			/* which of the pipeline's tasks it runs in */
 } SckptQuery;
 
 /*

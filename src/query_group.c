@@ -128,6 +128,12 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 				 errhint("The result's rows are told apart by the group keys: select all of them.")));
 	sckpt_level_key_time(level, key);
 	key->canonical = sckpt_level_canonical(level, key->expr);
+	if (level->below)
+	{
+		SckptKey   *below = sckpt_level_below_key(level, key->expr);
+
+		key->below = below ? below - level->input->keys + 1 : 0;
+	}
 }
 
 static bool
