@@ -253,6 +253,14 @@ sync_parts(SckptPipeline *def)
 		if (worker_of(def, i) != number)
 			continue;
 		part = find_part(def->id, i);
+		if (part && part->def->version != def->version)
+		{
+			parts = list_delete_ptr(parts, part);
+			leave_lanes(part);
+			sckpt_part_release(part);
+			sckpt_task_destroy(part);
+			part = NULL;
+		}
 		if (part == NULL)
 		{
 			part = sckpt_task_create(worker_context, def);
