@@ -500,7 +500,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->restore_id = 0;
 	task->laid_out_anew = false;
 	task->def->layout = sckpt_task_layout(task);
-	task->changed = false;
+	task->changed = task->unsent;
+	task->unsent = false;
 	task->failed_checkpoints = 0;
 	task->backoff = 0;
 	task->starved = false;

@@ -90,6 +90,7 @@ sckpt_offline_load(SckptPipeline *def, int64 checkpoint)
 
 	task = sckpt_task_create(CurTransactionContext, def);
 	task->offline = true;
+	task->def->parallelism = 1; /* one task has the state of all */
 	current = task;
 	current_level = GetCurrentTransactionNestLevel();
 	sckpt_task_start(task);

@@ -274,11 +274,12 @@ others_output(SckptTask *task)
 	int			n;
 	SckptPipelineEntry *entries;
 
-	/* While not all of them are known, nothing can be said. */
+	/* While not all of them are known, nothing can be said: with the next checkpoint, then. */
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	database = sckpt_shared_find_database(MyDatabaseId);
 	synced = database && sckpt_shared_synced(database);
 	LWLockRelease(sckpt_shared->lock);
+	task->unsent = !synced;
 	if (!synced)
 		return DT_NOBEGIN;
 	entries = sckpt_shared_copy_pipelines(MyDatabaseId, &n);

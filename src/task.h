@@ -154,6 +154,7 @@ typedef struct SckptTask
 	int64		dead_letters;	/* as of the last checkpoint */
 	int64		output_delay;	/* how far what it writes into a stream can be behind its watermark; -1: no stream, or any distance */
 	XLogRecPtr	noted_redo;		/* start of the server's checkpoint since which the log has a note on it (note.h) */
+	bool		unsent;			/* the last checkpoint could not send it */
 	TimestampTz next_output;	/* of the checkpoint being taken: what output_watermark will be */
 	TimestampTz output_watermark;	/* of the result, where that is a stream, as of the last checkpoint; DT_NOBEGIN: none */
 	List	   *pending;		/* SckptPending */
