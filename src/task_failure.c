@@ -31,6 +31,8 @@
 #include "dead.h"
 #include "early.h"
 #include "halt.h"
+#include "linear.h"
+#include "part.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -152,8 +154,14 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
+	if (task->number >= 0)
+	{
+		sckpt_part_fail(task, error, starved);
+		return;
+	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
-		task->status == SCKPT_RUNNING && XLogRecPtrIsInvalid(task->halt_before) &&
+		!task->attempt->undefined && XLogRecPtrIsInvalid(task->halt_before) &&
+		task->status == SCKPT_RUNNING &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -164,8 +172,11 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	if (sckpt_checkpoint_in_progress(task))
 		sckpt_checkpoint_record_failure(task, task->error);
 
-	/* What is bad is to be found: from the last checkpoint on, at once. */
-	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
+	/*
+	 * What is bad is to be found: from the last checkpoint on, at once.  The tasks of a parallel pipeline do not look for a row to stop before:
+	 * it stops where its last checkpoint is.
+	 */
+	if (!transient && task->status == SCKPT_RUNNING && (task->def->keep_dead || task->head == NULL) && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
 		if (task->def->keep_dead ? sckpt_careful_begin(task) : sckpt_halt_go_back(task))
 		{
