@@ -51,8 +51,9 @@
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
-	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, " \
-	"d.parallelism, p.layout "
+	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, d.version, " \
+	"coalesce(d.closed_until, '-infinity'), coalesce(d.retained_checkpoints, 0), " \
+	"array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id), d.parallelism, p.layout "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -185,6 +186,17 @@ column(HeapTuple tuple, int column, bool *isnull)
 	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
+void
+sckpt_catalog_add_lsn(SckptLsns *lsns, XLogRecPtr lsn)
+{
+	if (lsns->n == lsns->max)
+	{
+		lsns->max = Max(8, lsns->max * 2);
+		lsns->list = lsns->list ? repalloc(lsns->list, lsns->max * sizeof(XLogRecPtr)) : palloc(lsns->max * sizeof(XLogRecPtr));
+	}
+	lsns->list[lsns->n++] = lsn;
+}
+
 /* Columns 33 to 36: arrays in the order of the streams, empty before the first checkpoint. */
 static void
 read_inflows(SckptPipeline *pipeline, HeapTuple tuple)
@@ -287,8 +299,17 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->chunks = DatumGetInt32(column(tuple, 38, &isnull));
 	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
 		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
-	pipeline->parallelism = DatumGetInt32(column(tuple, 41, &isnull));
-	pipeline->layout = DatumGetInt32(column(tuple, 42, &isnull));
+	pipeline->version = DatumGetInt64(column(tuple, 41, &isnull));
+	pipeline->closed_until = DatumGetTimestampTz(column(tuple, 42, &isnull));
+	pipeline->stored_lateness = pipeline->lateness;
+	pipeline->stored_ttl = pipeline->ttl;
+	pipeline->retained_checkpoints = DatumGetInt32(column(tuple, 43, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(column(tuple, 44, &isnull)), PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, NULL, &nelements);
+	for (int i = 0; i < nelements; i++)
+		sckpt_catalog_add_lsn(&pipeline->held, DatumGetLSN(elements[i]));
+	pipeline->parallelism = DatumGetInt32(column(tuple, 45, &isnull));
+	pipeline->layout = DatumGetInt32(column(tuple, 46, &isnull));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }
@@ -333,6 +354,18 @@ sckpt_catalog_pipeline(const char *name, bool missing_ok)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("pipeline \"%s\" does not exist", name)));
+	return pipelines ? linitial(pipelines) : NULL;
+}
+
+SckptPipeline *
+sckpt_catalog_pipeline_at(int64 id, int64 checkpoint)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(id), Int64GetDatum(checkpoint)};
+	List	   *pipelines = select_pipelines("SELECT " PIPELINE_COLUMNS "FROM stream_ckpt.pipeline_def d JOIN (SELECT r.*, "
+											 "r.checkpoint_id AS last_checkpoint, 0 AS next_checkpoint FROM stream_ckpt.retained r) p "
+											 "ON p.pipeline_id = d.id WHERE d.id = $1 AND p.checkpoint_id = $2", 2, types, values);
+
 	return pipelines ? linitial(pipelines) : NULL;
 }
 
@@ -392,7 +425,7 @@ bool
 sckpt_catalog_forget(int64 id)
 {
 	static const char *const tables[] = {
-		"dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
+		"touched", "retained", "dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
 	};
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};

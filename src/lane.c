@@ -441,27 +441,6 @@ end_early(SckptLane *lane, MergeArg *arg)
 		lane->tapped_xids = list_delete_int(lane->tapped_xids, (int) arg->xids[i]);
 }
 
-/* Tasks that are to stop before this transaction take in what comes before it, and stop. */
-static SckptBatch *
-halt_tasks(SckptLane *lane, SckptLogTransaction *transaction, SckptBatch *batch)
-{
-	bool		due = false;
-	ListCell   *lc;
-
-	foreach(lc, lane->tasks)
-		due |= sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn);
-	if (!due)
-		return batch;
-	feed_tasks(lane, batch, false);
-	sckpt_batch_release(batch);
-	foreach(lc, lane->tasks)
-	{
-		if (sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn))
-			(void) sckpt_task_guard(lfirst(lc), sckpt_halt_here, NULL);
-	}
-	return sckpt_batch_create(lane->context);
-}
-
 /*
  * Tasks of parallel pipelines must not read past the barrier of a checkpoint, and claim what is read for them, so that none is set behind them.  True if
  * the limit is the end of the log.
@@ -492,6 +471,27 @@ limit_reading(SckptLane *lane)
 	}
 	sckpt_log_set_limit(lane->reader, limit);
 	return !barrier && limit == flushed;
+}
+
+/* Tasks that are to stop before this transaction take in what comes before it, and stop. */
+static SckptBatch *
+halt_tasks(SckptLane *lane, SckptLogTransaction *transaction, SckptBatch *batch)
+{
+	bool		due = false;
+	ListCell   *lc;
+
+	foreach(lc, lane->tasks)
+		due |= sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn);
+	if (!due)
+		return batch;
+	feed_tasks(lane, batch, false);
+	sckpt_batch_release(batch);
+	foreach(lc, lane->tasks)
+	{
+		if (sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn))
+			(void) sckpt_task_guard(lfirst(lc), sckpt_halt_here, NULL);
+	}
+	return sckpt_batch_create(lane->context);
 }
 
 bool

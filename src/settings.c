@@ -37,6 +37,45 @@ int			sckpt_state_memory = 256 * 1024;
 int			sckpt_tolerable_failed_checkpoints = 3;
 int			sckpt_workers = 1;
 
+/* Every point that sckpt_fault_point() is called with: a test that names another one is to fail, not to wait for it. */
+static const char *const fault_points[] = {
+	"after-commit",
+	"alter-loaded",
+	"barrier",
+	"before-commit",
+	"checkpoint-trigger",
+	"chunks-written",
+	"cleanup",
+	"hand-over",
+	"offline-stored",
+	"rescale",
+	"restore",
+	"savepoint",
+};
+
+static const char *const fault_actions[] = {"error", "kill", "wait"};
+
+/* Check hook of stream_ckpt.fault: empty, or a point and an action that there are. */
+static bool
+check_fault(char **newval, void **extra, GucSource source)
+{
+	const char *colon = strchr(*newval, ':');
+	bool		point = false;
+	bool		action = false;
+
+	if (**newval == '\0')
+		return true;
+	for (int i = 0; colon && i < lengthof(fault_points); i++)
+		point |= strlen(fault_points[i]) == colon - *newval && strncmp(*newval, fault_points[i], colon - *newval) == 0;
+	for (int i = 0; colon && i < lengthof(fault_actions); i++)
+		action |= strcmp(colon + 1, fault_actions[i]) == 0;
+	if (!colon || !action)
+		GUC_check_errdetail("A fault is point:action, where action is error, kill or wait.");
+	else if (!point)
+		GUC_check_errdetail("There is no fault point \"%.*s\".", (int) (colon - *newval), *newval);
+	return point && action;
+}
+
 /* Settings that size shared memory can be defined only while preloading. */
 static void
 define_preload_settings(void)
@@ -73,7 +112,7 @@ sckpt_settings_init(void)
 	DefineCustomStringVariable("stream_ckpt.fault",
 							   "Makes a worker fail at a named point, for crash tests.",
 							   "point:action, where action is error, kill or wait.", &sckpt_fault,
-							   "", PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+							   "", PGC_SUSET, GUC_NOT_IN_SAMPLE | GUC_SUPERUSER_ONLY, check_fault, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.lock_timeout",
 							"A worker waits no longer than this for a lock that a session holds.",
 							"The checkpoint or batch fails then, and is tried again.", &sckpt_lock_timeout,
@@ -101,7 +140,7 @@ sckpt_settings_init(void)
 	DefineCustomIntVariable("stream_ckpt.retained_checkpoints",
 							"Completed checkpoints of a pipeline that stay restorable.",
 							NULL, &sckpt_retained_checkpoints,
-							1, 1, 1, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							1, 1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.state_memory",
 							"Shared memory for the state of all pipelines of the cluster.",
 							NULL, &sckpt_state_memory,

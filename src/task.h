@@ -81,6 +81,7 @@ typedef struct SckptTask
 	bool		starved;		/* ran out of state memory; shown as FAILED until a checkpoint shows that it has enough */
 	int64		restarts;		/* that are not in the tables yet: they get there with the next restore */
 	TimestampTz known_since;
+	bool		offline;		/* in a session (offline.h), not in a worker */
 	bool		seen;			/* while pipelines are being compared with the catalog */
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
@@ -166,6 +167,7 @@ typedef struct SckptTask
 	int			failed_checkpoints; /* in a row */
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
+	char		savepoint[SCKPT_LABEL_BYTES];	/* the next checkpoint is this savepoint; empty: it is none */
 	SckptAttempt *attempt;		/* the checkpoint being taken; there, when none is, too */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */

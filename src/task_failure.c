@@ -81,8 +81,8 @@ end_at_character(char *text)
 static void
 store_error(SckptTask *task)
 {
-	Oid			types[2] = {INT8OID, TEXTOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, TEXTOID, INT8OID};
+	Datum		values[3];
 	SckptUser	saved;
 
 	StartTransactionCommand();
@@ -90,9 +90,13 @@ store_error(SckptTask *task)
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = CStringGetTextDatum(task->error);
+		values[2] = Int64GetDatum(task->def->version);
 		sckpt_catalog_enter(&saved);
-		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = $1",
-							  2, types, values, NULL, false, 0);
+
+		/* Not while somebody changes the pipeline: that makes the task anew, or it fails again. */
+		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = "
+							  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $3 FOR NO KEY UPDATE SKIP LOCKED)",
+							  3, types, values, NULL, false, 0);
 		sckpt_catalog_leave(&saved);
 	}
 	CommitTransactionCommand();
@@ -160,8 +164,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		return;
 	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
-		!task->attempt->undefined && XLogRecPtrIsInvalid(task->halt_before) &&
-		task->status == SCKPT_RUNNING &&
+		!task->attempt->undefined && task->status == SCKPT_RUNNING && XLogRecPtrIsInvalid(task->halt_before) &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -172,18 +175,15 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	if (sckpt_checkpoint_in_progress(task))
 		sckpt_checkpoint_record_failure(task, task->error);
 
-	/*
-	 * What is bad is to be found: from the last checkpoint on, at once.  The tasks of a parallel pipeline do not look for a row to stop before:
-	 * it stops where its last checkpoint is.
-	 */
-	if (!transient && task->status == SCKPT_RUNNING && (task->def->keep_dead || task->head == NULL) && sckpt_careful_is_data_error(error->sqlerrcode))
+	/* What is bad is to be found: from the last checkpoint on, at once. */
+	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
-		if (task->def->keep_dead ? sckpt_careful_begin(task) : sckpt_halt_go_back(task))
+		if (task->def->keep_dead ? sckpt_careful_begin(task) : task->head == NULL && sckpt_halt_go_back(task))
 		{
 			transient = true;
 			task->backoff = 0;
 		}
-		else if (!task->def->keep_dead && !task->halted)
+		else if (!task->def->keep_dead && !task->halted && task->head == NULL)
 		{
 			strlcat(task->error, ". No row raises it by itself: the pipeline stopped at its last checkpoint.", SCKPT_ERROR_BYTES);
 			end_at_character(task->error);

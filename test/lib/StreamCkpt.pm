@@ -18,7 +18,7 @@ use Time::HiRes qw(time usleep);
 our @EXPORT = qw(
   new_cluster kill_server start_again wait_for worker_pid checkpoint seed_random
   sql_state differences slots_of kill_pid session try_psql
-  accepts set_fault clear_fault
+  accepts set_fault clear_fault worker_pids parallelisms history_faults
 );
 
 # A running cluster with the library preloaded, and further settings.
@@ -155,6 +155,95 @@ sub worker_pid
 		  AND backend_type LIKE 'stream_ckpt%'});
 
 	return ($rc == 0 && $pid && $pid =~ /^(\d+)/) ? $1 : 0;
+}
+
+# All workers of a database.
+sub worker_pids
+{
+	my ($node, $database) = @_;
+	my (undef, $pids) = try_psql($node, $database || 'postgres',
+		q{SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY 1});
+
+	return split /\n/, $pids;
+}
+
+# The numbers of tasks to run a test with: 1, and 4 unless the library refuses that. STREAM_CKPT_PARALLELISM="1 2 8" says it instead.
+sub parallelisms
+{
+	my ($node) = @_;
+
+	return split ' ', $ENV{STREAM_CKPT_PARALLELISM} if $ENV{STREAM_CKPT_PARALLELISM};
+	my ($state, $message) = sql_state($node, 'postgres', q{BEGIN;
+SELECT stream_ckpt.create_stream('several', 'k int');
+SELECT stream_ckpt.create_pipeline('several_tasks', 'SELECT k, count(*) AS n FROM several GROUP BY k', parallelism => 4);
+ROLLBACK});
+	return (1, 4) if $state eq '00000';
+	croak "$state: $message" if $state ne '0A000';
+	diag("only one task: $message");
+	return (1);
+}
+
+# What is wrong with the history of checkpoints and with the views, one finding a line; '' when nothing is. To be asked when every pipeline
+# runs, has taken a checkpoint since its last restore, and none is in progress.
+sub history_faults
+{
+	my ($node, $database) = @_;
+	my $db = $database || 'postgres';
+	# columns that have a value in every row, as a list of views, conditions and columns
+	my @full = (
+		[ 'pipelines', 'true', qw(pipeline result owner query status emit on_error parallelism last_checkpoint last_checkpoint_at
+			lag_bytes lag state_rows state_bytes rows_in rows_out late_rows dead_letters restarts created_at) ],
+		[ 'tasks', 'true', qw(pipeline task worker_pid status position rows_in rows_out state_rows state_bytes busy_ms idle_ms) ],
+		[ 'checkpoints', 'true', qw(pipeline checkpoint_id kind status triggered_at tasks acknowledged retained) ],
+		[ 'checkpoints', q{status <> 'in_progress'}, qw(completed_at duration) ],
+		[ 'checkpoints', q{status = 'completed'}, qw(position rows_in state_rows state_bytes checkpointed_rows checkpointed_bytes) ],
+		[ 'checkpoint_tasks', 'true', qw(pipeline checkpoint_id task status) ],
+		[ 'checkpoint_tasks', q{status = 'completed'}, qw(acknowledged_at start_delay snapshot_duration commit_duration state_rows state_bytes
+			checkpointed_rows checkpointed_bytes rows_in) ],
+		[ 'checkpoint_summary', 'completed > 0', qw(pipeline triggered in_progress completed failed restored),
+			map { my $what = $_; map { "${what}_$_" } qw(min avg p50 p95 p99 max) } qw(duration checkpointed_bytes state_bytes) ],
+		[ 'restores', 'true', qw(pipeline task checkpoint_id restored_at duration state_rows state_bytes cause) ],
+		[ 'restores', q{(pipeline, task, restored_at) IN (SELECT pipeline, task, max(restored_at) FROM stream_ckpt.restores GROUP BY 1, 2)}, 'rows_replayed' ]);
+	my @checks = (
+		[ 'a pipeline that does not run', q{SELECT pipeline || ' is ' || status || coalesce(': ' || error, '') FROM stream_ckpt.pipelines WHERE status <> 'running'} ],
+		[ 'left in progress', q{SELECT pipeline || ' ' || checkpoint_id FROM stream_ckpt.checkpoints WHERE status = 'in_progress'} ],
+		[ 'failed without a reason', q{SELECT pipeline || ' ' || checkpoint_id FROM stream_ckpt.checkpoints WHERE status = 'failed' AND coalesce(error, '') = ''} ],
+		[ 'a reason without a failure', q{SELECT pipeline || ' ' || checkpoint_id FROM stream_ckpt.checkpoints WHERE status = 'completed' AND error IS NOT NULL} ],
+		[ 'ids that do not rise', q{SELECT pipeline || ' ' || checkpoint_id FROM (SELECT pipeline, checkpoint_id, triggered_at,
+			lag(triggered_at) OVER w AS before, lag(completed_at) OVER w AS ended
+			FROM stream_ckpt.checkpoints WINDOW w AS (PARTITION BY pipeline ORDER BY checkpoint_id)) x WHERE triggered_at <= before OR triggered_at < ended} ],
+		[ 'positions that go back', q{SELECT pipeline || ' ' || checkpoint_id FROM (SELECT pipeline, checkpoint_id, position, lag(position) OVER (PARTITION BY pipeline ORDER BY checkpoint_id) AS before
+			FROM stream_ckpt.checkpoints WHERE status = 'completed') x WHERE position < before} ],
+		[ 'more than one chain', q{SELECT p.pipeline || ': ' || coalesce(string_agg(c.checkpoint_id || ' ' || c.status, ', '), 'nothing') || ' retained, last is ' || coalesce(p.last_checkpoint, 0)
+			FROM stream_ckpt.pipelines p LEFT JOIN stream_ckpt.checkpoints c ON c.pipeline = p.pipeline AND c.retained AND c.kind = 'checkpoint'
+			GROUP BY p.pipeline, p.last_checkpoint, p.retained_checkpoints
+			HAVING max(c.checkpoint_id) IS DISTINCT FROM p.last_checkpoint OR bool_or(c.status <> 'completed')
+			OR count(*) > coalesce(p.retained_checkpoints, current_setting('stream_ckpt.retained_checkpoints')::int)} ],
+		[ 'the last one is not the last', q{SELECT p.pipeline FROM stream_ckpt.pipelines p WHERE last_checkpoint <>
+			(SELECT max(checkpoint_id) FROM stream_ckpt.checkpoints c WHERE c.pipeline = p.pipeline AND status = 'completed')} ],
+		[ 'chunks of checkpoints that are not there', q{SELECT DISTINCT d.name || ' ' || c.checkpoint_id FROM stream_ckpt.chunk c LEFT JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id
+			LEFT JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
+			LEFT JOIN stream_ckpt.checkpoint_log l ON l.pipeline_id = d.id AND l.checkpoint_id = c.checkpoint_id
+			WHERE d.id IS NULL OR c.checkpoint_id > p.last_checkpoint OR l.status <> 'completed'} ],
+		[ 'tasks without a worker', q{SELECT pipeline || ' ' || task FROM stream_ckpt.tasks WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = worker_pid AND backend_type LIKE 'stream_ckpt worker%')} ],
+		# one without state has one task, whatever its parallelism
+		[ 'not as many tasks as it has', q{SELECT pipeline || ' ' || count(*) FROM stream_ckpt.tasks JOIN stream_ckpt.pipelines p USING (pipeline) GROUP BY pipeline, parallelism
+			HAVING array_agg(task ORDER BY task) <> ARRAY(SELECT generate_series(0, parallelism - 1)) AND NOT (count(*) = 1
+			AND NOT EXISTS (SELECT FROM stream_ckpt.checkpoints c WHERE c.pipeline = tasks.pipeline AND c.state_rows > 0))} ],
+		[ 'a checkpoint whose tasks are not all in it', q{SELECT pipeline || ' ' || checkpoint_id || ' of ' || c.tasks || ' has ' || c.acknowledged || ', rows of ' || count(t.task)
+			FROM stream_ckpt.checkpoints c LEFT JOIN stream_ckpt.checkpoint_tasks t USING (pipeline, checkpoint_id)
+			WHERE c.status = 'completed' GROUP BY pipeline, checkpoint_id, c.tasks, c.acknowledged, c.rows_in, c.checkpointed_rows, c.checkpointed_bytes
+			HAVING count(t.task) <> c.tasks OR c.acknowledged <> c.tasks OR bool_or(t.status <> 'completed')
+			OR sum(t.checkpointed_rows) > c.checkpointed_rows OR sum(t.checkpointed_bytes) > c.checkpointed_bytes
+			OR c.tasks = 1 AND (sum(t.checkpointed_rows), sum(t.checkpointed_bytes)) <> (c.checkpointed_rows, c.checkpointed_bytes)} ]);
+
+	foreach (@full)
+	{
+		my ($view, $where, @columns) = @$_;
+		push @checks, [ "$view without a value", "SELECT pipeline || ' ' || what FROM stream_ckpt.$view v, LATERAL (VALUES "
+			. join(', ', map { "('$_', v.$_ IS NULL)" } @columns) . ") x(what, missing) WHERE missing AND ($where)" ];
+	}
+	return $node->safe_psql($db, join ' UNION ALL ', map { "SELECT '$_->[0]: ' || x.what FROM ($_->[1]) x(what)" } @checks);
 }
 
 sub kill_pid

@@ -126,6 +126,10 @@ cmp_ok($node->safe_psql('postgres', q{SELECT count(*) FROM stream_ckpt.checkpoin
 cmp_ok($node->safe_psql('postgres', q{SELECT sum(entries) FROM stream_ckpt.chunk c JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id WHERE d.name = 'by_group'}),
 	'<=', 10_000, 'old versions of the state are cleaned up');
 compare('after many checkpoints');
+wait_for('counts of what the worker has written', sub {
+	return $node->safe_psql('postgres', q{SELECT bool_and(n_tup_ins + n_tup_upd > 60) FROM pg_stat_all_tables WHERE relname IN ('by_group', 'checkpoint_log', 'pipeline_position')}) eq 't';
+}, 30);
+ok(1, 'autovacuum learns what a worker writes while it works');
 
 # a checkpoint that hangs does not keep the server from stopping, and counts for nothing
 set_fault($node, 'before-commit:wait');
