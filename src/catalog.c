@@ -412,7 +412,7 @@ sckpt_catalog_reassign(List *roles, Oid owner)
 	values[0] = PointerGetDatum(construct_array(oids, list_length(roles), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 	values[1] = ObjectIdGetDatum(owner);
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET owner = $2::regrole WHERE owner::oid = ANY ($1)",
+	if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET owner = $2::regrole, version = version + 1 WHERE owner::oid = ANY ($1)",
 							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 		elog(ERROR, "could not reassign pipelines");
 	changed = SPI_processed > 0;
