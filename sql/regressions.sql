@@ -47,5 +47,11 @@ SELECT stream_ckpt.resume_pipeline('doubled');
 SELECT stream_ckpt.checkpoint('doubled') > 0 AS goes_on;
 SELECT * FROM doubled;
 
+-- two names of one expression as keys, over a grouped sub-select
+SELECT stream_ckpt.create_pipeline('twins', 'SELECT k, k2, count(*) AS n FROM (SELECT k, k AS k2 FROM (SELECT k, v FROM s GROUP BY k, v) x) y GROUP BY k, k2');
+INSERT INTO s VALUES (1, 1, '2026-01-01 00:05Z'), (1, 2, '2026-01-01 00:05Z'), (NULL, 3, '2026-01-01 00:05Z');
+SELECT stream_ckpt.checkpoint('twins') > 0 AS works;
+SELECT * FROM twins ORDER BY k;
+
 SET client_min_messages = warning;
 DROP SCHEMA regressions CASCADE;

@@ -53,7 +53,9 @@ CREATE TABLE stream_ckpt.pipeline_def (
 	home_database oid NOT NULL,
 	home_system text NOT NULL,
 	encoding text NOT NULL DEFAULT pg_catalog.getdatabaseencoding(),
-	arriving boolean NOT NULL DEFAULT false
+	arriving boolean NOT NULL DEFAULT false,
+	version bigint NOT NULL DEFAULT 1,
+	closed_until timestamptz
 );
 COMMENT ON TABLE stream_ckpt.pipeline_def IS 'pipelines as they were defined; see the view pipelines';
 
@@ -130,30 +132,17 @@ CREATE TABLE stream_ckpt.chunk (
 	bytes bigint NOT NULL,
 	crc bigint NOT NULL,
 	payload bytea NOT NULL,
+	lives int8multirange NOT NULL,
 	PRIMARY KEY (pipeline_id, stage, task, chunk_id)
 );
-COMMENT ON TABLE stream_ckpt.chunk IS 'operator state of the last completed checkpoints, in portable form';
+COMMENT ON TABLE stream_ckpt.chunk IS
+'operator state of checkpoints, in portable form; lives: the ids of the checkpoints that a chunk belongs to';
 DO $$
 BEGIN
 	EXECUTE 'ALTER TABLE stream_ckpt.chunk ALTER COLUMN payload SET COMPRESSION lz4';
 EXCEPTION WHEN feature_not_supported THEN
 	NULL;	-- a server built without lz4: pglz serves
 END $$;
-
-CREATE TABLE stream_ckpt.restore_log (
-	restore_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	pipeline_id bigint NOT NULL,
-	task int NOT NULL,
-	checkpoint_id bigint NOT NULL,
-	restored_at timestamptz NOT NULL,
-	duration interval NOT NULL,
-	state_rows bigint NOT NULL,
-	state_bytes bigint NOT NULL,
-	rows_replayed bigint,
-	cause text NOT NULL
-);
-CREATE INDEX ON stream_ckpt.restore_log (pipeline_id, restore_id);
-COMMENT ON TABLE stream_ckpt.restore_log IS 'history of restores; see the view restores';
 
 CREATE TABLE stream_ckpt.dead_letter (
 	pipeline_id bigint NOT NULL,
@@ -174,12 +163,73 @@ CREATE TABLE stream_ckpt.dead_letter (
 );
 COMMENT ON TABLE stream_ckpt.dead_letter IS 'rows that a pipeline could not process; see the view dead_letters';
 
-/* ---- Dumps: pipelines travel with the state of their last checkpoint, not with the history before it ---- */
+CREATE TABLE stream_ckpt.retained (
+	pipeline_id bigint NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	kind text NOT NULL,
+	label text,
+	position pg_lsn NOT NULL,
+	restart pg_lsn NOT NULL,
+	rows_in bigint NOT NULL,
+	rows_out bigint NOT NULL,
+	late_rows bigint NOT NULL,
+	dead_letters bigint NOT NULL,
+	watermark timestamptz,
+	clock timestamptz,
+	stream_watermarks timestamptz[] NOT NULL,
+	stream_idle boolean[] NOT NULL,
+	stream_managed boolean[] NOT NULL,
+	stream_rows pg_lsn[] NOT NULL,
+	chunks int NOT NULL,
+	layout int NOT NULL,
+	closed_until timestamptz,
+	query text NOT NULL,
+	PRIMARY KEY (pipeline_id, checkpoint_id),
+	UNIQUE (pipeline_id, label)
+);
+COMMENT ON TABLE stream_ckpt.retained IS
+'checkpoints besides the last one that a pipeline can be restored to; as pipeline_position was; query: a hash of it';
+
+CREATE TABLE stream_ckpt.touched (
+	pipeline_id bigint NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	part int NOT NULL,
+	kind text NOT NULL,
+	bytes bytea,
+	xids xid[],
+	filenode oid,
+	rows bigint,
+	letters_after bigint,
+	letters stream_ckpt.dead_letter[],
+	PRIMARY KEY (pipeline_id, checkpoint_id, part)
+);
+COMMENT ON TABLE stream_ckpt.touched IS
+'what checkpoints after the oldest restorable one did to results, and restores took away: to undo them';
+
+CREATE TABLE stream_ckpt.restore_log (
+	restore_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	pipeline_id bigint NOT NULL,
+	task int NOT NULL,
+	checkpoint_id bigint NOT NULL,
+	restored_at timestamptz NOT NULL,
+	duration interval NOT NULL,
+	state_rows bigint NOT NULL,
+	state_bytes bigint NOT NULL,
+	rows_replayed bigint,
+	cause text NOT NULL
+);
+CREATE INDEX ON stream_ckpt.restore_log (pipeline_id, restore_id);
+COMMENT ON TABLE stream_ckpt.restore_log IS 'history of restores; see the view restores';
+
+/*
+ * ---- Dumps: pipelines travel with the state of their last checkpoint, not with the history before it, nor with savepoints, whose log is
+ * not there ----
+ */
 
 SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_def', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_def_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.pipeline_position', '');
-SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.chunk', '');
+SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.chunk', 'WHERE upper_inf(lives)');
 SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('stream_ckpt.checkpoint_log',
 	'WHERE EXISTS (SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = checkpoint_log.pipeline_id AND p.last_checkpoint = checkpoint_log.checkpoint_id)');
@@ -223,6 +273,14 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_create_pipeline' LANGUAGE C;
 COMMENT ON FUNCTION stream_ckpt.create_pipeline(text, text, regclass, text, text, interval, int, int, interval, interval) IS
 'start a continuous query over the rows inserted into a stream from now on; returns the result relation';
 
+CREATE FUNCTION stream_ckpt.alter_pipeline(name text, query text DEFAULT NULL, sink regclass DEFAULT NULL,
+	emit text DEFAULT NULL, on_error text DEFAULT NULL, checkpoint_interval interval DEFAULT NULL,
+	retained_checkpoints int DEFAULT NULL, parallelism int DEFAULT NULL, allowed_lateness interval DEFAULT NULL,
+	state_ttl interval DEFAULT NULL, reset_state boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_alter_pipeline' LANGUAGE C;
+COMMENT ON FUNCTION stream_ckpt.alter_pipeline(text, text, regclass, text, text, interval, int, int, interval, interval, boolean) IS
+'change the query of a pipeline, which keeps the state of what is unchanged, or its options; with reset_state it starts over';
+
 CREATE FUNCTION stream_ckpt.drop_pipeline(name text, keep_result boolean DEFAULT false) RETURNS void
 AS 'MODULE_PATHNAME', 'stream_ckpt_drop_pipeline' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.drop_pipeline(text, boolean) IS
@@ -259,6 +317,21 @@ CREATE FUNCTION stream_ckpt.checkpoint(timeout interval DEFAULT '1 minute') RETU
 AS 'MODULE_PATHNAME', 'stream_ckpt_checkpoint_all' LANGUAGE C STRICT;
 COMMENT ON FUNCTION stream_ckpt.checkpoint(interval) IS
 'the same for every running pipeline, following chains through streams';
+
+CREATE FUNCTION stream_ckpt.savepoint(pipeline text, label text) RETURNS bigint
+AS 'MODULE_PATHNAME', 'stream_ckpt_savepoint' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.savepoint(text, text) IS
+'take a checkpoint that covers every row committed before the call, and keep it until drop_savepoint(); returns its id';
+
+CREATE FUNCTION stream_ckpt.drop_savepoint(pipeline text, label text) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_drop_savepoint' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.drop_savepoint(text, text) IS
+'let go of a savepoint, and of the log and the state that only it needs';
+
+CREATE FUNCTION stream_ckpt.restore_pipeline(pipeline text, checkpoint_id bigint, keep_results boolean DEFAULT false) RETURNS void
+AS 'MODULE_PATHNAME', 'stream_ckpt_restore_pipeline' LANGUAGE C STRICT;
+COMMENT ON FUNCTION stream_ckpt.restore_pipeline(text, bigint, boolean) IS
+'put a pipeline''s state, result and position back to those of a retained checkpoint; with keep_results not the result, where it cannot be taken back';
 
 /* ---- Windows ----
  *
@@ -514,14 +587,19 @@ SELECT d.name AS pipeline, d.result, d.owner::oid::regrole::text::name AS owner,
 	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
 	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
 	coalesce(s.late_rows, p.late_rows) AS late_rows, coalesce(s.dead_letters, p.dead_letters) AS dead_letters,
-	p.restarts + coalesce(s.restarts, 0) AS restarts, d.created_at
+	p.restarts + coalesce(s.restarts, 0) AS restarts, d.created_at,
+	(SELECT count(*) FILTER (WHERE r.checkpoint_id <> p.last_checkpoint) FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id)
+		+ (p.last_checkpoint > 0)::int AS restorable,
+	greatest(pg_wal_lsn_diff(w.insert_position, least(p.restart, (SELECT min(r.restart) FROM stream_ckpt.retained r
+		WHERE r.pipeline_id = d.id))), 0)::bigint AS held_bytes
 FROM stream_ckpt.pipeline_def d
 JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
 LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id
 CROSS JOIN LATERAL (SELECT pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE')) v(visible)
 CROSS JOIN (SELECT error, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END
 			FROM stream_ckpt.database_stats()) w(error, insert_position);
-COMMENT ON VIEW stream_ckpt.pipelines IS 'pipelines of this database, with live counters; sizes in bytes';
+COMMENT ON VIEW stream_ckpt.pipelines IS
+'pipelines of this database, with live counters; sizes in bytes; restorable: retained checkpoints and savepoints; held_bytes: the log that it and they need';
 
 CREATE VIEW stream_ckpt.tasks AS
 SELECT d.name AS pipeline, coalesce(t.task, 0) AS task, coalesce(t.worker_pid, s.worker_pid) AS worker_pid,
@@ -541,7 +619,8 @@ CREATE VIEW stream_ckpt.checkpoints AS
 SELECT d.name AS pipeline, c.checkpoint_id, c.kind, c.label, c.status, c.triggered_at, c.completed_at,
 	c.completed_at - c.triggered_at AS duration, c.position, c.watermark, c.tasks, c.acknowledged, c.rows_in,
 	c.state_rows, c.state_bytes, c.checkpointed_rows, c.checkpointed_bytes,
-	c.checkpoint_id = p.last_checkpoint AS retained,
+	c.checkpoint_id = p.last_checkpoint OR EXISTS (SELECT FROM stream_ckpt.retained r
+		WHERE r.pipeline_id = c.pipeline_id AND r.checkpoint_id = c.checkpoint_id) AS retained,
 	CASE WHEN pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE') THEN c.error END AS error
 FROM stream_ckpt.checkpoint_log c
 JOIN stream_ckpt.pipeline_def d ON d.id = c.pipeline_id
@@ -587,7 +666,8 @@ COMMENT ON VIEW stream_ckpt.checkpoint_summary IS 'checkpoints of each pipeline'
 
 CREATE VIEW stream_ckpt.restores AS
 SELECT d.name AS pipeline, r.task, r.checkpoint_id, r.restored_at, r.duration, r.state_rows, r.state_bytes,
-	r.rows_replayed, r.cause
+	r.rows_replayed,
+	CASE WHEN pg_has_role(d.owner::oid, 'USAGE') OR pg_has_role('pg_read_all_stats', 'USAGE') THEN r.cause END AS cause
 FROM stream_ckpt.restore_log r
 JOIN stream_ckpt.pipeline_def d ON d.id = r.pipeline_id;
 COMMENT ON VIEW stream_ckpt.restores IS 'history of restores; rows_replayed: rows read again or anew until the first checkpoint after it';

@@ -177,7 +177,7 @@ INSERT INTO ahead VALUES (4, '2199-12-31Z'), (5, '2024-01-02 12:00Z'), (6, 'infi
 INSERT INTO ahead VALUES (8, '2024-01-02 13:00Z');
 SELECT checkpoint('ahead_kept') > 0 AS kept, checkpoint('ahead_plain') > 0 AS plain;
 SELECT * FROM try($$SELECT checkpoint('ahead_stop', '20 s')$$);
-SELECT status, error FROM pipelines WHERE pipeline = 'ahead_stop';
+SELECT status, regexp_replace(error, '[0-9A-F]+/[0-9A-F]+', 'x/x', 'g') AS error FROM pipelines WHERE pipeline = 'ahead_stop';
 SELECT * FROM ahead_kept ORDER BY 1;
 SELECT * FROM ahead_plain ORDER BY 1;
 SELECT * FROM state WHERE pipeline IN ('ahead_kept', 'ahead_plain');

@@ -88,7 +88,10 @@ sckpt_adopt_copies(void)
 						  "WHERE (d.home_database <> $1 OR d.home_system <> $2) AND EXISTS "
 						  "(SELECT FROM stream_ckpt.pipeline_position p WHERE p.pipeline_id = d.id) RETURNING d.id), "
 						  "letters AS (UPDATE stream_ckpt.dead_letter SET image = NULL, retriable = retriable AND "
-						  "row_data IS NOT NULL WHERE pipeline_id IN (SELECT id FROM copied)) "
+						  "row_data IS NOT NULL WHERE pipeline_id IN (SELECT id FROM copied)), "
+						  "gone AS (DELETE FROM stream_ckpt.retained WHERE pipeline_id IN (SELECT id FROM copied)), "
+						  "undone AS (DELETE FROM stream_ckpt.touched WHERE pipeline_id IN (SELECT id FROM copied)), "
+						  "chunks AS (DELETE FROM stream_ckpt.chunk WHERE pipeline_id IN (SELECT id FROM copied) AND NOT upper_inf(lives)) "
 						  "UPDATE stream_ckpt.pipeline_position SET position = $3, restart = $3, stream_rows = '{}' "
 						  "WHERE pipeline_id IN (SELECT id FROM copied)", 3, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
@@ -217,7 +220,7 @@ sckpt_adopt_finish(SckptTask *task)
 		snprintf(task->error, SCKPT_ERROR_BYTES, "waiting for the end of the session with process ID %d, which restores it", pid);
 		return false;
 	}
-	chunks = DatumGetInt64(look_up(task, "SELECT count(*) FROM stream_ckpt.chunk WHERE pipeline_id = $1"));
+	chunks = DatumGetInt64(look_up(task, "SELECT count(*) FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND upper_inf(lives)"));
 	if (chunks < task->def->chunks)
 	{
 		snprintf(task->error, SCKPT_ERROR_BYTES, "waiting for its state to be restored: " INT64_FORMAT " of %d chunks are there",

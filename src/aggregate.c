@@ -699,6 +699,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.next_close = sckpt_aggregate_next_close;
 	agg->operator.remove = sckpt_aggregate_remove;
 	agg->operator.describe = sckpt_aggregate_describe;
+	agg->operator.adapt = sckpt_aggregate_adapt;
 	agg->operator.flush = sckpt_aggregate_flush;
 	agg->operator.pack = sckpt_aggregate_pack;
 	agg->operator.begin_unpack = sckpt_aggregate_begin_unpack;

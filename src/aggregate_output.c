@@ -22,33 +22,38 @@
 
 /* ---- Portable form ---- */
 
-void
-sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf)
+/* A value with its length before it, so that who does not know the type any more can skip it. */
+static void
+write_sized(SckptCodec *codec, StringInfo buf, Datum value)
 {
-	SckptAggregate *agg = (SckptAggregate *) operator;
+	int			at = buf->len;
+	int			length;
 
-	if (elements)
+	/* Nearly always the length needs no more than this byte. */
+	appendStringInfoCharMacro(buf, 0);
+	sckpt_codec_write(codec, buf, value);
+	length = buf->len - at - 1;
+	if (length < 128)
+		buf->data[at] = (char) length;
+	else
 	{
-		sckpt_sets_describe(agg->sets, buf);
-		return;
+		char	   *bytes = palloc_extended(length, MCXT_ALLOC_HUGE);
+
+		memcpy(bytes, buf->data + at + 1, length);
+		buf->len = at;
+		sckpt_codec_write_bytes(buf, bytes, length);
+		pfree(bytes);
 	}
-	appendStringInfoString(buf, "aggregate; keys");
-	for (int i = 0; i < agg->key->ncolumns; i++)
-		appendStringInfo(buf, " %s", format_type_extended(agg->query->keys[i].type, -1, FORMAT_TYPE_FORCE_QUALIFY));
-	for (int i = 0; i < agg->ncalls; i++)
-		appendStringInfo(buf, "; %s%s", agg->calls[i].signature,
-						 agg->calls[i].mode == SCKPT_CALL_DISTINCT ? " distinct" :
-						 agg->calls[i].mode == SCKPT_CALL_COLLECT ? " collected" : "");
-	if (agg->session_offset)
-		appendStringInfoString(buf, "; session");
-	if (agg->head_offset)
-		appendStringInfoString(buf, "; elements");
-	if (agg->touched_offset)
-		appendStringInfoString(buf, "; touched");
-	if (agg->weight_offset)
-		appendStringInfoString(buf, "; weight");
-	if (agg->handed_offset)
-		appendStringInfoString(buf, "; handed on");
+}
+
+/* Where the value ends is left in *cursor. */
+static Datum
+read_sized(SckptCodec *codec, const char **cursor, const char *end)
+{
+	Size		length;
+	const char *bytes = sckpt_codec_read_bytes(cursor, end, &length);
+
+	return sckpt_codec_read(codec, &bytes, bytes + length);
 }
 
 static SckptCodec *
@@ -90,7 +95,7 @@ pack_handed(SckptAggregate *agg, SckptEntry *entry, StringInfo buf)
 	{
 		appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
 		if (!nulls[i])
-			sckpt_codec_write(&codecs[i], buf, values[i]);
+			write_sized(&codecs[i], buf, values[i]);
 	}
 }
 
@@ -107,11 +112,21 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 		return NULL;
 	values = palloc0(desc->natts * sizeof(Datum));
 	nulls = palloc(desc->natts * sizeof(bool));
-	for (int i = 0; i < desc->natts; i++)
+	memset(nulls, true, desc->natts * sizeof(bool));
+	for (int i = 0; i < agg->form->nhanded; i++)
 	{
-		nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
-		if (!nulls[i])
-			values[i] = sckpt_codec_read(&codecs[i], cursor, end);
+		int			column = agg->form->handed[i];
+		Size		length;
+
+		if (sckpt_codec_read_uint(cursor, end) == 0)
+			continue;
+		if (column < 0)
+		{
+			(void) sckpt_codec_read_bytes(cursor, end, &length);
+			continue;
+		}
+		nulls[column] = false;
+		values[column] = read_sized(&codecs[column], cursor, end);
 	}
 	return heap_form_minimal_tuple(desc, values, nulls);
 }
@@ -119,7 +134,7 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 /*
  * key columns: 0 for NULL, else 1 and the value; then the parts that entries have: a session's start and end, the number for elements,
  * when touched, weight, the row handed on; then for each call its flags and, unless NULL or collected, the value (what
- * serialfn gave, for internal ones).
+ * serialfn gave, for internal ones) with its length.
  */
 bool
 sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
@@ -181,8 +196,8 @@ sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, 
 			sckpt_codec_write_bytes(buf, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
 		}
 		else
-			sckpt_codec_write(&call->codec, buf,
-							  call->by_value ? values[i].value : sckpt_aggregate_flat_value(agg, values[i].object.ref));
+			write_sized(&call->codec, buf,
+						call->by_value ? values[i].value : sckpt_aggregate_flat_value(agg, values[i].object.ref));
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
@@ -227,34 +242,35 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	SckptEntry *entry;
 	int64		closes;
 
-	if (agg->session_offset)
+	if (agg->form->session)
 	{
 		session.start = sckpt_codec_read_int(cursor, end);
 		session.end = sckpt_codec_read_int(cursor, end);
 	}
-	if (agg->head_offset)
+	if (agg->form->elements)
 	{
 		id = sckpt_codec_read_uint(cursor, end);
 		if (id % SCKPT_MAX_TASKS == agg->query->task)
 			agg->next_id = Max(agg->next_id, id + SCKPT_MAX_TASKS);
 	}
-	if (agg->touched_offset)
+	if (agg->form->touched)
 		touched = sckpt_codec_read_int(cursor, end);
-	if (agg->weight_offset)
+	if (agg->form->weight)
 		weight = sckpt_codec_read_int(cursor, end);
-	if (agg->handed_offset)
+	if (agg->form->handed_on)
 		handed = unpack_handed(agg, cursor, end);
 
 	/* An older version, or one that had left already. */
 	if (agg->sessions ? sckpt_session_overlaps(agg, hash, session.start, session.end)
 		: sckpt_aggregate_find_group(agg, hash) != SCKPT_NO_REF)
 		return SCKPT_NO_REF;
-	if (touched != DT_NOBEGIN && now != DT_NOBEGIN && add_time(touched, agg->query->ttl) <= now)
+	if (touched != DT_NOBEGIN && now != DT_NOBEGIN && add_time(touched, agg->query->stored_ttl) <= now)
 		return SCKPT_NO_REF;
 	if (agg->sessions)
 		closes = agg->query->windows[0].closes ? add_time(session.end, agg->query->lateness) : SCKPT_NEVER;
 	else
 		closes = sckpt_aggregate_due(agg, NULL, agg->key_values, agg->key_nulls);
+	closes = add_time(closes, agg->query->stored_lateness - agg->query->lateness);
 	if (now != DT_NOBEGIN && closes <= now)
 		return SCKPT_NO_REF;
 
@@ -270,10 +286,10 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 		*entry_session(agg, entry) = session;
 		sckpt_session_enter(agg, ref);
 	}
-	if (agg->head_offset)
+	if (agg->head_offset && agg->form->elements)
 		entry_head(agg, entry)->id = id;
 	if (agg->touched_offset)
-		*entry_touched(agg, entry) = touched;
+		*entry_touched(agg, entry) = agg->form->touched ? touched : now;
 	if (agg->weight_offset)
 		*entry_weight(agg, entry) = weight;
 	if (handed)
@@ -291,16 +307,18 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 	SckptRef	ref;
 
 	if (elements)
-		ref = sckpt_sets_unpack(agg->sets, cursor, end);
+		ref = sckpt_sets_unpack(agg->sets, &agg->form->sets, cursor, end);
 	else
 	{
 		agg->key_values = palloc0(Max(1, agg->key->ncolumns) * sizeof(Datum));
 		agg->key_nulls = palloc0(Max(1, agg->key->ncolumns) * sizeof(bool));
 		for (int i = 0; i < agg->key->ncolumns; i++)
 		{
-			agg->key_nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
-			if (!agg->key_nulls[i])
-				agg->key_values[i] = sckpt_codec_read(&agg->key->columns[i].codec, cursor, end);
+			int			column = agg->form->keys[i];
+
+			agg->key_nulls[column] = sckpt_codec_read_uint(cursor, end) == 0;
+			if (!agg->key_nulls[column])
+				agg->key_values[column] = sckpt_codec_read(&agg->key->columns[column].codec, cursor, end);
 		}
 		ref = unpack_entry(agg, emitted, cursor, end);
 		if (ref != SCKPT_NO_REF)
@@ -309,26 +327,34 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 			SckptAggValue *values = entry_values(entry);
 			uint8	   *flags = entry_flags(agg, entry);
 
-			for (int i = 0; i < agg->ncalls; i++)
+			for (int stored = 0; stored < agg->form->ncalls; stored++)
 			{
-				SckptAggCall *call = &agg->calls[i];
+				int			i = agg->form->calls[stored];
+				SckptAggCall *call;
+				uint8		stored_flags = (uint8) sckpt_codec_read_uint(cursor, end);
+				bool		has_value = !(stored_flags & VALUE_NULL) && !agg->form->collected[stored];
+				Size		len = 0;
+				const char *bytes = has_value ? sckpt_codec_read_bytes(cursor, end, &len) : NULL;
+				const char *at = bytes;
 
-				flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
-				if ((flags[i] & VALUE_NULL) || call->mode == SCKPT_CALL_COLLECT)
+				if (i < 0)
+					continue;	/* the query has it no more */
+				call = &agg->calls[i];
+				sckpt_aggregate_release(agg, call, &values[i]);
+				flags[i] = stored_flags;
+				if (!has_value)
 					continue;
 				if (call->internal)
 				{
-					Size		len;
-					const char *bytes = sckpt_codec_read_bytes(cursor, end, &len);
 					char	   *room = sckpt_aggregate_flat_room(agg, &values[i], len + VARHDRSZ);
 
 					SET_VARSIZE(room, len + VARHDRSZ);
 					memcpy(VARDATA(room), bytes, len);
 				}
 				else if (call->by_value)
-					values[i].value = sckpt_codec_read(&call->codec, cursor, end);
+					values[i].value = sckpt_codec_read(&call->codec, &at, bytes + len);
 				else
-					sckpt_aggregate_set_flat(agg, call, &values[i], sckpt_codec_read(&call->codec, cursor, end));
+					sckpt_aggregate_set_flat(agg, call, &values[i], sckpt_codec_read(&call->codec, &at, bytes + len));
 			}
 		}
 	}

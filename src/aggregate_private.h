@@ -129,6 +129,28 @@ typedef struct SckptAggCall
 	char	   *signature;		/* names the aggregate and its argument types */
 } SckptAggCall;
 
+/*
+ * What the entries of a chunk consist of, as its description says, in terms of the query as it is (aggregate_form.c).
+ */
+typedef struct SckptAggForm
+{
+	char	   *description;
+	bool		same;			/* stored by the query as it is */
+	int		   *keys;			/* by stored column of the key: the query's */
+	/* the parts that entries have */
+	bool		session;
+	bool		elements;
+	bool		touched;
+	bool		weight;
+	bool		handed_on;
+	int			nhanded;
+	int		   *handed;			/* by stored column of the row handed on: the stage's, or -1 */
+	int			ncalls;
+	int		   *calls;			/* by stored call: the query's, or -1 */
+	bool	   *collected;		/* the same: it has no value */
+	SckptSetForm sets;
+} SckptAggForm;
+
 typedef struct SckptSessions SckptSessions;
 typedef struct SckptCollector SckptCollector;
 typedef struct SckptUndo SckptUndo;
@@ -179,6 +201,8 @@ typedef struct SckptAggregate
 	SckptUndo  *undo;			/* what rows change is noted here; NULL: it is not */
 	/* of the checkpoint being read back */
 	SckptTimes	unpack_times;
+	SckptAggForm *form;			/* of the chunk at hand */
+	MemoryContext form_context;
 	/* rows waiting to be looked up, where the query's values are stable */
 	int			ncolumns;		/* of the source */
 	int			nblock;
@@ -378,8 +402,11 @@ extern void sckpt_session_forget(SckptAggregate *agg, SckptRef ref);
 /* aggregate_call.c: prepare an aggregate's functions; 42501 when the current user may not execute it. */
 extern void sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall *source);
 
-/* aggregate_output.c: portable form and results; see operator.h. */
+/* aggregate_form.c: what entries consist of, in words, and reading that of a chunk; see operator.h. */
 extern void sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf);
+extern bool sckpt_aggregate_adapt(SckptOperator *operator, bool elements, const char *description, bool same);
+
+/* aggregate_output.c: portable form and results; see operator.h. */
 extern bool sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf);
 extern void sckpt_aggregate_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times);
 extern SckptRef sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end);

@@ -16,6 +16,7 @@
 
 #include "careful.h"
 #include "dead.h"
+#include "halt.h"
 #include "linear.h"
 #include "stream.h"
 
@@ -44,13 +45,19 @@ sckpt_careful_extend(SckptTask *task)
 	task->careful_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), CAREFUL_MS);
 }
 
+void
+sckpt_careful_begin_spans(SckptTask *task)
+{
+	task->careful_rows = SPAN_ROWS;
+}
+
 bool
 sckpt_careful_begin(SckptTask *task)
 {
 	if (task->careful)
 		return false;
 	task->careful = true;
-	task->careful_rows = SPAN_ROWS;
+	sckpt_careful_begin_spans(task);
 	task->careful_lsn = Max(task->feeding, task->fed);
 	sckpt_careful_extend(task);
 	return true;
@@ -154,6 +161,7 @@ typedef struct CarefulBatch
 	SckptScan  *scan;
 	const SckptInput *input;
 	uint64		rows_out;
+	uint64		length;			/* of the span at hand */
 	/* What the try at hand has noted goes when it fails. */
 	uint64		nlate;
 	int			ndead;
@@ -168,6 +176,7 @@ typedef struct CarefulBatch
 static void
 begin_try(CarefulBatch *careful, uint64 first, uint64 end)
 {
+	careful->length = end - first;
 	careful->nlate = careful->task->nlate;
 	careful->ndead = list_length(careful->task->dead);
 	sckpt_scan_narrow(careful->scan, first, end);
@@ -188,6 +197,8 @@ reject_row(void *arg, uint64 at, ErrorData *error)
 	uint32		row;
 
 	sckpt_scan_first(careful->scan, &segment, &row);
+	if (careful->task->halting)
+		sckpt_halt_at_row(careful->task, careful->scan->batch, segment, row, error);
 	sckpt_dead_add_row(careful->task, careful->scan->batch, segment, row, error->sqlerrcode, error->message, true);
 	sckpt_careful_extend(careful->task);
 }
@@ -267,6 +278,10 @@ undo_with_state(void *arg, ErrorData *error)
 	CarefulBatch *careful = arg;
 
 	forget_try(careful);
+
+	/* A task that stops at the row throws its state away, and needs nothing undone. */
+	if (careful->task->halting && careful->length == 1)
+		return;
 	undo_operator(careful->task, careful->task->operators[0], error);
 }
 

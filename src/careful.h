@@ -25,6 +25,8 @@ extern bool sckpt_careful_is_data_error(int sqlerrcode);
 
 /* After a data error of a task that keeps dead letters: be careful from now on.  False: it was already. */
 extern bool sckpt_careful_begin(SckptTask *task);
+/* How many rows are tried at a time, to begin with. */
+extern void sckpt_careful_begin_spans(SckptTask *task);
 /* A bad row, or result, was met. */
 extern void sckpt_careful_extend(SckptTask *task);
 /* After a checkpoint: has it been careful for long enough? */

@@ -20,6 +20,7 @@
 #include "dead.h"
 #include "part.h"
 #include "result.h"
+#include "retain.h"
 #include "sink.h"
 
 /* Rows for the sink collected at a time. */
@@ -76,6 +77,7 @@ make_change(Changes *changes, SckptSink *sink, Change *change)
 
 	ExecStoreMinimalTuple(change->row, changes->slot, false);
 	slot_getallattrs(changes->slot);
+	sckpt_retain_touch(task, changes->slot);
 	for (int i = 0; i < task->last->result->natts; i++)
 	{
 		target->tts_values[task->result_columns[i] - 1] = changes->slot->tts_values[i];
@@ -379,6 +381,8 @@ take_rows(void *arg, uint64 first, uint64 end)
 	for (uint64 i = first; i < end; i++)
 	{
 		ExecStoreMinimalTuple(changes->list[i].row, changes->slot, false);
+		slot_getallattrs(changes->slot);
+		sckpt_retain_touch(changes->task, changes->slot);
 		sckpt_appender_put(appender, changes->slot);
 	}
 	changes->task->attempt->rows_out += sckpt_appender_close(appender);

@@ -51,8 +51,9 @@
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
-	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, " \
-	"d.parallelism, p.layout "
+	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, d.version, " \
+	"coalesce(d.closed_until, '-infinity'), coalesce(d.retained_checkpoints, 0), " \
+	"array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id), d.parallelism, p.layout "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -185,6 +186,17 @@ column(HeapTuple tuple, int column, bool *isnull)
 	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
+void
+sckpt_catalog_add_lsn(SckptLsns *lsns, XLogRecPtr lsn)
+{
+	if (lsns->n == lsns->max)
+	{
+		lsns->max = Max(8, lsns->max * 2);
+		lsns->list = lsns->list ? repalloc(lsns->list, lsns->max * sizeof(XLogRecPtr)) : palloc(lsns->max * sizeof(XLogRecPtr));
+	}
+	lsns->list[lsns->n++] = lsn;
+}
+
 /* Columns 33 to 36: arrays in the order of the streams, empty before the first checkpoint. */
 static void
 read_inflows(SckptPipeline *pipeline, HeapTuple tuple)
@@ -287,8 +299,17 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->chunks = DatumGetInt32(column(tuple, 38, &isnull));
 	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
 		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
-	pipeline->parallelism = DatumGetInt32(column(tuple, 41, &isnull));
-	pipeline->layout = DatumGetInt32(column(tuple, 42, &isnull));
+	pipeline->version = DatumGetInt64(column(tuple, 41, &isnull));
+	pipeline->closed_until = DatumGetTimestampTz(column(tuple, 42, &isnull));
+	pipeline->stored_lateness = pipeline->lateness;
+	pipeline->stored_ttl = pipeline->ttl;
+	pipeline->retained_checkpoints = DatumGetInt32(column(tuple, 43, &isnull));
+	deconstruct_array(DatumGetArrayTypeP(column(tuple, 44, &isnull)), PG_LSNOID, sizeof(XLogRecPtr), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE, &elements, NULL, &nelements);
+	for (int i = 0; i < nelements; i++)
+		sckpt_catalog_add_lsn(&pipeline->held, DatumGetLSN(elements[i]));
+	pipeline->parallelism = DatumGetInt32(column(tuple, 45, &isnull));
+	pipeline->layout = DatumGetInt32(column(tuple, 46, &isnull));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }
@@ -336,6 +357,18 @@ sckpt_catalog_pipeline(const char *name, bool missing_ok)
 	return pipelines ? linitial(pipelines) : NULL;
 }
 
+SckptPipeline *
+sckpt_catalog_pipeline_at(int64 id, int64 checkpoint)
+{
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(id), Int64GetDatum(checkpoint)};
+	List	   *pipelines = select_pipelines("SELECT " PIPELINE_COLUMNS "FROM stream_ckpt.pipeline_def d JOIN (SELECT r.*, "
+											 "r.checkpoint_id AS last_checkpoint, 0 AS next_checkpoint FROM stream_ckpt.retained r) p "
+											 "ON p.pipeline_id = d.id WHERE d.id = $1 AND p.checkpoint_id = $2", 2, types, values);
+
+	return pipelines ? linitial(pipelines) : NULL;
+}
+
 List *
 sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result)
 {
@@ -365,14 +398,39 @@ sckpt_catalog_hold(int64 id)
 }
 
 void
+sckpt_catalog_reassign(List *roles, Oid owner)
+{
+	Oid			types[2] = {OIDARRAYOID, OIDOID};
+	Datum		values[2];
+	Datum	   *oids = palloc(Max(1, list_length(roles)) * sizeof(Datum));
+	bool		changed;
+	SckptUser	saved;
+	ListCell   *lc;
+
+	foreach(lc, roles)
+		oids[foreach_current_index(lc)] = ObjectIdGetDatum(lfirst_oid(lc));
+	values[0] = PointerGetDatum(construct_array(oids, list_length(roles), OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	values[1] = ObjectIdGetDatum(owner);
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET owner = $2::regrole WHERE owner::oid = ANY ($1)",
+							  2, types, values, NULL, false, 0) != SPI_OK_UPDATE)
+		elog(ERROR, "could not reassign pipelines");
+	changed = SPI_processed > 0;
+	sckpt_catalog_leave(&saved);
+	if (changed)
+		sckpt_hook_wake_at_commit(true);
+}
+
+bool
 sckpt_catalog_forget(int64 id)
 {
 	static const char *const tables[] = {
-		"dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
+		"touched", "retained", "dead_letter", "restore_log", "chunk", "checkpoint_task_log", "checkpoint_log", "pipeline_position"
 	};
 	Oid			types[1] = {INT8OID};
 	Datum		values[1] = {Int64GetDatum(id)};
 	SckptUser	saved;
+	bool		there;
 
 	sckpt_catalog_enter(&saved);
 
@@ -380,6 +438,7 @@ sckpt_catalog_forget(int64 id)
 	if (SPI_execute_with_args("DELETE FROM stream_ckpt.pipeline_def WHERE id = $1",
 							  1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete a pipeline");
+	there = SPI_processed > 0;
 	for (int i = 0; i < lengthof(tables); i++)
 	{
 		char	   *sql = psprintf("DELETE FROM stream_ckpt.%s WHERE pipeline_id = $1", tables[i]);
@@ -389,4 +448,5 @@ sckpt_catalog_forget(int64 id)
 	}
 	sckpt_catalog_leave(&saved);
 	sckpt_hook_wake_at_commit(true);
+	return there;
 }

@@ -24,6 +24,14 @@ typedef struct SckptInflow
 	XLogRecPtr	rows_lsn;		/* commit record of the last transaction with rows of it */
 } SckptInflow;
 
+/* Places in the log, in no order. */
+typedef struct SckptLsns
+{
+	XLogRecPtr *list;
+	int			n;
+	int			max;
+} SckptLsns;
+
 /* A row of stream_ckpt.pipeline_def joined with its position. */
 typedef struct SckptPipeline
 {
@@ -45,6 +53,9 @@ typedef struct SckptPipeline
 	bool		keep_dead;		/* on_error => 'dead_letter' */
 	int64		lateness;		/* allowed_lateness, µs */
 	int64		ttl;			/* state_ttl, µs; 0: none */
+	int64		stored_lateness;	/* the same of what is stored: other than those only while the pipeline is being altered */
+	int64		stored_ttl;
+	TimestampTz closed_until;	/* windows that end up to here are closed for good, whatever the lateness; DT_NOBEGIN: none */
 	int64		checkpoint_interval;	/* ms; -1: the setting */
 	bool		paused;
 	char	   *error;			/* of a pipeline that stopped on an error; NULL: it did not */
@@ -60,6 +71,9 @@ typedef struct SckptPipeline
 	int64		dead_letters;
 	TimestampTz watermark;		/* of all streams together; DT_NOBEGIN: none */
 	TimestampTz clock;			/* highest commit time read; DT_NOBEGIN: none */
+	int64		version;		/* raised by whoever changes definition or stored state: a task made of another one stores nothing */
+	int			retained_checkpoints;	/* 0: the setting */
+	SckptLsns	held;			/* from where on retained checkpoints and savepoints need the log, besides `restart` */
 	bool		at_home;		/* false: it comes from another database, and its positions mean nothing here */
 	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
 	int			chunks;			/* how many the last checkpoint consists of */
@@ -89,16 +103,23 @@ typedef struct SckptUser
 extern void sckpt_catalog_enter(SckptUser *saved);
 extern void sckpt_catalog_leave(SckptUser *saved);
 
+/* In the memory context that the list is in, or, of an empty one, the current one. */
+extern void sckpt_catalog_add_lsn(SckptLsns *lsns, XLogRecPtr lsn);
+
 /* In the current memory context.  The list ones: all pipelines, ordered by id. */
 extern List *sckpt_catalog_pipelines(void);
 extern SckptPipeline *sckpt_catalog_pipeline(const char *name, bool missing_ok);	/* 42704 */
+/* The same as it was at a retained checkpoint; NULL if that is not retained. */
+extern SckptPipeline *sckpt_catalog_pipeline_at(int64 id, int64 checkpoint);
 extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result);
 /*
  * Lock a pipeline's definition against being dropped, until the transaction ends; false, without waiting, when somebody is just dropping it.  Whoever
  * writes more than one row of a pipeline takes this lock first, as sckpt_catalog_forget() does: so they cannot deadlock.
  */
 extern bool sckpt_catalog_hold(int64 id);
-/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit. */
-extern void sckpt_catalog_forget(int64 id);
+/* REASSIGN OWNED: pipelines of these roles get another owner. */
+extern void sckpt_catalog_reassign(List *roles, Oid owner);
+/* Delete everything stored about a pipeline (not its result table), and wake the worker at commit.  False: somebody else has. */
+extern bool sckpt_catalog_forget(int64 id);
 
 #endif							/* SCKPT_CATALOG_H */

@@ -31,9 +31,11 @@
 #include "careful.h"
 #include "checkpoint_private.h"
 #include "dead.h"
+#include "halt.h"
 #include "head.h"
 #include "progress.h"
 #include "record.h"
+#include "retain.h"
 #include "settings.h"
 
 /* Statements on our own tables, planned once per process. */
@@ -52,12 +54,12 @@ static const struct
 		"SELECT $1, $2, task, 'in_progress' FROM generate_series(0, $3 - 1) task", 3, {INT8OID, INT8OID, INT4OID}
 	},
 	[SCKPT_STATEMENT_HOLD] = {
-		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND NOT paused AND error IS NULL "
-		"FOR KEY SHARE SKIP LOCKED", 1, {INT8OID}
+		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $2 AND NOT paused AND error IS NULL "
+		"FOR KEY SHARE SKIP LOCKED", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_CHUNK] = {
-		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload) "
-		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", 9,
+		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload, lives) "
+		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, int8multirange(int8range($5, NULL)))", 9,
 		{INT8OID, INT4OID, INT4OID, INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, BYTEAOID}
 	},
 	[SCKPT_STATEMENT_CHUNK_DELETE] = {
@@ -66,6 +68,15 @@ static const struct
 	},
 	[SCKPT_STATEMENT_CHUNK_DELETE_OLD] = {
 		"DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND checkpoint_id < $2", 2, {INT8OID, INT8OID}
+	},
+	[SCKPT_STATEMENT_CHUNK_END] = {
+		"UPDATE stream_ckpt.chunk SET lives = lives - int8multirange(int8range($5, NULL)) "
+		"WHERE pipeline_id = $1 AND stage = $2 AND task = $3 AND chunk_id = ANY ($4)", 5,
+		{INT8OID, INT4OID, INT4OID, INT8ARRAYOID, INT8OID}
+	},
+	[SCKPT_STATEMENT_CHUNK_END_OLD] = {
+		"UPDATE stream_ckpt.chunk SET lives = lives - int8multirange(int8range($2, NULL)) "
+		"WHERE pipeline_id = $1 AND checkpoint_id < $2 AND lives @> $2", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_DEAD_LETTER] = {
 		"INSERT INTO stream_ckpt.dead_letter (pipeline_id, dead_letter_id, stream, position, row_data, sqlstate, error, "
@@ -96,11 +107,13 @@ static const struct
 		{INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_PRUNE] = {
-		"DELETE FROM stream_ckpt.checkpoint_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		"DELETE FROM stream_ckpt.checkpoint_log c WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3 "
+		"AND NOT EXISTS (SELECT FROM stream_ckpt.retained r WHERE r.pipeline_id = $1 AND r.checkpoint_id = c.checkpoint_id)", 3,
 		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_PRUNE_TASK] = {
-		"DELETE FROM stream_ckpt.checkpoint_task_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
+		"DELETE FROM stream_ckpt.checkpoint_task_log c WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3 "
+		"AND NOT EXISTS (SELECT FROM stream_ckpt.retained r WHERE r.pipeline_id = $1 AND r.checkpoint_id = c.checkpoint_id)", 3,
 		{INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_REPLAYED] = {
@@ -150,6 +163,20 @@ sckpt_checkpoint_add_rows(SckptTask *task, uint64 rows)
 
 /* ---- Trigger ---- */
 
+/* Lock the pipeline's definition, in the version that the task was made of. */
+static bool
+hold(SckptTask *task)
+{
+	SckptUser	saved;
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(task->def->version)};
+	bool		held;
+
+	sckpt_catalog_enter(&saved);
+	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, values, NULL) > 0;
+	sckpt_catalog_leave(&saved);
+	return held;
+}
+
 /*
  * Start the transaction of a checkpoint, or say that it cannot be had yet: its pipeline is being dropped or paused, or
  * somebody holds a lock on the result.  Waiting here would hold up every other pipeline of the worker.
@@ -157,10 +184,7 @@ sckpt_checkpoint_add_rows(SckptTask *task, uint64 rows)
 static bool
 start_transaction(SckptTask *task)
 {
-	SckptUser	saved;
-	Datum		id = Int64GetDatum(task->def->id);
 	LOCKTAG		tag;
-	bool		held;
 
 	StartTransactionCommand();
 	task->waiting[0] = '\0';
@@ -169,10 +193,7 @@ start_transaction(SckptTask *task)
 		CommitTransactionCommand();
 		return false;
 	}
-	sckpt_catalog_enter(&saved);
-	held = sckpt_checkpoint_execute(SCKPT_STATEMENT_HOLD, &id, NULL) > 0;
-	sckpt_catalog_leave(&saved);
-	if (!held)
+	if (!hold(task))
 	{
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for the end of a transaction that changes the pipeline");
 		CommitTransactionCommand();
@@ -217,12 +238,13 @@ trigger(SckptTask *task)
 	task->attempt->context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
 	memset(task->attempt->snapshots, 0, sizeof(task->attempt->snapshots));
 	task->attempt->outcomes = NULL;
+	task->attempt->retaining = NULL;
 	sckpt_chunk_reset(task);
 	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = 0;
 	task->attempt->ndead = list_length(task->dead);
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
+	if (sckpt_catalog_lock_extension() && hold(task))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(task->attempt->id);
@@ -414,11 +436,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
 	if (task->laid_out_anew)
-	{
-		values[0] = Int64GetDatum(task->def->id);
-		values[1] = Int64GetDatum(task->attempt->id);
-		sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE_OLD, values, NULL);
-	}
+		sckpt_chunk_end_old(task);
 	store_dead_letters(task);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int64GetDatum(task->attempt->id);
@@ -448,6 +466,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 						task->attempt->id, task->def->name)));
 	complete_tasks(task, state_rows, state_bytes);
 
+	sckpt_retain_store(task);
 	sckpt_fault_point("cleanup");
 	prune(task, task->attempt->id, task->attempt->id);
 	sckpt_catalog_leave(&saved);
@@ -488,6 +507,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->error[0] = '\0';
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
+	sckpt_retain_committed(task);
+	sckpt_halt_end_if_past(task);
 	MemoryContextDelete(task->attempt->context);
 	if (task->head)
 		sckpt_head_decide(task, task->attempt->id, true);
@@ -510,6 +531,7 @@ sckpt_checkpoint_resume(SckptTask *task)
 	if (!start_transaction(task))
 		return false;
 	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = 0;
+	sckpt_retain_begin(task);
 	return true;
 }
 
@@ -527,6 +549,7 @@ sckpt_checkpoint_begin(SckptTask *task)
 		return false;
 	}
 	task->attempt->started_at = task->attempt->packed_at = GetCurrentTimestamp();
+	sckpt_retain_begin(task);
 	if (task->noperators == 0)
 		sckpt_task_begin_linear(task);
 	foreach(lc, task->pending)
@@ -621,25 +644,31 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 {
 	Datum	   *ids = palloc(list_length(tasks) * sizeof(Datum));
 	int			nids = 0;
-	Oid			types[3] = {INT8ARRAYOID, LSNOID, LSNOID};
-	Datum		values[3];
+	Datum	   *versions = palloc(list_length(tasks) * sizeof(Datum));
+	Oid			types[4] = {INT8ARRAYOID, LSNOID, LSNOID, INT8ARRAYOID};
+	Datum		values[4];
 	bool		isnull;
 	SckptUser	saved;
 	ListCell   *lc;
 
 	foreach(lc, tasks)
+	{
+		versions[nids] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->version);
 		ids[nids++] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->id);
+	}
 	values[0] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	values[1] = LSNGetDatum(position->commit);
 	values[2] = LSNGetDatum(position->restart);
+	values[3] = PointerGetDatum(construct_array(versions, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension())
 	{
 		sckpt_catalog_enter(&saved);
 		if (SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET position = $2, restart = $3 WHERE pipeline_id IN "
-								  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = ANY ($1) FOR KEY SHARE SKIP LOCKED) "
-								  "RETURNING pipeline_id", 3, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
+								  "(SELECT d.id FROM stream_ckpt.pipeline_def d JOIN unnest($1, $4) AS t (id, version) "
+								  "ON t.id = d.id AND t.version = d.version FOR KEY SHARE OF d SKIP LOCKED) "
+								  "RETURNING pipeline_id", 4, types, values, NULL, false, 0) != SPI_OK_UPDATE_RETURNING)
 			elog(ERROR, "could not store positions");
 		nids = SPI_processed;
 		for (int i = 0; i < nids; i++)

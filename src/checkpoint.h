@@ -41,10 +41,10 @@ extern bool sckpt_checkpoint_in_progress(SckptTask *task);
 extern bool sckpt_checkpoint_may_have_committed(SckptTask *task);
 
 /*
- * A chunk's payload: SCKPT_CHUNK_VERSION, the operator's description, then for each entry flags (1 byte), length (4, network order) and what
+ * A chunk's payload: SCKPT_CHUNK_VERSION, the pipeline's version (pipeline_def.version), the operator's description, then for each entry flags (1 byte), length (4, network order) and what
  * the operator packed.
  */
-#define SCKPT_CHUNK_VERSION		2
+#define SCKPT_CHUNK_VERSION		3
 #define SCKPT_PACKED_GONE		0x02	/* a tombstone: older versions count for nothing */
 #define SCKPT_PACKED_EMITTED	0x01	/* the entry's result row is in the sink */
 

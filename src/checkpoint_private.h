@@ -56,6 +56,7 @@ struct SckptAttempt
 	bool		undefined;		/* an error now leaves the state undefined */
 	SckptParcel *parcel;		/* of a parallel pipeline's task: what it hands over; NULL: everything is written at once */
 	uint32		nchanges;		/* of result rows in there */
+	struct SckptRetaining *retaining;	/* retain.c; NULL: nothing to do with it */
 };
 
 typedef enum SckptStatement
@@ -66,6 +67,8 @@ typedef enum SckptStatement
 	SCKPT_STATEMENT_CHUNK,
 	SCKPT_STATEMENT_CHUNK_DELETE,
 	SCKPT_STATEMENT_CHUNK_DELETE_OLD,
+	SCKPT_STATEMENT_CHUNK_END,
+	SCKPT_STATEMENT_CHUNK_END_OLD,
 	SCKPT_STATEMENT_DEAD_LETTER,
 	SCKPT_STATEMENT_POSITION,
 	SCKPT_STATEMENT_COMPLETE,
@@ -107,6 +110,8 @@ extern void sckpt_chunk_delete_empty(SckptTask *task);
 /* Into and out of the table; the caller has entered the catalog. */
 extern void sckpt_chunk_insert(SckptTask *task, int number, int stage, int64 id, uint32 entries, const char *payload, Size bytes);
 extern void sckpt_chunk_delete(SckptTask *task, int number, int stage, Datum *ids, int nids);
+/* All chunks of earlier checkpoints count for nothing from this one on; the same. */
+extern void sckpt_chunk_end_old(SckptTask *task);
 /* How many chunks there are, when the attempt has written and deleted its own. */
 extern int	sckpt_chunk_count(SckptTask *task);
 /* After the commit: forget what was deleted, and what has left the others. */

@@ -22,6 +22,7 @@
 #include "checkpoint_private.h"
 #include "codec.h"
 #include "part.h"
+#include "retain.h"
 
 /* When less than half of a store's stored entries are current, and there are more than this. */
 #define CLEAN_MIN_ENTRIES 4096
@@ -39,6 +40,7 @@ sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf)
 
 	resetStringInfo(buf);
 	sckpt_codec_write_uint(buf, SCKPT_CHUNK_VERSION);
+	sckpt_codec_write_uint(buf, (uint64) task->def->version);
 	initStringInfo(&description);
 	operator->describe(operator, store->elements, &description);
 	sckpt_codec_write_string(buf, description.data);
@@ -131,13 +133,15 @@ is_empty(SckptChunk *chunk, int64 oldest)
 void
 sckpt_chunk_delete(SckptTask *task, int number, int stage, Datum *ids, int nids)
 {
-	Datum		values[4];
+	Datum		values[5];
 
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int32GetDatum(stage);
 	values[2] = Int32GetDatum(number);
 	values[3] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE, values, NULL);
+	values[4] = Int64GetDatum(task->attempt->id);
+	sckpt_checkpoint_execute(sckpt_retain_keeps_chunks(task) ? SCKPT_STATEMENT_CHUNK_END : SCKPT_STATEMENT_CHUNK_DELETE,
+							 values, NULL);
 }
 
 void
@@ -161,6 +165,15 @@ sckpt_chunk_delete_empty(SckptTask *task)
 			sckpt_chunk_delete(task, 0, store->stage, ids, nids);
 		pfree(ids);
 	}
+}
+
+void
+sckpt_chunk_end_old(SckptTask *task)
+{
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(task->attempt->id)};
+
+	sckpt_checkpoint_execute(sckpt_retain_keeps_chunks(task) ? SCKPT_STATEMENT_CHUNK_END_OLD : SCKPT_STATEMENT_CHUNK_DELETE_OLD,
+							 values, NULL);
 }
 
 int

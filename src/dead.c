@@ -123,12 +123,19 @@ add_letter(SckptTask *task, SckptDeadLetter *letter)
 	task->changed = true;
 }
 
+Datum
+sckpt_dead_row_json(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row)
+{
+	JsonWork	work = {batch, segment, row, NULL, NULL, SCKPT_NO_REF, (Datum) 0};
+
+	return get_json(task, &work);
+}
+
 void
 sckpt_dead_add_row(SckptTask *task, SckptBatch *batch, uint32 segment_number, uint32 row_number, int sqlerrcode,
 				   const char *error, bool retriable)
 {
-	JsonWork	work = {batch, segment_number, row_number, NULL, NULL, SCKPT_NO_REF, (Datum) 0};
-	Datum		json = get_json(task, &work);
+	Datum		json = sckpt_dead_row_json(task, batch, segment_number, row_number);
 	SckptSegment *segment = &batch->segments[segment_number];
 	MemoryContext old = MemoryContextSwitchTo(task->dead_context);
 	SckptDeadLetter *letter = palloc0(sizeof(SckptDeadLetter));

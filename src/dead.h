@@ -39,6 +39,8 @@ extern void sckpt_dead_add_row(SckptTask *task, SckptBatch *batch, uint32 segmen
 /* Keep a result row, or the key of a group whose result cannot be computed. */
 extern void sckpt_dead_add_result(SckptTask *task, int stage, TupleTableSlot *row, ErrorData *error);
 extern void sckpt_dead_add_group(SckptTask *task, int stage, SckptRef ref, ErrorData *error);
+/* A row of a batch as jsonb, in the context of dead letters; 0: it has no such form. */
+extern Datum sckpt_dead_row_json(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row);
 /* Forget all but the first n. */
 extern void sckpt_dead_forget(SckptTask *task, int n);
 /* The first n have been written. */

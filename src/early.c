@@ -35,7 +35,7 @@ typedef struct EarlyWork
 bool
 sckpt_early_possible(SckptTask *task)
 {
-	return task->status == SCKPT_RUNNING && !task->careful && task->noperators > 0 && task->query->pure &&
+	return task->status == SCKPT_RUNNING && !task->careful && !task->halting && task->noperators > 0 && task->query->pure &&
 		task->operators[0]->mergeable(task->operators[0]);
 }
 

@@ -233,8 +233,8 @@ closed_until(SckptQuery *query, TimestampTz watermark)
 	if (TIMESTAMP_NOT_FINITE(watermark))
 		return watermark;
 	if (unlikely(pg_sub_s64_overflow(watermark, query->lateness, &result)))
-		return DT_NOBEGIN;
-	return result;
+		return query->closed_until;
+	return Max(result, query->closed_until);
 }
 
 /* Is the row, at this time, too late for the window? */

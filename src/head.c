@@ -20,6 +20,8 @@
 #include "lag.h"
 #include "part.h"
 #include "result.h"
+#include "retain.h"
+#include "savepoint.h"
 #include "settings.h"
 #include "sink.h"
 
@@ -82,6 +84,7 @@ sckpt_head_begin(SckptTask *task)
 	{
 		SpinLockAcquire(&entry->mutex);
 		entry->epoch = head->epoch;
+		entry->version = task->def->version;
 		entry->ntasks = head->ntasks;
 		entry->active = true;
 		entry->barrier = entry->outcome = 0;
@@ -447,6 +450,8 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	}
 	fill_slot(target);
 	task->attempt->rows_out++;
+	if (!append)
+		sckpt_retain_touch(task, target->slot);
 	if (change->kind == SCKPT_CHANGE_DELETE)
 	{
 		sckpt_sink_delete(target->sink, &change->hint);
@@ -772,6 +777,8 @@ is_due(SckptTask *task, Summary *summary, TimestampTz now)
 {
 	XLogRecPtr	requested = sckpt_task_requested(task);
 
+	if (sckpt_savepoint_wanted(task, summary->end) && task->waiting[0] == '\0')
+		return true;
 	if (!summary->changed)
 		return false;
 	if (requested != InvalidXLogRecPtr && summary->end >= requested && task->waiting[0] == '\0')

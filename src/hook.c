@@ -410,7 +410,7 @@ drop_pipeline(SckptPipeline *pipeline)
 
 	ereport(NOTICE,
 			(errmsg("drop cascades to pipeline %s", quote_identifier(pipeline->name))));
-	sckpt_catalog_forget(pipeline->id);
+	(void) sckpt_catalog_forget(pipeline->id);
 	if (!pipeline->result_owned)
 		return;
 	LockRelationOid(pipeline->result, AccessExclusiveLock);
@@ -703,6 +703,66 @@ check_attached(Node *stmt)
 	}
 }
 
+/* ---- Roles: pg_shdepend does not know what pipelines they own ---- */
+
+/* Of the roles that a statement drops, those that there are. */
+static List *
+dropped_roles(Node *stmt)
+{
+	List	   *roles = NIL;
+	ListCell   *lc;
+
+	if (!IsA(stmt, DropRoleStmt) || !OidIsValid(sckpt_catalog_extension()))
+		return NIL;
+	foreach(lc, ((DropRoleStmt *) stmt)->roles)
+	{
+		RoleSpec   *role = lfirst(lc);
+		Oid			oid = role->roletype == ROLESPEC_CSTRING ? get_role_oid(role->rolename, true) : InvalidOid;
+
+		if (OidIsValid(oid))
+			roles = lappend_oid(roles, oid);
+	}
+	return roles;
+}
+
+/* They are gone: refuse that if one owns a pipeline.  Whoever may not drop it never gets here. */
+static void
+check_dropped_roles(Node *stmt, List *roles)
+{
+	ListCell   *lc;
+
+	if (roles == NIL)
+		return;
+	foreach(lc, sckpt_catalog_pipelines())
+	{
+		SckptPipeline *pipeline = lfirst(lc);
+		ListCell   *lr;
+
+		foreach(lr, roles)
+		{
+			if (lfirst_oid(lr) != pipeline->owner)
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+					 errmsg("role cannot be dropped because pipeline \"%s\" depends on it", pipeline->name),
+					 errdetail("It is the owner of pipeline \"%s\".", pipeline->name),
+					 errhint("Use REASSIGN OWNED, DROP OWNED, or stream_ckpt.drop_pipeline().")));
+		}
+	}
+}
+
+/* Pipelines follow REASSIGN OWNED. */
+static void
+reassign_pipelines(Node *stmt)
+{
+	ReassignOwnedStmt *reassign = (ReassignOwnedStmt *) stmt;
+
+	if (!IsA(stmt, ReassignOwnedStmt) || !OidIsValid(sckpt_catalog_extension()))
+		return;
+	CommandCounterIncrement();
+	sckpt_catalog_reassign(roleSpecsToIds(reassign->roles), get_rolespec_oid(reassign->newrole, false));
+}
+
 static void
 run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -721,6 +781,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 {
 	Node	   *stmt = pstmt->utilityStmt;
 	Oid			database;
+	List	   *volatile roles;
 	Command		this;
 
 	/* In an aborted transaction nothing may be looked up; what ends it needs no care before. */
@@ -749,6 +810,7 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 	else if (IsA(stmt, CreateForeignTableStmt))
 		prepare_stream((CreateForeignTableStmt *) stmt);
 
+	roles = dropped_roles(stmt);
 	database = database_to_block(stmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (OidIsValid(database))
 	{
@@ -785,6 +847,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		run_command(pstmt, queryString, readOnlyTree, context, params, queryEnv, dest, qc);
 	check_stream(stmt);
 	check_attached(stmt);
+	check_dropped_roles(stmt, roles);
+	reassign_pipelines(stmt);
 }
 
 void

@@ -16,13 +16,18 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
 #include "lag.h"
+#include "pipeline.h"
 #include "record.h"
 #include "settings.h"
 #include "shared.h"
@@ -136,6 +141,46 @@ sckpt_lag_wait(Oid stream)
 	ConditionVariableCancelSleep();
 }
 
+void
+sckpt_lag_find_sinks(SckptTask *task)
+{
+	char		relkind = get_rel_relkind(task->def->result);
+	List	   *sinks = sckpt_pipeline_sink_streams(task->def->result);
+	MemoryContext old = MemoryContextSwitchTo(task->run_context);
+
+	list_free(task->sinks);
+	task->sinks = list_copy(sinks);
+	task->sinks_change = relkind == RELKIND_VIEW || relkind == RELKIND_PARTITIONED_TABLE;
+	task->sinks_at = GetCurrentTimestamp();
+	MemoryContextSwitchTo(old);
+}
+
+static void
+refresh_sinks(SckptTask *task, void *arg)
+{
+	StartTransactionCommand();
+	sckpt_lag_find_sinks(task);
+	CommitTransactionCommand();
+}
+
+void
+sckpt_lag_refresh_sinks(List *tasks, uint64 generation)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+
+		if (task->status != SCKPT_RUNNING || !task->sinks_change ||
+			(task->sinks_generation == generation && !TimestampDifferenceExceeds(task->sinks_at, now, LOOK_MS)))
+			continue;
+		task->sinks_generation = generation;
+		(void) sckpt_task_guard(task, refresh_sinks, NULL);
+	}
+}
+
 /* Is the reader in the same lane? */
 static bool
 is_beside(int64 id, List *beside)
@@ -159,7 +204,7 @@ sckpt_lag_sink_full(SckptTask *task, List *beside)
 	bool		full = false;
 	int			n;
 
-	if (limit == 0)
+	if (limit == 0 || task->sinks == NIL)
 		return false;
 	if (task->held)
 		limit /= 2;
@@ -168,8 +213,12 @@ sckpt_lag_sink_full(SckptTask *task, List *beside)
 	for (int i = 0; i < n && !full; i++)
 	{
 		SckptPipelineEntry *reader = &entries[i];
+		bool		reads_it = false;
+		ListCell   *lc;
 
-		full = reader->status == SCKPT_RUNNING && reader->id != task->def->id && reads(reader, task->def->result) &&
+		foreach(lc, task->sinks)
+			reads_it |= reads(reader, lfirst_oid(lc));
+		full = reader->status == SCKPT_RUNNING && reader->id != task->def->id && reads_it &&
 			flushed > reader->read_lsn + limit && !is_beside(reader->id, beside);
 	}
 	pfree(entries);

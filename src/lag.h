@@ -22,6 +22,13 @@
 extern void sckpt_lag_wait(Oid stream);
 
 /*
+ * In the worker: find out which streams a task's results go to, in a transaction; and, where that may change, once more when
+ * the generation has changed, and now and then.
+ */
+extern void sckpt_lag_find_sinks(SckptTask *task);
+extern void sckpt_lag_refresh_sinks(List *tasks, uint64 generation);
+
+/*
  * In the worker: is a pipeline that reads the stream which this one writes too far behind?  Those with tasks in `beside` do not count: who reads
  * the log together with us does not fall behind us.  A task that is held counts as one until half of the lag is gone.
  */

@@ -15,6 +15,7 @@
 #include "batch.h"
 #include "checkpoint.h"
 #include "early.h"
+#include "halt.h"
 #include "lane.h"
 #include "part.h"
 #include "settings.h"
@@ -472,6 +473,27 @@ limit_reading(SckptLane *lane)
 	return !barrier && limit == flushed;
 }
 
+/* Tasks that are to stop before this transaction take in what comes before it, and stop. */
+static SckptBatch *
+halt_tasks(SckptLane *lane, SckptLogTransaction *transaction, SckptBatch *batch)
+{
+	bool		due = false;
+	ListCell   *lc;
+
+	foreach(lc, lane->tasks)
+		due |= sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn);
+	if (!due)
+		return batch;
+	feed_tasks(lane, batch, false);
+	sckpt_batch_release(batch);
+	foreach(lc, lane->tasks)
+	{
+		if (sckpt_halt_is_due(lfirst(lc), transaction->commit_lsn))
+			(void) sckpt_task_guard(lfirst(lc), sckpt_halt_here, NULL);
+	}
+	return sckpt_batch_create(lane->context);
+}
+
 bool
 sckpt_lane_read(SckptLane *lane, bool *delivered)
 {
@@ -494,6 +516,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 			MergeArg	early = {&transaction, NULL, 0};
 
 			*delivered = true;
+			batch = halt_tasks(lane, &transaction, batch);
 			early.xids = sckpt_log_tapped_xids(lane->reader, &early.nxids);
 			if (large || early.nxids > 0)
 			{

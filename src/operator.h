@@ -101,8 +101,14 @@ struct SckptOperator
 	/*
 	 * Portable form.  Entries of both stores; `elements` says of which.
 	 */
-	/* What the entries of its chunks consist of, in words; a chunk with another description cannot be restored. */
+	/* What the entries of its chunks consist of, in words. */
 	void		(*describe) (SckptOperator *operator, bool elements, StringInfo buf);
+	/*
+	 * Before the entries of a chunk are read: get ready for entries that consist of what its description says.  `same`: the query has
+	 * not been changed since; else values are found by what they are, those that the query has no more are skipped, and those that it
+	 * has now are as in a new entry.  False: such entries cannot be read.
+	 */
+	bool		(*adapt) (SckptOperator *operator, bool elements, const char *description, bool same);
 	/* Bring values kept in process memory into the store. */
 	void		(*flush) (SckptOperator *operator);
 	/* Append an entry in portable form; false: it is not to be stored (what it belongs to is leaving). */

@@ -61,7 +61,7 @@ get_wish(SckptTask *part, Wish *wish)
 	{
 		SpinLockAcquire(&pipeline->mutex);
 		wish->epoch = pipeline->epoch;
-		wish->active = pipeline->active && part->number < pipeline->ntasks;
+		wish->active = pipeline->active && part->number < pipeline->ntasks && pipeline->version == part->def->version;
 		wish->barrier = pipeline->barrier;
 		wish->barrier_lsn = pipeline->barrier_lsn;
 		wish->outcome = pipeline->outcome;

@@ -95,8 +95,8 @@ sckpt_pipeline_require(const char *name)
 	return pipeline;
 }
 
-static void
-run_sql(const char *sql, int expected)
+void
+sckpt_pipeline_run_sql(const char *sql, int expected)
 {
 	int			rc;
 
@@ -199,7 +199,7 @@ stream_ckpt_drop_stream(PG_FUNCTION_ARGS)
 	sckpt_shared_require();
 	relid = RangeVarGetRelid(range_var(name), NoLock, true);
 	sckpt_stream_require(relid, name);
-	run_sql(psprintf("DROP FOREIGN TABLE %s%s",
+	sckpt_pipeline_run_sql(psprintf("DROP FOREIGN TABLE %s%s",
 					 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid)),
 					 cascade ? " CASCADE" : ""), SPI_OK_UTILITY);
 	PG_RETURN_VOID();
@@ -207,17 +207,8 @@ stream_ckpt_drop_stream(PG_FUNCTION_ARGS)
 
 /* ---- Creating a pipeline ---- */
 
-static void
-refuse_option(const char *option, const char *value)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("%s => %s is not supported yet", option, value),
-			 errhint("Leave the argument out.")));
-}
-
-static void
-check_choice(const char *option, const char *value, const char *first, const char *second)
+void
+sckpt_pipeline_check_choice(const char *option, const char *value, const char *first, const char *second)
 {
 	if (strcmp(value, first) != 0 && strcmp(value, second) != 0)
 		ereport(ERROR,
@@ -227,8 +218,8 @@ check_choice(const char *option, const char *value, const char *first, const cha
 }
 
 /* Must be of a fixed length (a day has 24 hours), not too long to reckon with, and positive, or at least not negative. */
-static void
-check_duration(const char *option, Interval *interval, bool zero_allowed)
+void
+sckpt_pipeline_check_duration(const char *option, Interval *interval, bool zero_allowed)
 {
 	int64		days;
 	int64		length;
@@ -252,10 +243,10 @@ check_options(FunctionCallInfo fcinfo)
 		require_argument(fcinfo, i, i == 3 ? "emit" : "on_error");
 	require_argument(fcinfo, 7, "parallelism");
 	require_argument(fcinfo, 8, "allowed_lateness");
-	check_choice("emit", text_to_cstring(PG_GETARG_TEXT_PP(3)), "changes", "final");
-	check_choice("on_error", text_to_cstring(PG_GETARG_TEXT_PP(4)), "stop", "dead_letter");
+	sckpt_pipeline_check_choice("emit", text_to_cstring(PG_GETARG_TEXT_PP(3)), "changes", "final");
+	sckpt_pipeline_check_choice("on_error", text_to_cstring(PG_GETARG_TEXT_PP(4)), "stop", "dead_letter");
 	if (!PG_ARGISNULL(5))
-		check_duration("checkpoint_interval", PG_GETARG_INTERVAL_P(5), false);
+		sckpt_pipeline_check_duration("checkpoint_interval", PG_GETARG_INTERVAL_P(5), false);
 	for (int i = 6; i <= 7; i++)
 	{
 		const char *option = i == 6 ? "retained_checkpoints" : "parallelism";
@@ -266,16 +257,14 @@ check_options(FunctionCallInfo fcinfo)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s must be at least 1", option)));
-		if (i == 7 && PG_GETARG_INT32(i) > SCKPT_MAX_TASKS)
+		if (PG_GETARG_INT32(i) > (i == 6 ? 1000 : SCKPT_MAX_TASKS))
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("%s must be at most %d", option, SCKPT_MAX_TASKS)));
-		if (i == 6)
-			refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
+					 errmsg("%s must be at most %d", option, i == 6 ? 1000 : SCKPT_MAX_TASKS)));
 	}
-	check_duration("allowed_lateness", PG_GETARG_INTERVAL_P(8), true);
+	sckpt_pipeline_check_duration("allowed_lateness", PG_GETARG_INTERVAL_P(8), true);
 	if (!PG_ARGISNULL(9))
-		check_duration("state_ttl", PG_GETARG_INTERVAL_P(9), false);
+		sckpt_pipeline_check_duration("state_ttl", PG_GETARG_INTERVAL_P(9), false);
 }
 
 /* Do all keys have an order, so that a unique index can be over them? */
@@ -290,6 +279,38 @@ keys_have_order(SckptQuery *query)
 	return true;
 }
 
+/* The type of a result's column, as DDL has it. */
+char *
+sckpt_pipeline_column_type(Form_pg_attribute att)
+{
+	char	   *type = format_type_with_typemod(att->atttypid, att->atttypmod);
+
+	if (OidIsValid(att->attcollation) && att->attcollation != get_typcollation(att->atttypid))
+		type = psprintf("%s COLLATE %s", type, generate_collation_name(att->attcollation));
+	return type;
+}
+
+/* The index that finds a result's rows by key. */
+void
+sckpt_pipeline_index_result(Oid relid, SckptQuery *query)
+{
+	char	   *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)), get_rel_name(relid));
+	StringInfoData sql;
+	StringInfoData keys;
+
+	initStringInfo(&sql);
+	initStringInfo(&keys);
+	for (int i = 0; i < query->nkeys; i++)
+		appendStringInfo(&keys, "%s%s", i ? ", " : "",
+						 quote_identifier(NameStr(TupleDescAttr(query->result,
+																query->keys[i].result_column - 1)->attname)));
+	if (keys_have_order(query))
+		appendStringInfo(&sql, "CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT", name, keys.data);
+	else
+		appendStringInfo(&sql, "CREATE INDEX ON %s (pg_catalog.hash_record_extended(ROW(%s), 0))", name, keys.data);
+	sckpt_pipeline_run_sql(sql.data, SPI_OK_UTILITY);
+}
+
 /* CREATE TABLE for a query's result, and the index that finds its rows by key. */
 static Oid
 create_result(RangeVar *relation, SckptQuery *query, bool final)
@@ -297,7 +318,6 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 	Oid			namespace = RangeVarGetCreationNamespace(relation);
 	char	   *name = quote_qualified_identifier(get_namespace_name(namespace), relation->relname);
 	StringInfoData sql;
-	StringInfoData keys;
 	Oid			relid;
 
 	if (isAnyTempNamespace(namespace))
@@ -318,52 +338,37 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 		Form_pg_attribute att = TupleDescAttr(query->result, i);
 
 		appendStringInfo(&sql, "%s%s %s", i ? ", " : "", quote_identifier(NameStr(att->attname)),
-						 format_type_with_typemod(att->atttypid, att->atttypmod));
-		if (OidIsValid(att->attcollation) && att->attcollation != get_typcollation(att->atttypid))
-			appendStringInfo(&sql, " COLLATE %s", generate_collation_name(att->attcollation));
+						 sckpt_pipeline_column_type(att));
 	}
 	/* Rows of a keyed result are updated over and over: room for that on each page. Final ones never are. */
 	appendStringInfo(&sql, ")%s", query->grouped && !final ? " WITH (fillfactor = 50)" : "");
-	run_sql(sql.data, SPI_OK_UTILITY);
+	sckpt_pipeline_run_sql(sql.data, SPI_OK_UTILITY);
 	relid = get_relname_relid(relation->relname, namespace);
 	if (query->nkeys == 0)
 		return relid;
 
-	initStringInfo(&keys);
-	for (int i = 0; i < query->nkeys; i++)
-		appendStringInfo(&keys, "%s%s", i ? ", " : "",
-						 quote_identifier(NameStr(TupleDescAttr(query->result,
-																query->keys[i].result_column - 1)->attname)));
-	resetStringInfo(&sql);
-	if (keys_have_order(query))
-		appendStringInfo(&sql, "CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT", name, keys.data);
-	else
-		appendStringInfo(&sql, "CREATE INDEX ON %s (pg_catalog.hash_record_extended(ROW(%s), 0))", name, keys.data);
-	run_sql(sql.data, SPI_OK_UTILITY);
+	sckpt_pipeline_index_result(relid, query);
 	return relid;
 }
 
 /* Have PostgreSQL plan what will be run, and check the caller's privileges on what it reads and writes. */
-static void
-check_plans(SckptQuery *query, Oid result, bool final)
+void
+sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final)
 {
 	SckptQuery *last = sckpt_query_last(query);
 
 	if (!query->grouped && query->nwindows == 0)
 	{
-		run_sql(psprintf("EXPLAIN %s", sckpt_task_insert_sql(result, query)), SPI_OK_UTILITY);
+		sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", sckpt_task_insert_sql(result, query)), SPI_OK_UTILITY);
 		return;
 	}
-	run_sql(psprintf("EXPLAIN %s", query->source), SPI_OK_UTILITY);
+	sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", query->source), SPI_OK_UTILITY);
 	if (!last->grouped || final)
-		run_sql(psprintf("EXPLAIN %s", sckpt_result_check_sql(result, last->result)), SPI_OK_UTILITY);
+		sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", sckpt_result_check_sql(result, last->result)), SPI_OK_UTILITY);
 }
 
-/*
- * Keep the log from where the oldest transaction open now began to write, until we end; return that place.
- */
-static XLogRecPtr
-hold_log(void)
+XLogRecPtr
+sckpt_pipeline_hold_log(void)
 {
 	for (;;)
 	{
@@ -399,7 +404,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 		"timezone, datestyle, intervalstyle, text_search_config, emit, on_error, checkpoint_interval, "
 		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system) "
 		"VALUES ($1, $2, $3, $4, $5, $6, $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
-		"RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
+		"ON CONFLICT (name) DO NOTHING RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
 		"SELECT id, $23, $24 FROM def";
 	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, XIDOID, LSNOID,
@@ -449,7 +454,28 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args(sql, n, types, values, nulls, false, 0) != SPI_OK_INSERT)
 		elog(ERROR, "could not store a pipeline");
+
+	/* Somebody else has created one meanwhile. */
+	if (SPI_processed == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("pipeline \"%s\" already exists", name)));
 	sckpt_catalog_leave(&saved);
+}
+
+void
+sckpt_pipeline_check_ttl(SckptQuery *query)
+{
+	if (!sckpt_query_last(query)->grouped)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("state_ttl for a query without GROUP BY is not supported"),
+				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
+	if (query->nsession > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("state_ttl for sessions is not supported"),
+				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
 }
 
 Datum
@@ -485,16 +511,8 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 
 	query = sckpt_query_analyze(query_text, final, !PG_ARGISNULL(9));
 	last = sckpt_query_last(query);
-	if (!PG_ARGISNULL(9) && !last->grouped)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("state_ttl for a query without GROUP BY is not supported"),
-				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
-	if (!PG_ARGISNULL(9) && query->nsession > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("state_ttl for sessions is not supported"),
-				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
+	if (!PG_ARGISNULL(9))
+		sckpt_pipeline_check_ttl(query);
 	if (owned)
 		result = create_result(relation, last, final);
 	else
@@ -502,9 +520,9 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 		result = PG_GETARG_OID(2);
 		sckpt_pipeline_check_sink(result, last, query->streams, last->grouped && !final);
 	}
-	check_plans(query, result, final);
+	sckpt_pipeline_check_plans(query, result, final);
 
-	restart = hold_log();
+	restart = sckpt_pipeline_hold_log();
 	start = GetXLogInsertRecPtr();
 	insert_pipeline(fcinfo, relation->relname, query_text, result, owned, query, start, restart);
 	sckpt_hook_wake_at_commit(true);
@@ -521,7 +539,17 @@ stream_ckpt_drop_pipeline(PG_FUNCTION_ARGS)
 	SckptPipeline *pipeline = sckpt_pipeline_require(name);
 	ObjectAddress object;
 
-	sckpt_catalog_forget(pipeline->id);
+	/* It may have got another owner since. */
+	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result) &&
+		!pg_class_ownercheck(pipeline->result, GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table %s", get_rel_name(pipeline->result)),
+				 errhint("Use keep_result => true to leave it.")));
+	if (!sckpt_catalog_forget(pipeline->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" does not exist", name)));
 	if (pipeline->result_owned && !keep && get_rel_name(pipeline->result))
 	{
 		LockRelationOid(pipeline->result, AccessExclusiveLock);
@@ -584,7 +612,7 @@ skip_gap(SckptPipeline *pipeline)
 		"UPDATE stream_ckpt.pipeline_position SET position = $4, restart = $5, stream_rows = '{}' WHERE pipeline_id = $1";
 	Oid			types[5] = {INT8OID, XIDOID, LSNOID, LSNOID, LSNOID};
 	Datum		values[5];
-	XLogRecPtr	restart = hold_log();
+	XLogRecPtr	restart = sckpt_pipeline_hold_log();
 	XLogRecPtr	start;
 	SckptUser	saved;
 

@@ -8,6 +8,9 @@
 #ifndef SCKPT_PIPELINE_H
 #define SCKPT_PIPELINE_H
 
+#include "catalog/pg_attribute.h"
+#include "utils/timestamp.h"
+
 #include "catalog.h"
 #include "query.h"
 
@@ -20,7 +23,28 @@ extern SckptPipeline *sckpt_pipeline_require(const char *name);
  * change.
  */
 extern void sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed);
+/* The streams that rows inserted into a relation go to: itself, or through views and partitions. */
+extern List *sckpt_pipeline_sink_streams(Oid sink);
 /* A relation has become a partition of `parent`: ereport(ERROR) if some pipeline's results would come back to what it reads. */
 extern void sckpt_pipeline_check_attached(Oid parent);
+
+/* view.c: take a checkpoint that covers all rows committed before now, and wait for it as checkpoint() does. */
+extern void sckpt_pipeline_checkpoint(SckptPipeline *pipeline);
+
+/*
+ * pipeline.c, for create_pipeline() and alter_pipeline(): checks of arguments, 22023 (durations have a fixed length) and 0A000;
+ */
+extern void sckpt_pipeline_check_choice(const char *option, const char *value, const char *first, const char *second);
+extern void sckpt_pipeline_check_duration(const char *option, Interval *interval, bool zero_allowed);
+extern void sckpt_pipeline_check_ttl(SckptQuery *query);
+/* have PostgreSQL plan what will be run, as the current user, who needs privileges on what it reads and writes; */
+extern void sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final);
+/* what the result table consists of; */
+extern char *sckpt_pipeline_column_type(Form_pg_attribute att);
+extern void sckpt_pipeline_index_result(Oid relid, SckptQuery *query);
+/* run a statement; */
+extern void sckpt_pipeline_run_sql(const char *sql, int expected);
+/* keep the log from where the oldest transaction open now began to write, until we end; returns that place. */
+extern XLogRecPtr sckpt_pipeline_hold_log(void);
 
 #endif							/* SCKPT_PIPELINE_H */

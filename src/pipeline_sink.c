@@ -22,6 +22,7 @@
 #include "utils/rel.h"
 
 #include "catalog.h"
+#include "hook.h"
 #include "pipeline.h"
 #include "sink.h"
 
@@ -76,6 +77,26 @@ leads_to(Oid sink, List *streams, List **visited)
 	return false;
 }
 
+List *
+sckpt_pipeline_sink_streams(Oid sink)
+{
+	List	   *streams = NIL;
+	ListCell   *lc;
+
+	while (OidIsValid(sink) && get_rel_relkind(sink) == RELKIND_VIEW)
+		sink = view_base(sink);
+	if (!OidIsValid(sink))
+		return NIL;
+	if (get_rel_relkind(sink) != RELKIND_PARTITIONED_TABLE)
+		return sckpt_catalog_is_stream(sink) ? list_make1_oid(sink) : NIL;
+	foreach(lc, find_all_inheritors(sink, NoLock, NULL))
+	{
+		if (sckpt_catalog_is_stream(lfirst_oid(lc)))
+			streams = lappend_oid(streams, lfirst_oid(lc));
+	}
+	return streams;
+}
+
 static void
 refuse_cycle(const char *pipeline, Oid sink)
 {
@@ -99,6 +120,7 @@ sckpt_pipeline_check_attached(Oid parent)
 		streams |= sckpt_catalog_is_stream(lfirst_oid(lc));
 	if (!streams)
 		return;
+	sckpt_hook_wake_at_commit(true);
 	foreach(lc, sckpt_catalog_pipelines())
 	{
 		SckptPipeline *pipeline = lfirst(lc);

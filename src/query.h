@@ -21,6 +21,7 @@
 #define SCKPT_QUERY_H
 
 #include "access/tupdesc.h"
+#include "datatype/timestamp.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
 
@@ -49,6 +50,7 @@ typedef struct SckptKey
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
 	int			below;			/* 1 + the number of the key of the stage below that it is; 0: it is another expression */
+	char	   *canonical;		/* what it is, in words (query_canonical.c); of group keys */
 	/* for keys that are bounds of windows that close, or of a session: */
 	SckptBound	bound;
 	const SckptWindowSpec *window;	/* NULL: it does not close */
@@ -84,6 +86,7 @@ typedef enum SckptCallMode
 typedef struct SckptCall
 {
 	Aggref	   *aggref;
+	char	   *canonical;		/* what it is, in words (query_canonical.c) */
 	int			nargs;
 	AttrNumber *args;			/* columns of the source; of a COLLECT call, the ORDER BY columns follow */
 	AttrNumber	filter;			/* column of the source; 0: none */
@@ -154,6 +157,10 @@ typedef struct SckptQuery
 	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
 	bool		final;			/* emit => 'final' */
 	int			task;			/* which of the pipeline's tasks it runs in */
+	TimestampTz closed_until;	/* windows that end up to here are closed for good, whatever the lateness; DT_NOBEGIN: none */
+	/* of what is stored: other than the above only while the pipeline is being altered */
+	int64		stored_lateness;
+	int64		stored_ttl;
 } SckptQuery;
 
 /*

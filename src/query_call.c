@@ -252,6 +252,7 @@ sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 	ListCell   *lc;
 
 	call->aggref = aggref;
+	call->canonical = sckpt_level_canonical(level, (Node *) aggref);
 	if (aggref->aggkind != AGGKIND_NORMAL)
 		call->direct = direct_argument(aggref);
 	mode = choose_mode(level, aggref);

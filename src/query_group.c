@@ -133,6 +133,7 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 
 		key->below = below ? below - level->input->keys + 1 : 0;
 	}
+	key->canonical = sckpt_level_canonical(level, key->expr);
 }
 
 static bool
@@ -144,7 +145,21 @@ is_session_bound(SckptLevel *level, Node *expr)
 		window->window->spec.kind == SCKPT_WINDOW_SESSION;
 }
 
-/* Keys are the row's first columns; bounds of sessions come last of them. */
+static bool
+has_key(SckptKey *keys, int nkeys, Node *expr)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		if (equal(keys[i].expr, expr))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Keys are the row's first columns; bounds of sessions come last of them.
+ * Two names that sub-selects have given to one expression are one key.
+ */
 static void
 read_keys(SckptLevel *level, List *targets)
 {
@@ -158,6 +173,8 @@ read_keys(SckptLevel *level, List *targets)
 		SckptKey	key = {0};
 
 		read_key(level, &key, lfirst(lc), targets);
+		if (has_key(stage->keys, stage->nkeys, key.expr) || has_key(sessions, stage->nsession, key.expr))
+			continue;
 		if (is_session_bound(level, key.expr))
 			sessions[stage->nsession++] = key;
 		else

@@ -125,6 +125,10 @@ extern void sckpt_level_finish_columns(SckptLevel *level);
 /* query_call.c */
 extern void sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref);
 
+/* query_canonical.c */
+/* What an expression of the level is, in words that depend on neither names given in the query nor settings; on one line. */
+extern char *sckpt_level_canonical(SckptLevel *level, Node *node);
+
 /* query_group.c */
 extern void sckpt_level_split_group(SckptLevel *level);
 

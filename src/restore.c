@@ -28,8 +28,9 @@ static bytea *
 read_chunk(SckptTask *task, SckptStore *store, int writer, int64 before, int64 *id, uint32 *entries)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[4] = {INT8OID, INT4OID, INT8OID, INT4OID};
-	Datum		values[4] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before), Int32GetDatum(writer)};
+	Oid			types[5] = {INT8OID, INT4OID, INT8OID, INT8OID, INT4OID};
+	Datum		values[5] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before),
+	Int64GetDatum(task->def->last_checkpoint), Int32GetDatum(writer)};
 	bytea	   *payload = NULL;
 	SckptUser	saved;
 	bool		isnull;
@@ -37,8 +38,8 @@ read_chunk(SckptTask *task, SckptStore *store, int writer, int64 before, int64 *
 
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args("SELECT chunk_id, entries, crc, payload FROM stream_ckpt.chunk WHERE pipeline_id = $1 "
-							  "AND stage = $2 AND task = $4 AND chunk_id < $3 ORDER BY chunk_id DESC LIMIT 1",
-							  4, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  "AND stage = $2 AND task = $5 AND chunk_id < $3 AND lives @> $4 ORDER BY chunk_id DESC LIMIT 1",
+							  5, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a chunk");
 	if (SPI_processed > 0)
 	{
@@ -86,7 +87,7 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 	SckptState *state = store->elements ? operator->elements : operator->state;
 	const char *cursor = VARDATA(payload);
 	const char *end = (char *) payload + VARSIZE(payload);
-	StringInfoData description;
+	bool		same;
 	char	   *stored;
 	int			index = task->laid_out_anew ? -1 : sckpt_checkpoint_add_chunk(store, id, entries, task->run_context);
 
@@ -94,16 +95,21 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" was stored by another version of stream_ckpt", task->def->name)));
+	same = (int64) sckpt_codec_read_uint(&cursor, end) == task->def->version;
 	stored = sckpt_codec_read_string(&cursor, end);
-	initStringInfo(&description);
-	operator->describe(operator, store->elements, &description);
-	if (strcmp(stored, description.data) != 0)
+	if (!operator->adapt(operator, store->elements, stored, same))
+	{
+		StringInfoData description;
+
+		initStringInfo(&description);
+		operator->describe(operator, store->elements, &description);
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
-				 errdetail("Stored: %s. Now: %s.", stored, description.data)));
+				 errdetail("Stored:\n%sNow:\n%s", stored, description.data),
+				 errhint("stream_ckpt.alter_pipeline() can give it another query, and with reset_state => true it starts over.")));
+	}
 	pfree(stored);
-	pfree(description.data);
 
 	for (uint32 i = 0; i < entries; i++)
 	{
@@ -169,15 +175,15 @@ static List *
 chunk_writers(SckptTask *task, SckptStore *store)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[2] = {INT8OID, INT4OID};
-	Datum		values[2] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage)};
+	Oid			types[3] = {INT8OID, INT4OID, INT8OID};
+	Datum		values[3] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(task->def->last_checkpoint)};
 	List	   *writers = NIL;
 	SckptUser	saved;
 	bool		isnull;
 
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("SELECT DISTINCT task FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 ORDER BY task",
-							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT DISTINCT task FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 AND lives @> $3 "
+							  "ORDER BY task", 3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read chunks");
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -244,30 +250,54 @@ check_stages(SckptTask *task)
 	Datum		stages[2 * SCKPT_MAX_STAGES];
 	int			nstages = 0;
 	int			number = 0;
-	Oid			types[2] = {INT8OID, INT4ARRAYOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, INT4ARRAYOID, INT8OID};
+	Datum		values[3];
 	SckptUser	saved;
 
 	/* The head looks for all tasks. */
 	if (task->number >= 0)
 		return;
 	for (SckptQuery *query = task->query; query && query->grouped; query = query->above, number++)
-	{
 		stages[nstages++] = Int32GetDatum(2 * number);
-		if (query->nsets > 0)
-			stages[nstages++] = Int32GetDatum(2 * number + 1);
-	}
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = PointerGetDatum(construct_array(stages, nstages, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	values[2] = Int64GetDatum(task->def->last_checkpoint);
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) LIMIT 1",
-							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage / 2 * 2 <> ALL ($2) AND lives @> $3 LIMIT 1",
+							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read chunks");
 	if (SPI_processed > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
 				 errdetail("State is stored of a stage that the query does not have.")));
+	sckpt_catalog_leave(&saved);
+}
+
+/* There may be newer chunks, of checkpoints that this one does not follow: what is written next comes after them. */
+static void
+skip_chunks(SckptTask *task)
+{
+	Oid			types[1] = {INT8OID};
+	Datum		values[1] = {Int64GetDatum(task->def->id)};
+	SckptUser	saved;
+
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT stage, max(chunk_id) FROM stream_ckpt.chunk WHERE pipeline_id = $1 GROUP BY stage",
+							  1, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read chunks");
+	for (uint64 row = 0; row < SPI_processed; row++)
+	{
+		bool		isnull;
+		int			stage = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &isnull));
+		int64		last = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 2, &isnull));
+
+		for (int i = 0; i < task->nstores; i++)
+		{
+			if (task->stores[i].stage == stage)
+				task->stores[i].next_chunk = Max(task->stores[i].next_chunk, last + 1);
+		}
+	}
 	sckpt_catalog_leave(&saved);
 }
 
@@ -358,6 +388,19 @@ sckpt_checkpoint_restore(SckptTask *task)
 	Datum		values[7];
 	bool		isnull;
 
+	if (task->offline)
+	{
+		/* Who loads it has locked it. */
+		restore_times(task);
+		if (task->def->last_checkpoint == 0)
+			return;
+		task->laid_out_anew = task->query->grouped && task->def->layout != sckpt_task_layout(task);
+		check_stages(task);
+		load_stores(task, context);
+		task->tids_unknown = task->nstores > 0 && !task->def->final;
+		MemoryContextDelete(context);
+		return;
+	}
 	if (!sckpt_catalog_hold(task->def->id))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
@@ -374,6 +417,7 @@ sckpt_checkpoint_restore(SckptTask *task)
 	task->laid_out_anew = task->query->grouped && task->def->layout != sckpt_task_layout(task);
 	check_stages(task);
 	load_stores(task, context);
+	skip_chunks(task);
 	task->tids_unknown = task->nstores > 0 && !task->def->final && task->number < 0;
 	sckpt_fault_point("restore");
 	if (task->laid_out_anew)

@@ -15,6 +15,7 @@
 #include "common/hashfn.h"
 #include "common/int.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -400,15 +401,15 @@ report_corrupted(const char *detail)
 void
 sckpt_sets_describe(SckptSets *sets, StringInfo buf)
 {
-	appendStringInfoString(buf, "sets");
 	for (int i = 0; i < sets->nsets; i++)
 	{
 		SckptGroupKey *key = sets->sets[i].key;
 
-		appendStringInfoString(buf, sets->sets[i].counted ? "; counted" : "; marked");
+		appendStringInfo(buf, "set\t%s\t", sets->sets[i].counted ? "counted" : "marked");
 		for (int j = 0; j < key->ncolumns; j++)
-			appendStringInfo(buf, " %s", format_type_extended(TupleDescAttr(key->desc, j)->atttypid, -1,
-															  FORMAT_TYPE_FORCE_QUALIFY));
+			appendStringInfo(buf, "%s%s", j ? ", " : "", format_type_extended(TupleDescAttr(key->desc, j)->atttypid, -1,
+																		   FORMAT_TYPE_FORCE_QUALIFY));
+		appendStringInfoChar(buf, '\n');
 	}
 }
 
@@ -447,8 +448,25 @@ sckpt_sets_leaving(SckptSets *sets, SckptEntry *element)
 	return (group->flags & SCKPT_ENTRY_LEAVING) != 0;
 }
 
+static uint64
+remap_marks(const SckptSetForm *form, int set, uint64 marks)
+{
+	uint64		result = 0;
+
+	if (form->marks == NULL)
+		return marks;
+	for (; marks != 0; marks &= marks - 1)
+	{
+		int			mark = form->marks[set * SCKPT_SET_MARKS + pg_rightmost_one_pos64(marks)];
+
+		if (mark >= 0)
+			result |= UINT64CONST(1) << mark;
+	}
+	return result;
+}
+
 SckptRef
-sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
+sckpt_sets_unpack(SckptSets *sets, const SckptSetForm *form, const char **cursor, const char *end)
 {
 	MemoryContext old = MemoryContextSwitchTo(sets->value_context);
 	SckptRef	ref = SCKPT_NO_REF;
@@ -464,10 +482,19 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 	sets->highest_ids[id % SCKPT_MAX_TASKS] = Max(sets->highest_ids[id % SCKPT_MAX_TASKS], id);
 	known = known_lookup(sets->known, id);
 	number = sckpt_codec_read_uint(cursor, end);
-	if (number >= sets->nsets)
+	if (number >= form->nsets)
 		report_corrupted("A value is in a set that its query does not have.");
-	set = &sets->sets[number];
-	count = set->counted ? sckpt_codec_read_int(cursor, end) : (int64) sckpt_codec_read_uint(cursor, end);
+	if (form->sets[number] < 0)
+	{
+		MemoryContextSwitchTo(old);
+		return SCKPT_NO_REF;
+	}
+	set = &sets->sets[form->sets[number]];
+	count = set->counted ? sckpt_codec_read_int(cursor, end) :
+		(int64) remap_marks(form, number, sckpt_codec_read_uint(cursor, end));
+	number = form->sets[number];
+	if (!set->counted && count == 0)
+		known = NULL;			/* of calls that the query has no more */
 	for (int i = 0; i < set->key->ncolumns; i++)
 	{
 		uint64		present = sckpt_codec_read_uint(cursor, end);
@@ -483,7 +510,15 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 	{
 		uint32		hash = element_hash(sets, known->ref, number, sets->values, sets->nulls);
 
-		if (find_element(sets, hash, known->ref, number, sets->values, sets->nulls) == SCKPT_NO_REF)
+		SckptRef	there = find_element(sets, hash, known->ref, number, sets->values, sets->nulls);
+
+		if (there != SCKPT_NO_REF)
+		{
+			/* Two stored sets may have become one. */
+			if (form->marks && !set->counted)
+				element_at(sets, there)->count |= count;
+		}
+		else
 		{
 			ref = add_element(sets, hash, known->ref, number, sets->values, sets->nulls);
 			element_at(sets, ref)->count = count;

@@ -85,13 +85,23 @@ extern void sckpt_sets_remove(SckptSets *sets, SckptRef ref);
 /* Remove a group's elements. Never fails. */
 extern void sckpt_sets_drop(SckptSets *sets, SckptRef group);
 
-/* Portable form; see operator.h. */
+#define SCKPT_SET_MARKS 64
+
+/* The sets of stored elements, in terms of those that there are. */
+typedef struct SckptSetForm
+{
+	int			nsets;			/* stored */
+	int		   *sets;			/* by stored set: which one it is now; -1: none */
+	int8	   *marks;			/* by stored set and mark (set * SCKPT_SET_MARKS + mark): which mark it is now; -1: none.  NULL: the same */
+} SckptSetForm;
+
+/* Portable form; see operator.h.  A line for each set. */
 extern void sckpt_sets_describe(SckptSets *sets, StringInfo buf);
 extern void sckpt_sets_pack(SckptSets *sets, SckptEntry *element, StringInfo buf);
 /* Does the element belong to a group that is about to leave (SCKPT_ENTRY_LEAVING)? */
 extern bool sckpt_sets_leaving(SckptSets *sets, SckptEntry *element);
 /* Read one back, unless it is there already, or its group is not (closed, or forgotten): then SCKPT_NO_REF. */
-extern SckptRef sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end);
+extern SckptRef sckpt_sets_unpack(SckptSets *sets, const SckptSetForm *form, const char **cursor, const char *end);
 /* After the groups have been restored, before the first sckpt_sets_unpack(): learn their numbers; and when the last has been read. */
 extern void sckpt_sets_begin_unpack(SckptSets *sets);
 extern void sckpt_sets_end_unpack(SckptSets *sets);

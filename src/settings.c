@@ -40,14 +40,17 @@ int			sckpt_workers = 1;
 /* Every point that sckpt_fault_point() is called with: a test that names another one is to fail, not to wait for it. */
 static const char *const fault_points[] = {
 	"after-commit",
+	"alter-loaded",
 	"barrier",
 	"before-commit",
 	"checkpoint-trigger",
 	"chunks-written",
 	"cleanup",
 	"hand-over",
+	"offline-stored",
 	"rescale",
 	"restore",
+	"savepoint",
 };
 
 static const char *const fault_actions[] = {"error", "kill", "wait"};
@@ -137,7 +140,7 @@ sckpt_settings_init(void)
 	DefineCustomIntVariable("stream_ckpt.retained_checkpoints",
 							"Completed checkpoints of a pipeline that stay restorable.",
 							NULL, &sckpt_retained_checkpoints,
-							1, 1, 1, PGC_SIGHUP, 0, NULL, NULL, NULL);
+							1, 1, 1000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.state_memory",
 							"Shared memory for the state of all pipelines of the cluster.",
 							NULL, &sckpt_state_memory,

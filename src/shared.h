@@ -27,6 +27,7 @@
 #include "parcel.h"
 
 #define SCKPT_ERROR_BYTES	512
+#define SCKPT_LABEL_BYTES	256
 
 /* How the last worker of a database ended. */
 typedef enum SckptEnd
@@ -189,10 +190,16 @@ typedef struct SckptPipelineEntry
 	XLogRecPtr	requested;		/* a checkpoint must cover everything before this */
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;
+	/* A savepoint that a session waits for (savepoint.h). */
+	int			savepoint_pid;	/* 0: none does */
+	char		savepoint[SCKPT_LABEL_BYTES];
+	XLogRecPtr	savepoint_after;	/* it must cover everything before this */
+	int64		savepoint_id;	/* 0: not taken yet; -1: the label is in use */
 	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
 
 	/* Of a parallel one, what its head wants of its tasks. */
 	uint64		epoch;			/* never given twice */
+	int64		version;		/* of its definition */
 	bool		active;			/* the tasks of this epoch are to run */
 	int			ntasks;			/* 1: it is not parallel */
 	int64		barrier;		/* the checkpoint under way, which tasks reach at barrier_lsn; 0: none */

@@ -34,6 +34,7 @@
 #include "checkpoint_private.h"
 #include "part.h"
 #include "result.h"
+#include "retain.h"
 #include "sink.h"
 
 #define CHUNK_BYTES		(256 * 1024)	/* of packed entries, before a new chunk is begun */
@@ -235,6 +236,7 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	else
 	{
 		fill_row(task, sink, row);
+		sckpt_retain_touch(task, row);
 		sckpt_sink_delete(sink, &entry->tid);
 	}
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
@@ -259,6 +261,8 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 		return;
 	}
 	fill_row(task, sink, row);
+
+	sckpt_retain_touch(task, row);
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
@@ -483,6 +487,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		if (!last->result(last, closing[i], &row))
 			continue;
 		fill_row(task, sink, row);
+		sckpt_retain_touch(task, row);
 		ItemPointerSetInvalid(&nowhere);
 		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
 		task->attempt->rows_out++;

@@ -51,6 +51,11 @@ needed_from(void)
 		if (pipeline->at_home && sckpt_segment_exists(pipeline->restart) &&
 			(XLogRecPtrIsInvalid(lsn) || pipeline->restart < lsn))
 			lsn = pipeline->restart;
+		for (int i = 0; pipeline->at_home && i < pipeline->held.n; i++)
+		{
+			if (sckpt_segment_exists(pipeline->held.list[i]) && (XLogRecPtrIsInvalid(lsn) || pipeline->held.list[i] < lsn))
+				lsn = pipeline->held.list[i];
+		}
 	}
 	/* Without pipelines: one that is created after the promotion begins there. */
 	return XLogRecPtrIsInvalid(lsn) ? GetRedoRecPtr() : lsn;

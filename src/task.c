@@ -29,11 +29,13 @@
 #include "dead.h"
 #include "early.h"
 #include "head.h"
+#include "lag.h"
 #include "linear.h"
 #include "part.h"
 #include "progress.h"
 #include "record.h"
 #include "route.h"
+#include "retain.h"
 #include "settings.h"
 #include "sink.h"
 #include "stream.h"
@@ -45,6 +47,22 @@ static void
 set_local(const char *name, const char *value)
 {
 	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* What a session has set for itself is not for the pipeline's results; a worker never has (worker.c fixes the same ones). */
+static void
+forget_session_settings(void)
+{
+	static const char *const settings[] = {
+		"array_nulls", "bytea_output", "extra_float_digits", "lc_monetary", "lc_numeric", "lc_time", "quote_all_identifiers",
+		"transform_null_equals", "xmlbinary", "xmloption"
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		set_local(settings[i], NULL);
+	set_local("row_security", "on");
+	set_local("jit", "off");
+	(void) set_config_option("session_replication_role", "origin", PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void
@@ -63,6 +81,8 @@ sckpt_task_become_owner(SckptTask *task, SckptIdentity *saved)
 	set_local("DateStyle", task->def->datestyle);
 	set_local("IntervalStyle", task->def->intervalstyle);
 	set_local("default_text_search_config", task->def->text_search_config);
+	if (task->offline)
+		forget_session_settings();
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
@@ -110,6 +130,8 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	task->def->name = pstrdup(def->name);
 	task->def->query = pstrdup(def->query);
 	task->def->streams = list_copy(def->streams);
+	memset(&task->def->held, 0, sizeof(SckptLsns));
+	sckpt_retain_note_held(task, &def->held);
 	task->def->inflows = palloc(Max(1, list_length(def->streams)) * sizeof(SckptInflow));
 	memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 	task->def->search_path = pstrdup(def->search_path);
@@ -179,6 +201,7 @@ sckpt_task_stop(SckptTask *task)
 	task->failed_checkpoints = 0;
 	task->restore_id = 0;
 	task->held = false;
+	task->sinks = NIL;
 	task->waiting[0] = '\0';
 }
 
@@ -190,7 +213,7 @@ sckpt_task_destroy(SckptTask *task)
 	sckpt_task_stop(task);
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
-	if (entry && entry->worker_pid == MyProcPid)
+	if (entry && entry->worker_pid == MyProcPid && task->number < 0 && !task->offline)
 		sckpt_shared_release_pipeline(entry);
 	LWLockRelease(sckpt_shared->lock);
 	MemoryContextDelete(task->context);
@@ -292,7 +315,7 @@ spread_stages(SckptTask *task, int nstages)
 	int			nspread = task->query->nspread;
 
 	task->ntasks = 1;
-	if (task->def->parallelism == 1 || nspread == 0)
+	if (task->def->parallelism == 1 || nspread == 0 || task->offline)
 		return 0;
 
 	/* A row that the head's stage refuses would have to be taken back below, where it has been handed on already. */
@@ -358,8 +381,12 @@ sckpt_task_start(SckptTask *task)
 		query->lateness = task->def->lateness;
 		query->ttl = query == task->query ? task->def->ttl : 0;
 		query->final = task->def->final;
+		query->closed_until = task->def->closed_until;
+		query->stored_lateness = task->def->stored_lateness;
+		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
 	}
 	map_result(task);
+	sckpt_lag_find_sinks(task);
 	sckpt_progress_prepare(task);
 	task->ntasks = 1;
 	task->first_stage = 0;
@@ -508,11 +535,11 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 		SckptInput	input = {pending->before, pending->after, note_late, task};
 
 		task->nlate = 0;
-		rows = task->careful ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
+		rows = task->careful || task->halting ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
 			: sckpt_linear_run(task, &scan, &input);
 		settle_late(task, pending->batch);
 	}
-	else if (task->careful)
+	else if (task->careful || task->halting)
 		rows = sckpt_careful_run_linear(task, &scan, NULL, sckpt_scan_count(&scan));
 	else
 		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
@@ -564,7 +591,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->careful)
+		if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
 		else
 		{
@@ -769,7 +796,7 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->output_delay = task->query ? task->output_delay : -1;
 	entry->output_watermark = task->output_watermark;
 	entry->next_close = closes;
-	entry->restart_lsn = task->def->restart;
+	entry->restart_lsn = sckpt_retain_needed(task->def);
 	entry->read_lsn = read_lsn;
 	entry->position = task->query ? task->fed : task->def->position;
 	entry->watermark = task->query ? task->times.watermark : task->def->watermark;

@@ -10,7 +10,8 @@
  *			└──────── PAUSED ◄───────┘		 (data, or anything else: until resume_pipeline();
  *					pause_pipeline()		  state memory: until there may be room)
  *
- * With on_error => 'dead_letter' a data error leads to RESTARTING, and is looked for carefully then (careful.h).
+ * With on_error => 'dead_letter' a data error leads to RESTARTING, and is looked for carefully then (careful.h).  With 'stop' too,
+ * and to FAILED when its row is found (halt.h).
  *
  * Whatever leaves RUNNING throws the state away: the last completed checkpoint and the log have it all.
  *
@@ -80,6 +81,7 @@ typedef struct SckptTask
 	bool		starved;		/* ran out of state memory; shown as FAILED until a checkpoint shows that it has enough */
 	int64		restarts;		/* that are not in the tables yet: they get there with the next restore */
 	TimestampTz known_since;
+	bool		offline;		/* in a session (offline.h), not in a worker */
 	bool		seen;			/* while pipelines are being compared with the catalog */
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
@@ -98,6 +100,17 @@ typedef struct SckptTask
 	XLogRecPtr	careful_lsn;	/* until a checkpoint is here, */
 	TimestampTz careful_until;	/* and this time has come */
 	uint64		careful_rows;	/* tried at a time, at most */
+
+	/* see halt.h */
+	bool		halting;		/* the row that raises a data error is being looked for */
+	bool		halt_found;		/* by the work at hand */
+	int			halt_finds;		/* how many were */
+	XLogRecPtr	halt_seen;		/* the error came before this was taken in */
+	XLogRecPtr	halt_before;	/* commit of the row's transaction; invalid: not found yet */
+	bool		halted;			/* it stands there */
+	int			halt_code;
+	char	   *halt_message;
+	char	   *halt_detail;
 
 	/* while RUNNING */
 	MemoryContext run_context;
@@ -119,6 +132,10 @@ typedef struct SckptTask
 	XLogRecPtr	fed;			/* commits up to here are in the state, or pending */
 	XLogRecPtr	feeding;		/* last commit of the batch at hand */
 	XLogRecPtr	read_lsn;		/* the log before this has been read for it */
+	List	   *sinks;			/* streams that its results go to, as of sinks_at */
+	bool		sinks_change;	/* through a view or partitions, which may change */
+	TimestampTz sinks_at;
+	uint64		sinks_generation;
 	bool		held;			/* in no lane, with its state: who reads the stream that it writes is too far behind (lag.h) */
 	TimestampTz fed_time;		/* commit time of the last transaction taken in; or later, if there was none up to then */
 	XLogRecPtr	known_visible;	/* of the lane that feeds it */
@@ -150,6 +167,7 @@ typedef struct SckptTask
 	int			failed_checkpoints; /* in a row */
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
+	char		savepoint[SCKPT_LABEL_BYTES];	/* the next checkpoint is this savepoint; empty: it is none */
 	SckptAttempt *attempt;		/* the checkpoint being taken; there, when none is, too */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */

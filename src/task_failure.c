@@ -12,7 +12,9 @@
 #include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -28,6 +30,7 @@
 #include "checkpoint.h"
 #include "dead.h"
 #include "early.h"
+#include "halt.h"
 #include "linear.h"
 #include "part.h"
 #include "progress.h"
@@ -51,6 +54,11 @@ is_transient(int sqlerrcode)
 	}
 	switch (sqlerrcode)
 	{
+		/* From another server, through a foreign table: it stops, starts, or is not there. */
+		case ERRCODE_ADMIN_SHUTDOWN:
+		case ERRCODE_CRASH_SHUTDOWN:
+		case ERRCODE_CANNOT_CONNECT_NOW:
+		case ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION:
 		case ERRCODE_T_R_SERIALIZATION_FAILURE:
 		case ERRCODE_T_R_DEADLOCK_DETECTED:
 		case ERRCODE_LOCK_NOT_AVAILABLE:
@@ -60,12 +68,21 @@ is_transient(int sqlerrcode)
 	return false;
 }
 
+/* A text that was cut off at so many bytes must not end in a part of a character: it gets into tables. */
+static void
+end_at_character(char *text)
+{
+	int			length = strlen(text);
+
+	text[pg_mbcliplen(text, length, length)] = '\0';
+}
+
 /* Remember an error that stops the pipeline until somebody resumes it. */
 static void
 store_error(SckptTask *task)
 {
-	Oid			types[2] = {INT8OID, TEXTOID};
-	Datum		values[2];
+	Oid			types[3] = {INT8OID, TEXTOID, INT8OID};
+	Datum		values[3];
 	SckptUser	saved;
 
 	StartTransactionCommand();
@@ -73,9 +90,13 @@ store_error(SckptTask *task)
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = CStringGetTextDatum(task->error);
+		values[2] = Int64GetDatum(task->def->version);
 		sckpt_catalog_enter(&saved);
-		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = $1",
-							  2, types, values, NULL, false, 0);
+
+		/* Not while somebody changes the pipeline: that makes the task anew, or it fails again. */
+		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET error = $2 WHERE id = "
+							  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND version = $3 FOR NO KEY UPDATE SKIP LOCKED)",
+							  3, types, values, NULL, false, 0);
 		sckpt_catalog_leave(&saved);
 	}
 	CommitTransactionCommand();
@@ -131,6 +152,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 			 error->detail ? ". " : "", error->detail ? error->detail : "",
 			 starved && error->hint ? " " : "", starved && error->hint ? error->hint : "");
 	strlcpy(task->cause, error->message, SCKPT_ERROR_BYTES);
+	end_at_character(task->error);
+	end_at_character(task->cause);
 	task->backoff = task->backoff == 0 ? sckpt_restart_backoff_min
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
@@ -141,8 +164,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		return;
 	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
-		!task->attempt->undefined &&
-		task->status == SCKPT_RUNNING &&
+		!task->attempt->undefined && task->status == SCKPT_RUNNING && XLogRecPtrIsInvalid(task->halt_before) &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
 		sckpt_checkpoint_record_failure(task, task->error);
@@ -154,11 +176,18 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	/* What is bad is to be found: from the last checkpoint on, at once. */
-	if (!transient && task->status == SCKPT_RUNNING && task->def->keep_dead &&
-		sckpt_careful_is_data_error(error->sqlerrcode) && sckpt_careful_begin(task))
+	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
-		transient = true;
-		task->backoff = 0;
+		if (task->def->keep_dead ? sckpt_careful_begin(task) : task->head == NULL && sckpt_halt_go_back(task))
+		{
+			transient = true;
+			task->backoff = 0;
+		}
+		else if (!task->def->keep_dead && !task->halted && task->head == NULL)
+		{
+			strlcat(task->error, ". No row raises it by itself: the pipeline stopped at its last checkpoint.", SCKPT_ERROR_BYTES);
+			end_at_character(task->error);
+		}
 	}
 
 	sckpt_task_stop(task);
@@ -214,6 +243,9 @@ sckpt_task_guard(SckptTask *task, SckptTaskWork work, void *arg)
 	}
 	PG_END_TRY();
 	error_context_stack = callback.previous;
+
+	/* Its code may have left advisory locks of the session, which is that of other pipelines, too. */
+	LockReleaseAll(USER_LOCKMETHOD, true);
 	MemoryContextSwitchTo(context);
 	task->busy_us += GetCurrentTimestamp() - started;
 	return ok;

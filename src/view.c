@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
 #include "utils/acl.h"
@@ -24,6 +25,7 @@
 #include "catalog.h"
 #include "pipeline.h"
 #include "record.h"
+#include "savepoint.h"
 #include "settings.h"
 #include "shared.h"
 
@@ -32,6 +34,9 @@ PG_FUNCTION_INFO_V1(stream_ckpt_checkpoint_all);
 PG_FUNCTION_INFO_V1(stream_ckpt_pipeline_stats);
 PG_FUNCTION_INFO_V1(stream_ckpt_task_stats);
 PG_FUNCTION_INFO_V1(stream_ckpt_database_stats);
+
+/* How long savepoint() waits; as long as checkpoint() does by default. */
+#define SAVEPOINT_MS 60000
 
 static const char *const status_names[] = {
 	[SCKPT_STARTING] = "starting",
@@ -44,7 +49,7 @@ static const char *const status_names[] = {
 /* ---- checkpoint() ---- */
 
 static bool
-copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request)
+copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request, const char *savepoint)
 {
 	SckptPipelineEntry *entry;
 
@@ -55,6 +60,13 @@ copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request)
 		SpinLockAcquire(&entry->mutex);
 		if (entry->requested < request)
 			entry->requested = request;
+		if (savepoint && entry->savepoint_pid == 0)
+		{
+			entry->savepoint_pid = MyProcPid;
+			strlcpy(entry->savepoint, savepoint, SCKPT_LABEL_BYTES);
+			entry->savepoint_after = request;
+			entry->savepoint_id = 0;
+		}
 		*copy = *entry;
 		SpinLockRelease(&entry->mutex);
 	}
@@ -88,11 +100,29 @@ wake_workers(char *error)
 	return synced;
 }
 
+/* While we wait, somebody may drop it. */
+static void
+check_still_there(SckptPipeline *pipeline)
+{
+	SckptPipeline *now;
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "stream_ckpt wait", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	now = sckpt_catalog_pipeline(pipeline->name, true);
+	if (now == NULL || now->id != pipeline->id)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("pipeline \"%s\" was dropped while a checkpoint of it was waited for", pipeline->name)));
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
 /*
- * Wait until a checkpoint of the pipeline covers everything before `target`; returns the last checkpoint's id.
+ * Wait until a checkpoint of the pipeline covers everything before `target`; returns the last checkpoint's id.  Or, with a label, for a
+ * savepoint that does, and its id.
  */
 static int64
-wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz deadline)
+wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz deadline, const char *savepoint)
 {
 	SckptPipelineEntry entry;
 	char		error[SCKPT_ERROR_BYTES];
@@ -105,8 +135,13 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 		int64		left;
 
 		synced = wake_workers(error);
-		known = copy_entry(pipeline->id, &entry, target);
-		if (known && entry.covered >= target && entry.last_checkpoint > 0)
+		known = copy_entry(pipeline->id, &entry, target, savepoint);
+		if (savepoint)
+		{
+			if (known && entry.savepoint_pid == MyProcPid && entry.savepoint_id != 0)
+				break;
+		}
+		else if (known && entry.covered >= target && entry.last_checkpoint > 0)
 			break;
 		if (error[0] != '\0')
 			ereport(ERROR,
@@ -121,6 +156,8 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 					 entry.error[0] ? errdetail("%s", entry.error) : 0,
 					 errhint("Use stream_ckpt.resume_pipeline() to let it go on.")));
 
+		if (!known && synced)
+			check_still_there(pipeline);
 		left = (deadline - GetCurrentTimestamp()) / 1000;
 		if (left <= 0)
 			ereport(ERROR,
@@ -134,7 +171,7 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 		CHECK_FOR_INTERRUPTS();
 	}
 	ConditionVariableCancelSleep();
-	return entry.last_checkpoint;
+	return savepoint ? entry.savepoint_id : entry.last_checkpoint;
 }
 
 static TimestampTz
@@ -155,6 +192,11 @@ deadline_after(Interval *timeout)
 static void
 check_waitable(SckptPipeline *pipeline)
 {
+	if (IsBackgroundWorker)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("a pipeline cannot wait for a checkpoint of pipeline \"%s\"", pipeline->name),
+				 errhint("What a query calls runs in the process that would have to take the checkpoint.")));
 	if (TransactionIdIsValid(pipeline->created_xid) && TransactionIdIsCurrentTransactionId(pipeline->created_xid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -181,24 +223,65 @@ stream_ckpt_checkpoint_pipeline(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("checkpoint()");
 	check_waitable(pipeline);
-	PG_RETURN_INT64(wait_for_checkpoint(pipeline, sckpt_record_flush(), deadline));
+	PG_RETURN_INT64(wait_for_checkpoint(pipeline, sckpt_record_flush(), deadline, NULL));
+}
+
+/* It is not waited for any more; also when the process exits. */
+static void
+forget_savepoint(int code, Datum arg)
+{
+	SckptPipelineEntry *entry;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_pipeline(MyDatabaseId, DatumGetInt64(arg));
+	if (entry)
+	{
+		SpinLockAcquire(&entry->mutex);
+		if (entry->savepoint_pid == MyProcPid)
+			entry->savepoint_pid = 0;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	sckpt_shared_broadcast();
+}
+
+int64
+sckpt_savepoint_wait(SckptPipeline *pipeline, const char *label, XLogRecPtr target)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SAVEPOINT_MS);
+	int64		id;
+
+	check_waitable(pipeline);
+	PG_ENSURE_ERROR_CLEANUP(forget_savepoint, Int64GetDatum(pipeline->id));
+	{
+		id = wait_for_checkpoint(pipeline, target, deadline, label);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(forget_savepoint, Int64GetDatum(pipeline->id));
+	forget_savepoint(0, Int64GetDatum(pipeline->id));
+	return id;
+}
+
+void
+sckpt_pipeline_checkpoint(SckptPipeline *pipeline)
+{
+	check_waitable(pipeline);
+	(void) wait_for_checkpoint(pipeline, sckpt_record_flush(), TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SAVEPOINT_MS), NULL);
 }
 
 /* How many streams written by pipelines lie between the outside and this one. */
 static int
-chain_depth(SckptPipeline *pipeline, List *pipelines, int limit)
+chain_depth(SckptPipeline *pipeline, List *pipelines, List *sinks, int limit)
 {
 	int			depth = 0;
 	ListCell   *lc;
+	ListCell   *ls;
 
 	if (limit == 0)
 		return 0;
-	foreach(lc, pipelines)
+	forboth(lc, pipelines, ls, sinks)
 	{
-		SckptPipeline *other = lfirst(lc);
-
-		if (list_member_oid(pipeline->streams, other->result))
-			depth = Max(depth, 1 + chain_depth(other, pipelines, limit - 1));
+		if (list_length(list_difference_oid(pipeline->streams, lfirst(ls))) < list_length(pipeline->streams))
+			depth = Max(depth, 1 + chain_depth(lfirst(lc), pipelines, sinks, limit - 1));
 	}
 	return depth;
 }
@@ -208,12 +291,15 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 {
 	TimestampTz deadline = deadline_after(PG_GETARG_INTERVAL_P(0));
 	List	   *pipelines;
+	List	   *sinks = NIL;	/* of each, the streams it writes */
 	int			deepest = 0;
 	ListCell   *lc;
 
 	sckpt_shared_require();
 	PreventCommandDuringRecovery("checkpoint()");
 	pipelines = sckpt_catalog_pipelines();
+	foreach(lc, pipelines)
+		sinks = lappend(sinks, sckpt_pipeline_sink_streams(((SckptPipeline *) lfirst(lc))->result));
 	for (int depth = 0; depth <= deepest; depth++)
 	{
 		XLogRecPtr	target = sckpt_record_flush();
@@ -225,7 +311,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 			{
 				SckptPipeline *pipeline = lfirst(lc);
 				SckptPipelineEntry entry;
-				int			at = chain_depth(pipeline, pipelines, list_length(pipelines));
+				int			at = chain_depth(pipeline, pipelines, sinks, list_length(pipelines));
 
 				deepest = Max(deepest, at);
 				if (at != depth || pipeline->paused || pipeline->error ||
@@ -234,10 +320,10 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 				if (pass == 0)
 				{
 					check_waitable(pipeline);
-					(void) copy_entry(pipeline->id, &entry, target);
+					(void) copy_entry(pipeline->id, &entry, target, NULL);
 				}
 				else
-					(void) wait_for_checkpoint(pipeline, target, deadline);
+					(void) wait_for_checkpoint(pipeline, target, deadline, NULL);
 			}
 		}
 	}

@@ -56,6 +56,8 @@
 #include "note.h"
 #include "part.h"
 #include "progress.h"
+#include "retain.h"
+#include "savepoint.h"
 #include "segment.h"
 #include "settings.h"
 #include "shared.h"
@@ -239,6 +241,14 @@ find_part(int64 id, int task)
 	return NULL;
 }
 
+static void
+drop_part(SckptTask *part)
+{
+	leave_lanes(part);
+	sckpt_part_release(part);
+	sckpt_task_destroy(part);
+}
+
 /* The tasks of a parallel pipeline that this worker has to run, when its head wants them. */
 static void
 sync_parts(SckptPipeline *def)
@@ -253,6 +263,12 @@ sync_parts(SckptPipeline *def)
 		if (worker_of(def, i) != number)
 			continue;
 		part = find_part(def->id, i);
+		if (part && part->def->version != def->version)
+		{
+			parts = list_delete_ptr(parts, part);
+			drop_part(part);
+			part = NULL;
+		}
 		if (part == NULL)
 		{
 			part = sckpt_task_create(worker_context, def);
@@ -273,7 +289,7 @@ note_other(SckptPipeline *def)
 	OtherPipeline *other = palloc(sizeof(OtherPipeline));
 
 	other->id = def->id;
-	other->restart = def->restart;
+	other->restart = sckpt_retain_needed(def);
 	others = lappend(others, other);
 	MemoryContextSwitchTo(old);
 }
@@ -320,6 +336,7 @@ sync_tasks(void)
 	{
 		SckptPipeline *def = lfirst(lc);
 		SckptTask  *task = find_task(def->id);
+		bool		changed = task && task->def->version != def->version;
 		MemoryContext old;
 
 		/* It has come since we looked for such: whoever restored it will wake us. */
@@ -334,10 +351,12 @@ sync_tasks(void)
 			continue;
 		}
 		/* What the worker itself found out needs no reload; what users did does. */
-		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
+		if (task && task->def->version == def->version && task->def->paused == def->paused && task->def->owner == def->owner &&
+			(task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
 		{
 			task->seen = true;
+			sckpt_retain_note_held(task, &def->held);
 			if (task->retry_at != 0)
 			{
 				/* resume_pipeline(): do not wait for the back-off. */
@@ -354,6 +373,8 @@ sync_tasks(void)
 		}
 		old = MemoryContextSwitchTo(worker_context);
 		task = sckpt_task_create(worker_context, def);
+		if (changed)
+			strlcpy(task->cause, "the pipeline was changed", SCKPT_ERROR_BYTES);
 		task->seen = true;
 		tasks = lappend(tasks, task);
 		MemoryContextSwitchTo(old);
@@ -380,9 +401,7 @@ sync_tasks(void)
 		if (part->seen)
 			continue;
 		parts = foreach_delete_current(parts, lc);
-		leave_lanes(part);
-		sckpt_part_release(part);
-		sckpt_task_destroy(part);
+		drop_part(part);
 	}
 	check_paused_tasks();
 	pg_atomic_write_u64(&database->workers[number].synced, generation);
@@ -432,6 +451,10 @@ refresh(SckptTask *task)
 
 		if (def->id != task->def->id)
 			continue;
+		if (def->version != task->def->version)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("pipeline \"%s\" has been changed", def->name)));
 		task->def->position = def->position;
 		task->def->restart = def->restart;
 		task->def->last_checkpoint = def->last_checkpoint;
@@ -446,6 +469,7 @@ refresh(SckptTask *task)
 		task->def->arriving = def->arriving;
 		task->def->chunks = def->chunks;
 		task->def->layout = def->layout;
+		sckpt_retain_note_held(task, &def->held);
 	}
 }
 
@@ -469,7 +493,10 @@ start_task(SckptTask *task, void *arg)
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
-
+	if (!sckpt_catalog_hold(task->def->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 	refresh(task);
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
@@ -621,6 +648,7 @@ take_checkpoints(SckptLane *lane, SckptPosition *position, bool at_end)
 		TimestampTz now = GetCurrentTimestamp();
 		XLogRecPtr	requested;
 		XLogRecPtr	covered = InvalidXLogRecPtr;
+		bool		savepoint;
 		SckptPosition at = *position;
 
 		if (task->status != SCKPT_RUNNING)
@@ -633,11 +661,12 @@ take_checkpoints(SckptLane *lane, SckptPosition *position, bool at_end)
 		requested = sckpt_task_requested(task);
 		if (requested != InvalidXLogRecPtr && position->end < requested)
 			requested = InvalidXLogRecPtr;	/* not there yet */
+		savepoint = sckpt_savepoint_wanted(task, position->end);
 
 		/* While the reader is behind what the task has, nothing can have happened to it. */
-		if (task->def->position <= position->commit && task->changed &&
+		if (task->def->position <= position->commit && (task->changed || savepoint) &&
 			(task->checkpoint_at <= now || task->pending_bytes + task->dead_bytes > PENDING_BYTES ||
-			 (requested != InvalidXLogRecPtr && task->waiting[0] == '\0')))
+			 ((savepoint || requested != InvalidXLogRecPtr) && task->waiting[0] == '\0')))
 		{
 			int64		before = task->def->last_checkpoint;
 
@@ -645,7 +674,10 @@ take_checkpoints(SckptLane *lane, SckptPosition *position, bool at_end)
 			if (task->status == SCKPT_RUNNING && task->def->last_checkpoint > before)
 				task->checkpoint_at = TimestampTzPlusMilliseconds(now, checkpoint_interval(task));
 		}
-		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position <= position->commit)
+
+		/* What somebody has just changed under our feet (restore_pipeline) must not be taken for covered. */
+		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position <= position->commit &&
+			generation == pg_atomic_read_u64(&database->generation))
 			covered = position->end;
 		sckpt_task_publish(task, covered);
 	}
@@ -662,6 +694,7 @@ hold_tasks(SckptLane *lane)
 
 	if (sckpt_max_lag == 0)
 		return;
+	sckpt_lag_refresh_sinks(tasks, generation);
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
@@ -773,7 +806,7 @@ move_slot(SckptPosition *position)
 	LWLockRelease(sckpt_shared->lock);
 
 	foreach(lc, tasks)
-		lsn = Min(lsn, ((SckptTask *) lfirst(lc))->def->restart);
+		lsn = Min(lsn, sckpt_retain_needed(((SckptTask *) lfirst(lc))->def));
 	if (lsn < slot_lsn + SLOT_BYTES || !TimestampDifferenceExceeds(slot_moved_at, now, 1000))
 		return;
 

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 #
 # machine.sh
-#     What test/run, test/demo/run and test/bench/run share: install what is
-#     missing, build and install the extension, run a throw-away server.
+#     What test/run, test/demo/run, test/bench/run and test/nexmark/ share:
+#     install what is missing, build and install the extension, run a
+#     throw-away server.
 #
 # Sourced by scripts that have `set -euo pipefail`. Everything is made below
 # one scratch directory and removed at exit. The server runs as a user that

@@ -231,6 +231,44 @@ checkpoint($node);
 is($node->safe_psql('postgres', 'SELECT n, v FROM lower'), '2100|' . (2100 * 2101 / 2), 'the end of the chain has all, once');
 is($node->safe_psql('postgres', q{SELECT status, error FROM stream_ckpt.pipelines WHERE pipeline = 'upper'}), 'running|', 'it rests no more');
 
+# through a partition it is the same, also through one that is attached later
+$node->safe_psql('postgres', q{
+	SELECT stream_ckpt.create_stream('raw2', 'v int');
+	SELECT stream_ckpt.create_stream('part1', 'k text, v int');
+	CREATE TABLE parts (k text, v int) PARTITION BY LIST (v);
+	CREATE TABLE part0 PARTITION OF parts FOR VALUES IN (0);
+	CREATE VIEW parts_view AS SELECT * FROM parts;
+	SELECT stream_ckpt.create_pipeline('upper2', $$SELECT repeat('x', 5000) AS k, v % 2 AS v FROM raw2$$, sink => 'parts_view');
+	SELECT stream_ckpt.create_pipeline('lower2', 'SELECT slow(k) AS k, count(*) AS n FROM part1 GROUP BY 1');
+	SELECT stream_ckpt.checkpoint();
+	ALTER TABLE parts ATTACH PARTITION part1 FOR VALUES IN (1);
+	INSERT INTO raw2 VALUES (1);
+	SELECT stream_ckpt.checkpoint();
+});
+is($node->safe_psql('postgres', 'SELECT n FROM lower2'), '1', 'checkpoint() follows a chain through a view and a partition');
+$node->safe_psql('postgres', q{
+	SELECT stream_ckpt.pause_pipeline('lower2');
+	INSERT INTO raw2 SELECT i FROM generate_series(2, 3000) i;
+	SELECT stream_ckpt.checkpoint('upper2');
+	SELECT stream_ckpt.resume_pipeline('lower2');
+});
+wait_for('the upper pipeline to rest', sub {
+	return $node->safe_psql('postgres', q{SELECT status || ' ' || error FROM stream_ckpt.pipelines WHERE pipeline = 'upper2'}) eq "running $text";
+});
+ok(1, 'a pipeline rests while who reads a partition of its result is behind');
+checkpoint($node);
+is($node->safe_psql('postgres', 'SELECT (SELECT n FROM lower2), (SELECT count(*) FROM part0)'), '1500|1500', 'and all of it arrives, once');
+foreach my $refused (
+	q{SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part1', sink => 'parts')},
+	q{SELECT stream_ckpt.create_pipeline('circle', 'SELECT k, v FROM part1', sink => 'parts_view')},
+	q{SELECT stream_ckpt.create_pipeline('circle', 'SELECT v FROM part1', sink => 'raw2')},
+	q{ALTER TABLE parts DETACH PARTITION part1; SELECT stream_ckpt.create_pipeline('to_raw', 'SELECT v FROM part1', sink => 'raw2'); ALTER TABLE parts ATTACH PARTITION part1 FOR VALUES IN (1)})
+{
+	my ($state, $message) = sql_state($node, 'postgres', "BEGIN; $refused; COMMIT");
+	is("$state $message" =~ /^42P17 .*would feed itself/ ? 'refused' : "$state $message", 'refused', "a circle: $refused");
+}
+$node->safe_psql('postgres', q{SELECT stream_ckpt.drop_pipeline('upper2'), stream_ckpt.drop_pipeline('lower2')});
+
 # and a crash in the middle of that changes nothing
 $node->safe_psql('postgres', q{
 	SELECT stream_ckpt.pause_pipeline('lower');

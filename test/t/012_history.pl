@@ -170,7 +170,7 @@ my %views = (
 	checkpoints => 'TABLE stream_ckpt.checkpoints ORDER BY pipeline, checkpoint_id',
 	checkpoint_tasks => 'TABLE stream_ckpt.checkpoint_tasks ORDER BY pipeline, checkpoint_id, task',
 	checkpoint_summary => q{SELECT to_jsonb(s) - 'restored' FROM stream_ckpt.checkpoint_summary s ORDER BY pipeline},
-	pipelines => q{SELECT to_jsonb(p) - '{lag,lag_bytes,state_bytes}'::text[], lag_bytes >= 0 AND lag >= '0' AND (state_bytes > 0) = (state_rows > 0)
+	pipelines => q{SELECT to_jsonb(p) - '{lag,lag_bytes,held_bytes,state_bytes}'::text[], lag_bytes >= 0 AND held_bytes >= 0 AND lag >= '0' AND (state_bytes > 0) = (state_rows > 0)
 		FROM stream_ckpt.pipelines p ORDER BY pipeline},
 	tasks => 'SELECT pipeline, task, status, rows_in, rows_out, state_rows, worker_pid IS NOT NULL, busy_ms >= 0, idle_ms >= 0 FROM stream_ckpt.tasks ORDER BY 1',
 	streams => 'TABLE stream_ckpt.streams');

@@ -1,0 +1,90 @@
+/*-------------------------------------------------------------------------
+ *
+ * alter_check.c
+ *		Can a changed query go on from the state of the one before?
+ *
+ * It can when its stages have the same keys.  Aggregates come and go: what is the same is found by its canonical expression; what
+ * is new sees the rows from now on, which over a grouped sub-select has no meaning, since rows that it has not seen would be taken back from it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+
+#include "alter.h"
+
+static pg_attribute_noreturn() void
+refuse(SckptPipeline *pipeline, const char *what, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("pipeline \"%s\" cannot keep its state with %s", pipeline->name, what),
+			 detail ? errdetail("%s", detail) : 0,
+			 errhint("With reset_state => true it starts over from now on, with an empty result.")));
+}
+
+static SckptKey *
+find_key(SckptQuery *query, SckptKey *wanted)
+{
+	for (int i = 0; i < query->nkeys; i++)
+	{
+		if (query->keys[i].type == wanted->type && strcmp(query->keys[i].canonical, wanted->canonical) == 0)
+			return &query->keys[i];
+	}
+	return NULL;
+}
+
+static bool
+has_call(SckptQuery *query, SckptCall *wanted)
+{
+	for (int i = 0; i < query->ncalls; i++)
+	{
+		if (strcmp(query->calls[i].canonical, wanted->canonical) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+check_stage(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new)
+{
+	for (int i = 0; i < Max(old->nkeys, new->nkeys); i++)
+	{
+		bool		lost = i < old->nkeys && find_key(new, &old->keys[i]) == NULL;
+		bool		gained = i < new->nkeys && find_key(old, &new->keys[i]) == NULL;
+
+		if (!lost && !gained)
+			continue;
+		refuse(pipeline, lost && gained && old->keys[i].bound != SCKPT_BOUND_NONE && new->keys[i].bound != SCKPT_BOUND_NONE ?
+			   "another window" : "other group keys",
+			   lost && gained ? psprintf("It is grouped by %s, not by %s.", old->keys[i].canonical, new->keys[i].canonical) :
+			   lost ? psprintf("It is grouped by %s.", old->keys[i].canonical) :
+			   psprintf("It is not grouped by %s.", new->keys[i].canonical));
+	}
+	if (old->nkeys != new->nkeys || old->nsession != new->nsession)
+		refuse(pipeline, "other group keys", NULL);
+	for (int i = 0; i < new->ncalls && new->retracting; i++)
+	{
+		if (!has_call(old, &new->calls[i]))
+			refuse(pipeline, "a new aggregate over a grouped sub-select",
+				   psprintf("It has no %s.", new->calls[i].canonical));
+	}
+}
+
+void
+sckpt_alter_check_state(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new, bool old_final, bool new_final)
+{
+	if (old->grouped != new->grouped)
+		refuse(pipeline, new->grouped ? "grouping, which it had not" : "no grouping, which it had", NULL);
+	if (!old->grouped)
+		return;
+	if (old_final != new_final && old->above)
+		refuse(pipeline, new_final ? "emit => 'final' over a grouped sub-select" : "emit => 'changes' over a grouped sub-select", NULL);
+	for (; old || new; old = old->above, new = new->above)
+	{
+		if (old == NULL || new == NULL)
+			refuse(pipeline, new ? "more levels of grouping" : "fewer levels of grouping", NULL);
+		check_stage(pipeline, old, new);
+	}
+}

@@ -1,0 +1,3 @@
+-- Every bid: what it costs to pass rows on.
+SELECT auction, bidder, price, date_time, extra
+FROM bid

@@ -1,0 +1,7 @@
+-- Per category, the average of what its auctions reached.
+SELECT category, avg(final) AS average
+FROM (SELECT a.id, a.category, max(b.price) AS final
+      FROM auction a JOIN bid b ON b.auction = a.id
+      WHERE b.date_time BETWEEN a.date_time AND a.expires
+      GROUP BY a.id, a.category) AS closing
+GROUP BY category
