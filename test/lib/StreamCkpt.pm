@@ -226,10 +226,10 @@ sub history_faults
 			LEFT JOIN stream_ckpt.checkpoint_log l ON l.pipeline_id = d.id AND l.checkpoint_id = c.checkpoint_id
 			WHERE d.id IS NULL OR c.checkpoint_id > p.last_checkpoint OR l.status <> 'completed'} ],
 		[ 'tasks without a worker', q{SELECT pipeline || ' ' || task FROM stream_ckpt.tasks WHERE NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = worker_pid AND backend_type LIKE 'stream_ckpt worker%')} ],
-		# one without state has one task, whatever its parallelism
-		[ 'not as many tasks as it has', q{SELECT pipeline || ' ' || count(*) FROM stream_ckpt.tasks JOIN stream_ckpt.pipelines p USING (pipeline) GROUP BY pipeline, parallelism
-			HAVING array_agg(task ORDER BY task) <> ARRAY(SELECT generate_series(0, parallelism - 1)) AND NOT (count(*) = 1
-			AND NOT EXISTS (SELECT FROM stream_ckpt.checkpoints c WHERE c.pipeline = tasks.pipeline AND c.state_rows > 0))} ],
+		# where the key hangs on more than the row, one task does it all
+		[ 'not as many tasks as it has', q{SELECT pipeline || ' ' || count(*) FROM stream_ckpt.tasks JOIN stream_ckpt.pipelines p USING (pipeline) GROUP BY pipeline, parallelism, last_checkpoint
+			HAVING count(*) NOT IN (1, parallelism) OR min(task) <> 0 OR max(task) <> count(*) - 1 OR count(DISTINCT task) <> count(*)
+			OR count(*) <> (SELECT c.tasks FROM stream_ckpt.checkpoints c WHERE c.pipeline = tasks.pipeline AND c.checkpoint_id = last_checkpoint)} ],
 		[ 'a checkpoint whose tasks are not all in it', q{SELECT pipeline || ' ' || checkpoint_id || ' of ' || c.tasks || ' has ' || c.acknowledged || ', rows of ' || count(t.task)
 			FROM stream_ckpt.checkpoints c LEFT JOIN stream_ckpt.checkpoint_tasks t USING (pipeline, checkpoint_id)
 			WHERE c.status = 'completed' GROUP BY pipeline, checkpoint_id, c.tasks, c.acknowledged, c.rows_in, c.checkpointed_rows, c.checkpointed_bytes

@@ -36,10 +36,13 @@ my @levels = parallelisms($node);
 my @points = ('checkpoint-trigger', 'barrier', 'hand-over', 'chunks-written', 'cleanup', 'before-commit', 'after-commit', 'restore',
 	'rescale', 'savepoint', 'alter-loaded', 'offline-stored');
 @points = split ' ', $ENV{STREAM_CKPT_POINTS} if $ENV{STREAM_CKPT_POINTS};
-# Not every pipeline comes to every point: only several tasks hand over, and only what has state is loaded to be changed.
+# Not every pipeline comes to every point: only several tasks hand over, and only what has state in several of them, or may have, is dealt out anew.
+my $tasks = sub { my ($name) = @_; return $node->safe_psql('postgres', "SELECT count(*) FROM stream_ckpt.tasks WHERE pipeline = '$name'"); };
+my $alters = $node->safe_psql('postgres', q{SELECT count(*) FROM pg_proc WHERE proname = 'alter_pipeline' AND pronamespace = 'stream_ckpt'::regnamespace});
 my %only = (
-	'hand-over' => sub { my ($kind, $level) = @_; return $level > 1; },
-	map { $_ => sub { my ($kind, $level) = @_; return $kind ne 'linear'; } } 'rescale', 'alter-loaded', 'offline-stored');
+	'hand-over' => sub { return $tasks->($_[0]) > 1; },
+	'rescale' => sub { return $alters && @levels > 1 && $_[0] !~ /^(linear|joined)/; },
+	map { $_ => sub { return $_[0] !~ /^linear/; } } 'alter-loaded', 'offline-stored');
 
 # ---- pipelines, and the same over the table `done` ----
 
@@ -180,7 +183,7 @@ foreach my $point (@points)
 	}
 	foreach my $name (@names)
 	{
-		next if $only{$point} && !$only{$point}->($name =~ /^(.*)_(\d+)$/);
+		next if $only{$point} && !$only{$point}->($name);
 		$node->safe_psql('postgres', "SELECT stream_ckpt.pause_pipeline('$name')") if $point eq 'restore';
 		insert();
 		my $offset = -s $node->logfile;
