@@ -21,6 +21,7 @@
 #include "utils/syscache.h"
 
 #include "aggregate_private.h"
+#include "compat.h"
 
 static void
 check_execute(Oid function, Oid owner, ObjectType type)

@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
+#include "compat.h"
 #include "stream.h"
 
 /* ---- Portable form ---- */
@@ -113,7 +114,7 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 		if (!nulls[i])
 			values[i] = sckpt_codec_read(&codecs[i], cursor, end);
 	}
-	return heap_form_minimal_tuple(desc, values, nulls);
+	return heap_form_minimal_tuple(desc, values, nulls, 0);
 }
 
 /*

@@ -48,6 +48,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "hook.h"
 #include "launcher.h"
 #include "pipeline.h"

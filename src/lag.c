@@ -22,6 +22,7 @@
 #include "storage/proc.h"
 #include "utils/wait_event.h"
 
+#include "compat.h"
 #include "lag.h"
 #include "record.h"
 #include "settings.h"
@@ -113,9 +114,9 @@ sckpt_lag_wait(Oid stream)
 {
 	static LocalTransactionId asked = InvalidLocalTransactionId;
 
-	if (sckpt_max_lag == 0 || asked == MyProc->lxid)
+	if (sckpt_max_lag == 0 || asked == sckpt_local_transaction_id())
 		return;
-	asked = MyProc->lxid;
+	asked = sckpt_local_transaction_id();
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !reader_behind(stream, false) || in_the_way())
 		return;
 
