@@ -24,6 +24,7 @@
 #include "utils/wait_event.h"
 
 #include "attach.h"
+#include "settings.h"
 #include "shared.h"
 
 #define BLOCK_PATIENCE		30000	/* ms */
@@ -34,16 +35,24 @@
  * find the process there.
  */
 static void
-worker_exit(int code, Datum database)
+worker_exit(int code, Datum arg)
 {
+	Oid			database = (Oid) (uint32) arg;
+	int			number = (int) ((uint64) arg >> 32);
 	SckptDatabase *entry;
 
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
-	entry = sckpt_shared_find_database(DatumGetObjectId(database));
-	if (entry && entry->worker_pid == MyProcPid)
+	entry = sckpt_shared_find_database(database);
+	if (entry && entry->workers[number].pid == MyProcPid)
 	{
-		entry->worker_pid = 0;
-		entry->worker_latch = NULL;
+		entry->workers[number].pid = 0;
+		entry->workers[number].latch = NULL;
+
+		/* Without a leader the others end, too; and that one starts those that end. */
+		sckpt_shared_wake_workers(entry);
+	}
+	if (entry && number == 0)
+	{
 		entry->confirmed = false;
 		entry->read_lsn = InvalidXLogRecPtr;
 		entry->restart_lsn = InvalidXLogRecPtr;
@@ -56,10 +65,12 @@ worker_exit(int code, Datum database)
 	{
 		SckptPipelineEntry *pipeline = &sckpt_shared->pipelines[i];
 
-		if (pipeline->database != DatumGetObjectId(database))
+		if (pipeline->database != database)
 			continue;
-		if (code == 0)
+		if (code == 0 && number == 0)
 			sckpt_shared_release_pipeline(pipeline);
+		if (pipeline->worker_pid != MyProcPid)
+			continue;
 		SpinLockAcquire(&pipeline->mutex);
 		pipeline->worker_pid = 0;
 		if (pipeline->status == SCKPT_RUNNING)
@@ -69,6 +80,26 @@ worker_exit(int code, Datum database)
 	if (sckpt_shared->launcher_latch)
 		SetLatch(sckpt_shared->launcher_latch);
 	LWLockRelease(sckpt_shared->lock);
+	sckpt_shared_broadcast();
+}
+
+/* The number of those that may share the tasks is the leader's to find out. */
+static void
+take_place(SckptDatabase *entry, int number)
+{
+	SckptWorker *worker = &entry->workers[number];
+
+	worker->pid = MyProcPid;
+	worker->latch = MyLatch;
+	worker->restart_lsn = InvalidXLogRecPtr;
+	pg_atomic_write_u32(&worker->wants_rows, 0);
+	pg_atomic_write_u64(&worker->synced, 0);
+}
+
+static void
+leave_at_exit(Oid database, int number)
+{
+	on_shmem_exit(worker_exit, (Datum) (((uint64) number << 32) | database));
 	sckpt_shared_broadcast();
 }
 
@@ -87,10 +118,10 @@ sckpt_launcher_attach_worker(Oid database)
 		sckpt_shared->database_refused = true;
 	else if (entry->blocked_by != 0)
 		entry->last_end = SCKPT_END_BLOCKED;
-	else if (entry->worker_pid == 0)
+	else if (entry->workers[0].pid == 0)
 	{
-		entry->worker_pid = MyProcPid;
-		entry->worker_latch = MyLatch;
+		take_place(entry, 0);
+		entry->nworkers = sckpt_workers;
 		entry->wanted = false;
 		entry->confirmed = false;
 		entry->last_end = SCKPT_END_NONE;
@@ -101,10 +132,26 @@ sckpt_launcher_attach_worker(Oid database)
 	LWLockRelease(sckpt_shared->lock);
 
 	if (attached)
+		leave_at_exit(database, 0);
+	return attached;
+}
+
+bool
+sckpt_launcher_attach_helper(Oid database, int number, int leader_pid)
+{
+	SckptDatabase *entry;
+	bool		attached = false;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_find_database(database);
+	if (entry && entry->blocked_by == 0 && entry->workers[0].pid == leader_pid && entry->workers[number].pid == 0)
 	{
-		on_shmem_exit(worker_exit, ObjectIdGetDatum(database));
-		sckpt_shared_broadcast();
+		take_place(entry, number);
+		attached = true;
 	}
+	LWLockRelease(sckpt_shared->lock);
+	if (attached)
+		leave_at_exit(database, number);
 	return attached;
 }
 
@@ -115,7 +162,7 @@ sckpt_launcher_confirm_worker(void)
 
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 	entry = sckpt_shared_find_database(MyDatabaseId);
-	if (entry && entry->worker_pid == MyProcPid && !entry->confirmed)
+	if (entry && entry->workers[0].pid == MyProcPid && !entry->confirmed)
 	{
 		entry->confirmed = true;
 		if (sckpt_shared->launcher_latch)
@@ -131,8 +178,8 @@ unblock_at_exit(int code, Datum arg)
 }
 
 /*
- * Set our mark if nobody else's is there, and tell the worker to end.  True
- * when no worker is left; otherwise *other is who blocks, 0 if we do.
+ * Set our mark if nobody else's is there, and tell the workers to end.  True
+ * when none is left; otherwise *other is who blocks, 0 if we do.
  */
 static bool
 try_block(Oid database, int *other)
@@ -157,11 +204,15 @@ try_block(Oid database, int *other)
 	else
 	{
 		entry->blocked_by = MyProcPid;
-		/* The process cannot be gone (nor its pid be another's) while the entry has its pid. */
-		if (entry->worker_pid != 0)
-			kill(entry->worker_pid, SIGTERM);
-		else
-			done = true;
+		/* A process cannot be gone (nor its pid be another's) while the entry has its pid. */
+		done = true;
+		for (int i = 0; i < SCKPT_MAX_WORKERS; i++)
+		{
+			if (entry->workers[i].pid == 0)
+				continue;
+			kill(entry->workers[i].pid, SIGTERM);
+			done = false;
+		}
 	}
 	LWLockRelease(sckpt_shared->lock);
 	return done;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * attach.h
- *		Who may be in a database: its worker, or a utility command that needs
+ *		Who may be in a database: its workers, or a utility command that needs
  *		the database without workers.
  *
  *-------------------------------------------------------------------------
@@ -21,6 +21,12 @@
  * sckpt_shared_wake(), or after some minutes; anything else: started again, with a back-off.
  */
 extern bool sckpt_launcher_attach_worker(Oid database);
+
+/*
+ * The same in worker `number` (from 1) of a database, which the leader, process `leader_pid`, has started.  It is to end when that is not the leader
+ * any more.
+ */
+extern bool sckpt_launcher_attach_helper(Oid database, int number, int leader_pid);
 
 /*
  * In a worker: there are streams here, so this worker stays.  Until then it counts as a probe (for 5 s at most), of

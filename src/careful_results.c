@@ -49,7 +49,7 @@ static void
 begin_changes(Changes *changes, SckptTask *task)
 {
 	changes->task = task;
-	changes->context = AllocSetContextCreate(sckpt_attempt.context, "stream_ckpt careful results", ALLOCSET_DEFAULT_SIZES);
+	changes->context = AllocSetContextCreate(task->attempt->context, "stream_ckpt careful results", ALLOCSET_DEFAULT_SIZES);
 	changes->slot = MakeSingleTupleTableSlot(task->last->result, &TTSOpsMinimalTuple);
 	changes->n = 0;
 }
@@ -107,7 +107,7 @@ take_changes(void *arg, uint64 first, uint64 end)
 	for (uint64 i = first; i < end; i++)
 		make_change(changes, sink, &changes->list[i]);
 	sckpt_sink_close(sink);
-	sckpt_attempt.rows_out += end - first;
+	task->attempt->rows_out += end - first;
 }
 
 static void
@@ -251,7 +251,7 @@ remove_old(Changes *changes, TupleTableSlot *key)
 
 	for (SckptRef ref = sckpt_state_first_dirty(last->state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
 	{
-		SckptOutcome *outcome = &sckpt_attempt.outcomes[n++];
+		SckptOutcome *outcome = &changes->task->attempt->outcomes[n++];
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
@@ -322,7 +322,7 @@ sckpt_careful_results(SckptTask *task, uint64 ndirty)
 		if (n >= ndirty)
 			elog(ERROR, "more changed entries than counted");
 		entry = sckpt_state_address(last->state, ref);
-		add_result(changes, ref, entry, &sckpt_attempt.outcomes[n++], key);
+		add_result(changes, ref, entry, &task->attempt->outcomes[n++], key);
 		if (changes->n == CHANGE_ROWS)
 			make_changes(changes);
 	}
@@ -345,7 +345,7 @@ take_rows(void *arg, uint64 first, uint64 end)
 		ExecStoreMinimalTuple(changes->list[i].row, changes->slot, false);
 		sckpt_appender_put(appender, changes->slot);
 	}
-	sckpt_attempt.rows_out += sckpt_appender_close(appender);
+	changes->task->attempt->rows_out += sckpt_appender_close(appender);
 }
 
 static void

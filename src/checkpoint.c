@@ -35,9 +35,6 @@
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
-#include "worker.h"
-
-SckptAttempt sckpt_attempt;
 
 /* Statements on our own tables, planned once per process. */
 static const struct
@@ -132,21 +129,21 @@ sckpt_checkpoint_execute(SckptStatement statement, Datum *values, const char *nu
 }
 
 bool
-sckpt_checkpoint_in_progress(void)
+sckpt_checkpoint_in_progress(SckptTask *task)
 {
-	return sckpt_attempt.id != 0;
+	return task->attempt->id != 0;
 }
 
 bool
-sckpt_checkpoint_may_have_committed(void)
+sckpt_checkpoint_may_have_committed(SckptTask *task)
 {
-	return sckpt_attempt.id != 0 && sckpt_attempt.committing;
+	return task->attempt->id != 0 && task->attempt->committing;
 }
 
 void
-sckpt_checkpoint_add_rows(uint64 rows)
+sckpt_checkpoint_add_rows(SckptTask *task, uint64 rows)
 {
-	sckpt_attempt.rows_out += rows;
+	task->attempt->rows_out += rows;
 }
 
 /* ---- Trigger ---- */
@@ -211,22 +208,22 @@ trigger(SckptTask *task)
 	SckptUser	saved;
 	Datum		values[3];
 
-	sckpt_attempt.id = task->def->next_checkpoint;
-	sckpt_attempt.committing = false;
-	sckpt_attempt.triggered_at = GetCurrentTimestamp();
-	sckpt_attempt.context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
-	memset(sckpt_attempt.snapshots, 0, sizeof(sckpt_attempt.snapshots));
-	sckpt_attempt.outcomes = NULL;
+	task->attempt->id = task->def->next_checkpoint;
+	task->attempt->committing = false;
+	task->attempt->triggered_at = GetCurrentTimestamp();
+	task->attempt->context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
+	memset(task->attempt->snapshots, 0, sizeof(task->attempt->snapshots));
+	task->attempt->outcomes = NULL;
 	sckpt_chunk_reset(task);
-	sckpt_attempt.rows = sckpt_attempt.bytes = sckpt_attempt.rows_out = 0;
-	sckpt_attempt.ndead = list_length(task->dead);
+	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = 0;
+	task->attempt->ndead = list_length(task->dead);
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
 	{
 		values[0] = Int64GetDatum(task->def->id);
-		values[1] = Int64GetDatum(sckpt_attempt.id);
-		values[2] = TimestampTzGetDatum(sckpt_attempt.triggered_at);
+		values[1] = Int64GetDatum(task->attempt->id);
+		values[2] = TimestampTzGetDatum(task->attempt->triggered_at);
 		sckpt_catalog_enter(&saved);
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_TRIGGER, values, NULL);
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_TRIGGER_TASK, values, NULL);
@@ -291,7 +288,7 @@ send_watermark(SckptTask *task)
 
 	if (task->output_delay < 0)
 		return;
-	watermark = sckpt_progress_output(task, sckpt_worker_tasks());
+	watermark = sckpt_progress_output(task);
 	if (watermark != DT_NOBEGIN)
 	{
 		(void) sckpt_record_write_watermark(task->def->result, watermark, SCKPT_RECORD_PIPELINE, InvalidXLogRecPtr);
@@ -354,16 +351,16 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	/* Without what the commit removes. */
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	for (int i = 0; i < task->nstores; i++)
-		state_rows -= sckpt_attempt.snapshots[i].nleaving;
+		state_rows -= task->attempt->snapshots[i].nleaving;
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
 	store_dead_letters(task);
 	values[0] = Int64GetDatum(task->def->id);
-	values[1] = Int64GetDatum(sckpt_attempt.id);
+	values[1] = Int64GetDatum(task->attempt->id);
 	values[2] = LSNGetDatum(position->commit);
 	values[3] = LSNGetDatum(position->restart);
 	values[4] = Int64GetDatum(task->rows_in);
-	values[5] = Int64GetDatum(task->rows_out + sckpt_attempt.rows_out);
+	values[5] = Int64GetDatum(task->rows_out + task->attempt->rows_out);
 	values[6] = Int64GetDatum(task->late_rows);
 	values[7] = Int64GetDatum(task->dead_letters + list_length(task->dead));
 	nulls[8] = time_value(task->times.watermark, &values[8]);
@@ -376,19 +373,19 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	values[3] = Int64GetDatum(task->rows_in - task->def->rows_in);
 	values[4] = Int64GetDatum(state_rows);
 	values[5] = Int64GetDatum(state_bytes);
-	values[6] = Int64GetDatum(sckpt_attempt.rows);
-	values[7] = Int64GetDatum(sckpt_attempt.bytes);
+	values[6] = Int64GetDatum(task->attempt->rows);
+	values[7] = Int64GetDatum(task->attempt->bytes);
 	if (sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE, values, nulls) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("checkpoint " INT64_FORMAT " of pipeline \"%s\" is not in progress any more",
-						sckpt_attempt.id, task->def->name)));
-	values[2] = TimestampTzGetDatum(sckpt_attempt.packed_at);
-	values[3] = TimestampTzGetDatum(sckpt_attempt.started_at);
+						task->attempt->id, task->def->name)));
+	values[2] = TimestampTzGetDatum(task->attempt->packed_at);
+	values[3] = TimestampTzGetDatum(task->attempt->started_at);
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
 
 	sckpt_fault_point("cleanup");
-	prune(task, sckpt_attempt.id, sckpt_attempt.id);
+	prune(task, task->attempt->id, task->attempt->id);
 	if (task->restore_id)
 	{
 		values[0] = Int64GetDatum(task->restore_id);
@@ -412,8 +409,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 		MemoryContextReset(task->dead_context);
 	if (task->output_delay >= 0)
 		sckpt_progress_output_committed(task);
-	task->rows_out += sckpt_attempt.rows_out;
-	task->def->last_checkpoint = sckpt_attempt.id;
+	task->rows_out += task->attempt->rows_out;
+	task->def->last_checkpoint = task->attempt->id;
 	task->def->position = position->commit;
 	task->def->restart = position->restart;
 	task->def->rows_in = task->rows_in;
@@ -431,8 +428,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->error[0] = '\0';
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
-	MemoryContextDelete(sckpt_attempt.context);
-	sckpt_attempt.id = 0;
+	MemoryContextDelete(task->attempt->context);
+	task->attempt->id = 0;
 }
 
 bool
@@ -450,7 +447,7 @@ sckpt_checkpoint_begin(SckptTask *task)
 		sckpt_checkpoint_record_failure(task, task->waiting);
 		return false;
 	}
-	sckpt_attempt.started_at = sckpt_attempt.packed_at = GetCurrentTimestamp();
+	task->attempt->started_at = task->attempt->packed_at = GetCurrentTimestamp();
 	if (task->noperators == 0)
 		sckpt_task_begin_linear(task);
 	foreach(lc, task->pending)
@@ -458,7 +455,7 @@ sckpt_checkpoint_begin(SckptTask *task)
 		SckptPending *pending = lfirst(lc);
 
 		sckpt_batch_wait_visible(pending->batch, task->known_visible);
-		sckpt_attempt.rows_out += sckpt_task_run_linear(task, pending);
+		task->attempt->rows_out += sckpt_task_run_linear(task, pending);
 	}
 	return true;
 }
@@ -475,11 +472,11 @@ sckpt_checkpoint_finish(SckptTask *task, SckptPosition *position)
 		sckpt_task_become_self(&identity);
 	}
 	else
-		sckpt_attempt.packed_at = GetCurrentTimestamp();
+		task->attempt->packed_at = GetCurrentTimestamp();
 	sckpt_fault_point("chunks-written");
 	store_checkpoint(task, position);
 	sckpt_fault_point("before-commit");
-	sckpt_attempt.committing = true;
+	task->attempt->committing = true;
 	end_transaction();
 	sckpt_fault_point("after-commit");
 	switch_state(task, position);
@@ -503,7 +500,7 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	Oid			types[3] = {INT8OID, INT8OID, TEXTOID};
 	Datum		values[3];
 	SckptUser	saved;
-	int64		id = sckpt_attempt.id;
+	int64		id = task->attempt->id;
 
 	sckpt_chunk_reset(task);
 	if (sckpt_task_last(task))
@@ -511,10 +508,10 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	if (id)
 	{
 		/* The next attempt finds these results again. */
-		sckpt_dead_forget(task, sckpt_attempt.ndead);
-		MemoryContextDelete(sckpt_attempt.context);
+		sckpt_dead_forget(task, task->attempt->ndead);
+		MemoryContextDelete(task->attempt->context);
 	}
-	sckpt_attempt.id = 0;
+	task->attempt->id = 0;
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))

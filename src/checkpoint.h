@@ -32,13 +32,13 @@ extern bool sckpt_checkpoint_take(SckptTask *task, SckptPosition *position);
 extern bool sckpt_checkpoint_begin(SckptTask *task);
 extern void sckpt_checkpoint_finish(SckptTask *task, SckptPosition *position);
 /* Count rows put out by the checkpoint being taken. */
-extern void sckpt_checkpoint_add_rows(uint64 rows);
+extern void sckpt_checkpoint_add_rows(SckptTask *task, uint64 rows);
 /* In a transaction of its own, after an abort; for the attempt being made, if any. */
 extern void sckpt_checkpoint_record_failure(SckptTask *task, const char *error);
 /* Is an attempt being made? */
-extern bool sckpt_checkpoint_in_progress(void);
+extern bool sckpt_checkpoint_in_progress(SckptTask *task);
 /* May it have committed, although an error came?  Then what is in memory counts for nothing. */
-extern bool sckpt_checkpoint_may_have_committed(void);
+extern bool sckpt_checkpoint_may_have_committed(SckptTask *task);
 
 /*
  * A chunk's payload: SCKPT_CHUNK_VERSION, the operator's description, then for each entry flags (1 byte), length (4, network order) and what

@@ -34,8 +34,8 @@ typedef struct SckptSnapshot
 	uint64		maxleaving;
 } SckptSnapshot;
 
-/* The attempt being made; there is one at a time in a process. */
-typedef struct SckptAttempt
+/* The attempt being made, of a task. */
+struct SckptAttempt
 {
 	int64		id;				/* 0: none */
 	bool		committing;		/* it may have committed: only the tables know */
@@ -49,9 +49,7 @@ typedef struct SckptAttempt
 	uint64		bytes;
 	uint64		rows_out;
 	int			ndead;			/* dead letters that there were before */
-} SckptAttempt;
-
-extern SckptAttempt sckpt_attempt;
+};
 
 typedef enum SckptStatement
 {

@@ -61,7 +61,7 @@ sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 ent
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int32GetDatum(store->stage);
 	values[2] = Int64GetDatum(store->next_chunk + store->nwritten);
-	values[3] = Int64GetDatum(sckpt_attempt.id);
+	values[3] = Int64GetDatum(task->attempt->id);
 	values[4] = Int32GetDatum(entries);
 	values[5] = Int64GetDatum(buf->len);
 	values[6] = Int64GetDatum((int64) crc);
@@ -89,8 +89,8 @@ sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 ent
 	}
 	store->written_gone[store->nwritten] = gone;
 	store->written[store->nwritten++] = entries;
-	sckpt_attempt.rows += entries;
-	sckpt_attempt.bytes += buf->len;
+	task->attempt->rows += entries;
+	task->attempt->bytes += buf->len;
 }
 
 /* The oldest chunk with something that counts, besides tombstones, after the checkpoint being taken. */
@@ -295,8 +295,8 @@ sckpt_chunk_clean(SckptTask *task, SckptStore *store)
 		return;
 	budget = Max(Max(written, rows / 16), 1024);
 
-	order = MemoryContextAlloc(sckpt_attempt.context, store->nchunks * sizeof(int));
-	victim = MemoryContextAllocZero(sckpt_attempt.context, store->nchunks * sizeof(bool));
+	order = MemoryContextAlloc(task->attempt->context, store->nchunks * sizeof(int));
+	victim = MemoryContextAllocZero(task->attempt->context, store->nchunks * sizeof(bool));
 	for (int i = 0; i < store->nchunks; i++)
 	{
 		if (store->chunks[i].id && store->chunks[i].live > 0 &&

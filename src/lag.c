@@ -38,9 +38,9 @@
 static bool
 reads(SckptPipelineEntry *entry, Oid stream)
 {
-	for (int i = 0; i < SCKPT_ENTRY_STREAMS && OidIsValid(entry->streams[i]); i++)
+	for (int i = 0; i < entry->ninflows; i++)
 	{
-		if (entry->streams[i] == stream)
+		if (entry->inflows[i].stream == stream)
 			return true;
 	}
 	return false;
@@ -61,9 +61,8 @@ reader_behind(Oid stream, bool wake)
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	database = sckpt_shared_find_database(MyDatabaseId);
 
-	/* Of what the worker has not noted yet, we know nothing: a pipeline may be paused or gone. */
-	if (database && database->worker_pid != 0 &&
-		pg_atomic_read_u64(&database->synced) == pg_atomic_read_u64(&database->generation))
+	/* Of what the workers have not noted yet, we know nothing: a pipeline may be paused or gone. */
+	if (database && sckpt_shared_synced(database))
 	{
 		for (int i = 0; i < sckpt_shared->used_pipelines && !behind; i++)
 		{
@@ -76,7 +75,7 @@ reader_behind(Oid stream, bool wake)
 			SpinLockRelease(&entry->mutex);
 		}
 		if (behind && wake)
-			SetLatch(database->worker_latch);
+			sckpt_shared_wake_workers(database);
 	}
 	LWLockRelease(sckpt_shared->lock);
 	return behind;
@@ -138,25 +137,42 @@ sckpt_lag_wait(Oid stream)
 	ConditionVariableCancelSleep();
 }
 
+/* Is the reader in the same lane? */
+static bool
+is_beside(int64 id, List *beside)
+{
+	ListCell   *lc;
+
+	foreach(lc, beside)
+	{
+		if (((SckptTask *) lfirst(lc))->def->id == id)
+			return true;
+	}
+	return false;
+}
+
 bool
-sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside)
+sckpt_lag_sink_full(SckptTask *task, List *beside)
 {
 	uint64		limit = (uint64) sckpt_max_lag * 1024;
 	XLogRecPtr	flushed;
-	ListCell   *lc;
+	SckptPipelineEntry *entries;
+	bool		full = false;
+	int			n;
 
 	if (limit == 0)
 		return false;
 	if (task->held)
 		limit /= 2;
 	flushed = GetFlushRecPtr(NULL);
-	foreach(lc, tasks)
+	entries = sckpt_shared_copy_pipelines(MyDatabaseId, &n);
+	for (int i = 0; i < n && !full; i++)
 	{
-		SckptTask  *reader = lfirst(lc);
+		SckptPipelineEntry *reader = &entries[i];
 
-		if (reader->status == SCKPT_RUNNING && reader != task && list_member_oid(reader->def->streams, task->def->result) &&
-			flushed > Max(reader->read_lsn, reader->fed) + limit && !list_member_ptr(beside, reader))
-			return true;
+		full = reader->status == SCKPT_RUNNING && reader->id != task->def->id && reads(reader, task->def->result) &&
+			flushed > reader->read_lsn + limit && !is_beside(reader->id, beside);
 	}
-	return false;
+	pfree(entries);
+	return full;
 }

@@ -22,9 +22,9 @@
 extern void sckpt_lag_wait(Oid stream);
 
 /*
- * In the worker: is a task, of those given, that reads the stream which this one writes, too far behind?  Those in `beside` do not count: who reads
+ * In the worker: is a pipeline that reads the stream which this one writes too far behind?  Those with tasks in `beside` do not count: who reads
  * the log together with us does not fall behind us.  A task that is held counts as one until half of the lag is gone.
  */
-extern bool sckpt_lag_sink_full(SckptTask *task, List *tasks, List *beside);
+extern bool sckpt_lag_sink_full(SckptTask *task, List *beside);
 
 #endif							/* SCKPT_LAG_H */

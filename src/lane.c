@@ -260,7 +260,7 @@ run_large_batch(SckptBatch *batch, void *arg)
 		return;
 	sckpt_batch_wait_visible(batch, large->lane->known_visible);
 	large->rows_in += rows;
-	sckpt_checkpoint_add_rows(sckpt_task_run_linear(large->task, &pending));
+	sckpt_checkpoint_add_rows(large->task, sckpt_task_run_linear(large->task, &pending));
 }
 
 static void

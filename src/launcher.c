@@ -292,7 +292,7 @@ observe(Target *target, TimestampTz now, bool *wanted, bool *blocked)
 	entry = sckpt_shared_find_database(target->oid);
 	if (entry)
 	{
-		running = entry->worker_pid != 0;
+		running = entry->workers[0].pid != 0;
 		confirmed = entry->confirmed || entry->read_lsn != InvalidXLogRecPtr;
 		*wanted = entry->wanted;
 		*blocked = entry->blocked_by != 0;
@@ -372,7 +372,7 @@ prepare_entry(Target *target, bool *full)
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 	entry = sckpt_shared_get_database(target->oid);
 	*full = entry == NULL;
-	ready = entry != NULL && entry->worker_pid == 0 && entry->blocked_by == 0;
+	ready = entry != NULL && entry->workers[0].pid == 0 && entry->blocked_by == 0;
 	if (ready)
 		entry->last_end = SCKPT_END_NONE;
 	LWLockRelease(sckpt_shared->lock);

@@ -370,7 +370,7 @@ hold_log(void)
 			retained = sckpt_slot_ensure(MyDatabaseId);
 		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 		database = sckpt_shared_find_database(MyDatabaseId);
-		if (database && database->worker_pid != 0)
+		if (database && database->workers[0].pid != 0)
 			restart = database->restart_lsn;
 		LWLockRelease(sckpt_shared->lock);
 

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
@@ -26,17 +27,34 @@
 
 /* ---- Heartbeats ---- */
 
-static TimestampTz next_close(Oid stream, List *tasks, int depth);
+/* All pipelines of the database, as their workers have published them. */
+typedef struct Pipelines
+{
+	SckptPipelineEntry *entries;
+	int			n;
+} Pipelines;
+
+static TimestampTz next_close(Oid stream, Pipelines *pipelines, int depth);
+
+static SckptInflow *
+find_inflow(SckptPipelineEntry *entry, Oid stream)
+{
+	for (int i = 0; i < entry->ninflows; i++)
+	{
+		if (entry->inflows[i].stream == stream)
+			return &entry->inflows[i];
+	}
+	return NULL;
+}
 
 /*
- * The watermark of one of a task's streams at which something closes next, here or in the pipelines that read the result.  DT_NOEND: none
+ * The watermark of one of a pipeline's streams at which something closes next, here or in the pipelines that read the result.  DT_NOEND: none
  * that is in sight.  DT_NOBEGIN: the silence of the stream, which holds the others up, is enough.
  */
 static TimestampTz
-closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
+closes_at(SckptPipelineEntry *entry, SckptInflow *inflow, Pipelines *pipelines, int depth)
 {
-	SckptInflow *inflow = sckpt_task_inflow(task, stream);
-	TimestampTz next = DT_NOEND;
+	TimestampTz next = entry->next_close;
 	TimestampTz greatest = DT_NOBEGIN;
 	bool		held = false;
 
@@ -44,30 +62,23 @@ closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
 	if (depth == 0 && inflow->managed)
 		return DT_NOEND;
 
-	/* What the watermark has passed already, the task's next checkpoint closes; others need not wait for that. */
-	for (int i = 0; i < task->noperators; i++)
+	/* What the watermark has passed already, the next checkpoint closes; others need not wait for that. */
+	if (entry->output_delay >= 0 && depth < MAX_CHAIN)
 	{
-		TimestampTz close = task->operators[i]->next_close(task->operators[i]);
+		TimestampTz close = add_time(next_close(entry->result, pipelines, depth + 1), entry->output_delay);
 
-		if (close > task->times.watermark)
+		if (close > entry->watermark)
 			next = Min(next, close);
 	}
-	if (task->output_delay >= 0 && depth < MAX_CHAIN)
-	{
-		TimestampTz close = add_time(next_close(task->def->result, tasks, depth + 1), task->output_delay);
-
-		if (close > task->times.watermark)
-			next = Min(next, close);
-	}
-	if (next == DT_NOEND || task->ninflows == 1)
+	if (next == DT_NOEND || entry->ninflows == 1)
 		return next;
 
-	/* With it, it is the others that hold the task up. */
+	/* With it, it is the others that hold the pipeline up. */
 	if (!inflow->event_time || inflow->watermark >= next)
 		return DT_NOEND;
-	for (int i = 0; i < task->ninflows; i++)
+	for (int i = 0; i < entry->ninflows; i++)
 	{
-		SckptInflow *other = &task->inflows[i];
+		SckptInflow *other = &entry->inflows[i];
 
 		if (other == inflow || !other->event_time)
 			continue;
@@ -81,59 +92,59 @@ closes_at(SckptTask *task, Oid stream, List *tasks, int depth)
 	return greatest >= next ? DT_NOBEGIN : next;
 }
 
-/* The same for all tasks. */
+/* The same for all pipelines. */
 static TimestampTz
-next_close(Oid stream, List *tasks, int depth)
+next_close(Oid stream, Pipelines *pipelines, int depth)
 {
 	TimestampTz next = DT_NOEND;
-	ListCell   *lc;
 
-	foreach(lc, tasks)
+	for (int i = 0; i < pipelines->n; i++)
 	{
-		SckptTask  *task = lfirst(lc);
+		SckptPipelineEntry *entry = &pipelines->entries[i];
+		SckptInflow *inflow = entry->status == SCKPT_RUNNING ? find_inflow(entry, stream) : NULL;
 
-		if (task->status == SCKPT_RUNNING && sckpt_task_inflow(task, stream))
-			next = Min(next, closes_at(task, stream, tasks, depth));
+		if (inflow)
+			next = Min(next, closes_at(entry, inflow, pipelines, depth));
 	}
 	return next;
 }
 
-/* The greatest watermark that any pipeline has of a stream. */
+/*
+ * The greatest watermark that any pipeline has of a stream.  `ours`: is it for this worker to look after the stream?  It is for the one that
+ * coordinates the oldest pipeline which reads it.
+ */
 static TimestampTz
-stream_watermark(Oid stream, List *tasks)
+stream_watermark(Oid stream, Pipelines *pipelines, bool *ours)
 {
 	TimestampTz watermark = DT_NOBEGIN;
-	ListCell   *lc;
+	int64		oldest = PG_INT64_MAX;
 
-	foreach(lc, tasks)
+	*ours = false;
+	for (int i = 0; i < pipelines->n; i++)
 	{
-		SckptTask  *task = lfirst(lc);
-		SckptInflow *inflow = task->status == SCKPT_RUNNING ? sckpt_task_inflow(task, stream) : NULL;
+		SckptPipelineEntry *entry = &pipelines->entries[i];
+		SckptInflow *inflow = entry->status == SCKPT_RUNNING ? find_inflow(entry, stream) : NULL;
 
-		if (inflow)
-			watermark = Max(watermark, inflow->watermark);
+		if (inflow == NULL)
+			continue;
+		watermark = Max(watermark, inflow->watermark);
+		if (entry->id < oldest)
+		{
+			oldest = entry->id;
+			*ours = entry->worker_pid == MyProcPid;
+		}
 	}
 	return watermark;
 }
 
-static int64
-heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
+/* Has the stream an idle_timeout?  What its options say, now and then. */
+static bool
+has_timeout(SckptSilence *silence)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz watermark = stream_watermark(silence->stream, tasks);
-	TimestampTz next = next_close(silence->stream, tasks, 0);
-	TimestampTz due;
 	int64		timeout;
-	int64		value;
 	bool		declared;
 
-	/* Of a stream without a watermark nothing is known but that it is silent. */
-	if (next == DT_NOEND || (next != DT_NOBEGIN && (watermark == DT_NOBEGIN || next <= watermark)))
-		return NOTHING_MS;
-	if (silence->base == DT_NOBEGIN)
-		silence->base = watermark;
-
-	/* What its options say, now and then. */
 	if (silence->asked_at == 0 || TimestampDifferenceExceeds(silence->asked_at, now, HEARTBEAT_MS))
 	{
 		StartTransactionCommand();
@@ -142,8 +153,27 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 		silence->timeout = declared ? timeout : -1;
 		silence->asked_at = now;
 	}
-	if (silence->timeout < 0)
+	return silence->timeout >= 0;
+}
+
+static int64
+heartbeat(SckptLane *lane, SckptSilence *silence, Pipelines *pipelines)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		ours;
+	TimestampTz watermark = stream_watermark(silence->stream, pipelines, &ours);
+	TimestampTz next;
+	TimestampTz due;
+	int64		value;
+
+	/* Of a stream without a watermark nothing is known but that it is silent. */
+	if (!ours)
 		return NOTHING_MS;
+	next = next_close(silence->stream, pipelines, 0);
+	if (next == DT_NOEND || (next != DT_NOBEGIN && (watermark == DT_NOBEGIN || next <= watermark)))
+		return NOTHING_MS;
+	if (silence->base == DT_NOBEGIN)
+		silence->base = watermark;
 
 	/* Event time was `base` at `since`, and has gone on with the clock. */
 	due = add_time(silence->since, next == DT_NOBEGIN ? silence->timeout : Max(silence->timeout, add_time(next, -silence->base)));
@@ -162,9 +192,10 @@ heartbeat(SckptLane *lane, SckptSilence *silence, List *tasks)
 }
 
 int64
-sckpt_progress_heartbeats(SckptLane *lane, List *tasks)
+sckpt_progress_heartbeats(SckptLane *lane)
 {
 	int64		wait = NOTHING_MS;
+	Pipelines	pipelines = {NULL, 0};
 	ListCell   *lc;
 
 	/* Rows of open transactions are no silence. */
@@ -172,8 +203,14 @@ sckpt_progress_heartbeats(SckptLane *lane, List *tasks)
 		return wait;
 	foreach(lc, lane->silences)
 	{
-		int64		again = heartbeat(lane, lfirst(lc), tasks);
+		SckptSilence *silence = lfirst(lc);
+		int64		again;
 
+		if (!has_timeout(silence))
+			continue;
+		if (pipelines.entries == NULL)
+			pipelines.entries = sckpt_shared_copy_pipelines(MyDatabaseId, &pipelines.n);
+		again = heartbeat(lane, silence, &pipelines);
 		wait = Min(wait, again);
 	}
 	return wait;
@@ -227,26 +264,44 @@ sckpt_progress_prepare(SckptTask *task)
 		task->output_delay = output_delay(task, attnum);
 }
 
-TimestampTz
-sckpt_progress_output(SckptTask *task, List *tasks)
+/* The least output watermark of the other pipelines that write the task's result. */
+static TimestampTz
+others_output(SckptTask *task)
 {
-	TimestampTz least;
-	ListCell   *lc;
+	TimestampTz least = DT_NOEND;
+	SckptDatabase *database;
+	bool		synced;
+	int			n;
+	SckptPipelineEntry *entries;
+
+	/* While not all of them are known, nothing can be said. */
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	database = sckpt_shared_find_database(MyDatabaseId);
+	synced = database && sckpt_shared_synced(database);
+	LWLockRelease(sckpt_shared->lock);
+	if (!synced)
+		return DT_NOBEGIN;
+	entries = sckpt_shared_copy_pipelines(MyDatabaseId, &n);
+	for (int i = 0; i < n; i++)
+	{
+		if (entries[i].id != task->def->id && entries[i].result == task->def->result)
+			least = Min(least, entries[i].output_watermark);
+	}
+	pfree(entries);
+	return least;
+}
+
+TimestampTz
+sckpt_progress_output(SckptTask *task)
+{
 
 	task->next_output = DT_NOBEGIN;
 	if (task->output_delay < 0 || task->times.watermark == DT_NOBEGIN)
 		return DT_NOBEGIN;
-	least = task->next_output = add_time(task->times.watermark, -task->output_delay);
+	task->next_output = add_time(task->times.watermark, -task->output_delay);
 
 	/* A pipeline that does not run holds the stream up, until it has gone on or is dropped. */
-	foreach(lc, tasks)
-	{
-		SckptTask  *other = lfirst(lc);
-
-		if (other != task && other->def->result == task->def->result)
-			least = Min(least, other->output_watermark);
-	}
-	return least;
+	return Min(task->next_output, others_output(task));
 }
 
 void

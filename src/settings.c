@@ -18,6 +18,7 @@
 #include "utils/wait_event.h"
 
 #include "settings.h"
+#include "shared.h"
 
 int			sckpt_checkpoint_history = 1000;
 int			sckpt_checkpoint_interval = 1000;
@@ -50,8 +51,8 @@ define_preload_settings(void)
 							1024, 1, 100000, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.workers",
 							"Workers per database.",
-							NULL, &sckpt_workers,
-							1, 1, 1, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							"They share pipelines, and the tasks of parallel ones; those that have none do not run.", &sckpt_workers,
+							1, 1, SCKPT_MAX_WORKERS, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 }
 
 void

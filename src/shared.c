@@ -90,8 +90,11 @@ shared_startup(void)
 		sckpt_shared->holds = (SckptHold *) (base + holds_offset());
 		for (int i = 0; i < sckpt_shared->ndatabases; i++)
 		{
-			pg_atomic_init_u32(&sckpt_shared->databases[i].wants_rows, 0);
-			pg_atomic_init_u64(&sckpt_shared->databases[i].synced, 0);
+			for (int j = 0; j < SCKPT_MAX_WORKERS; j++)
+			{
+				pg_atomic_init_u32(&sckpt_shared->databases[i].workers[j].wants_rows, 0);
+				pg_atomic_init_u64(&sckpt_shared->databases[i].workers[j].synced, 0);
+			}
 			pg_atomic_init_u64(&sckpt_shared->databases[i].generation, 0);
 		}
 		for (int i = 0; i < sckpt_shared->npipelines; i++)
@@ -139,8 +142,9 @@ sckpt_shared_get_database(Oid database)
 	{
 		/* The generation only has to rise: it stays. */
 		entry->oid = database;
-		entry->worker_pid = 0;
-		entry->worker_latch = NULL;
+		for (int i = 0; i < SCKPT_MAX_WORKERS; i++)
+			entry->workers[i].pid = 0;
+		entry->nworkers = 1;
 		entry->blocked_by = 0;
 		entry->restorer_pid = 0;
 		entry->wanted = false;
@@ -156,9 +160,70 @@ sckpt_shared_get_database(Oid database)
 void
 sckpt_shared_release_database(SckptDatabase *database)
 {
-	if (database->worker_pid == 0 && database->blocked_by == 0 && !database->wanted &&
+	for (int i = 0; i < SCKPT_MAX_WORKERS; i++)
+	{
+		if (database->workers[i].pid != 0)
+			return;
+	}
+	if (database->blocked_by == 0 && !database->wanted &&
 		database->last_end == SCKPT_END_NONE && database->error[0] == '\0')
 		database->oid = InvalidOid;
+}
+
+bool
+sckpt_shared_synced(SckptDatabase *database)
+{
+	uint64		generation = pg_atomic_read_u64(&database->generation);
+
+	for (int i = 0; i < database->nworkers; i++)
+	{
+		SckptWorker *worker = &database->workers[i];
+
+		if (worker->pid == 0 ? i == 0 : pg_atomic_read_u64(&worker->synced) != generation)
+			return false;
+	}
+	return true;
+}
+
+void
+sckpt_shared_wake_workers(SckptDatabase *database)
+{
+	for (int i = 0; i < database->nworkers; i++)
+	{
+		if (database->workers[i].pid != 0)
+			SetLatch(database->workers[i].latch);
+	}
+}
+
+SckptPipelineEntry *
+sckpt_shared_copy_pipelines(Oid database, int *count)
+{
+	SckptPipelineEntry *copies = palloc(Max(1, sckpt_shared->used_pipelines) * sizeof(SckptPipelineEntry));
+	int			room = Max(1, sckpt_shared->used_pipelines);
+	int			n = 0;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	while (room < sckpt_shared->used_pipelines)
+	{
+		/* Some have come since. */
+		room = sckpt_shared->used_pipelines;
+		LWLockRelease(sckpt_shared->lock);
+		copies = repalloc(copies, room * sizeof(SckptPipelineEntry));
+		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	}
+	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
+	{
+		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
+
+		if (entry->database != database)
+			continue;
+		SpinLockAcquire(&entry->mutex);
+		copies[n++] = *entry;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	*count = n;
+	return copies;
 }
 
 SckptPipelineEntry *
@@ -221,15 +286,17 @@ sckpt_shared_wake(Oid database, bool changed)
 	{
 		if (changed)
 			pg_atomic_fetch_add_u64(&entry->generation, 1);
-		if (entry->worker_pid != 0)
+		/* It may be about to exit because it found nothing to do; but it knows what it did itself. */
+		if (changed && entry->workers[0].pid != 0 && entry->workers[0].pid != MyProcPid)
+			entry->wanted = true;
+		for (int i = 0; i < entry->nworkers; i++)
 		{
-			/* It may be about to exit because it found nothing to do; but it knows what it did itself. */
-			if (changed && entry->worker_pid != MyProcPid)
-				entry->wanted = true;
-			if (changed || pg_atomic_exchange_u32(&entry->wants_rows, 0) == 1)
-				SetLatch(entry->worker_latch);
+			SckptWorker *worker = &entry->workers[i];
+
+			if (worker->pid != 0 && (changed || pg_atomic_exchange_u32(&worker->wants_rows, 0) == 1))
+				SetLatch(worker->latch);
 		}
-		done = entry->worker_pid != 0 || entry->wanted;
+		done = entry->workers[0].pid != 0 || entry->wanted;
 	}
 	LWLockRelease(sckpt_shared->lock);
 	if (done)
@@ -242,8 +309,7 @@ sckpt_shared_wake(Oid database, bool changed)
 	else
 	{
 		entry->wanted = true;
-		if (entry->worker_pid != 0)
-			SetLatch(entry->worker_latch);
+		sckpt_shared_wake_workers(entry);
 	}
 	if (sckpt_shared->launcher_latch)
 		SetLatch(sckpt_shared->launcher_latch);

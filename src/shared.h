@@ -23,6 +23,8 @@
 #include "storage/lwlock.h"
 #include "storage/spin.h"
 
+#include "catalog.h"
+
 #define SCKPT_ERROR_BYTES	512
 
 /* How the last worker of a database ended. */
@@ -34,15 +36,28 @@ typedef enum SckptEnd
 	SCKPT_END_BLOCKED			/* stopped, or kept from starting, by blocked_by */
 } SckptEnd;
 
+#define SCKPT_MAX_WORKERS 64	/* of a database */
+
+/* A worker of a database.  The first one, number 0, is its leader: it starts the others, and keeps the slot. */
+typedef struct SckptWorker
+{
+	int			pid;			/* 0: does not run */
+	Latch	   *latch;
+	XLogRecPtr	restart_lsn;	/* everything that its main reader may still need starts here or later; Invalid: not known yet */
+	pg_atomic_uint32 wants_rows;	/* 1: it sleeps until a commit with rows wakes it; 0: it looks by itself soon */
+	pg_atomic_uint64 synced;	/* the generation that it has taken note of */
+} SckptWorker;
+
 /*
- * A database that has, or may have, a worker.  The launcher makes and frees
- * entries; the worker fills in what is its own.
+ * A database that has, or may have, workers.  The launcher makes and frees
+ * entries; workers fill in what is their own.
  */
 typedef struct SckptDatabase
 {
 	Oid			oid;			/* InvalidOid: free entry */
-	int			worker_pid;		/* 0: no worker runs */
-	Latch	   *worker_latch;	/* of that worker */
+	SckptWorker workers[SCKPT_MAX_WORKERS];
+	int			nworkers;		/* that share the tasks, whether they run yet or not: stream_ckpt.workers, unless there are no processes */
+	uint32		slots_lost;		/* how often the leader has had to replace the slot */
 	int			blocked_by;		/* pid of a backend whose command needs the database without workers; 0: none */
 	int			restorer_pid;	/* the session that last put pipelines into our tables, as a restore does; 0: none */
 	bool		wanted;			/* somebody asked for a worker since it was last started; set to true under a
@@ -50,10 +65,8 @@ typedef struct SckptDatabase
 	bool		confirmed;		/* the worker has work and stays: it is no probe any more */
 	SckptEnd	last_end;		/* for the launcher */
 	char		error[SCKPT_ERROR_BYTES];	/* why no worker could be started; empty: none */
-	XLogRecPtr	read_lsn;		/* the reader's position; Invalid while there is none */
-	XLogRecPtr	restart_lsn;	/* everything that the reader may still need starts here or later */
-	pg_atomic_uint32 wants_rows;	/* 1: the worker sleeps until a commit with rows wakes it; 0: it looks by itself soon */
-	pg_atomic_uint64 synced;	/* the generation that the worker has taken note of */
+	XLogRecPtr	read_lsn;		/* the leader's main reader's position; Invalid while there is none */
+	XLogRecPtr	restart_lsn;	/* everything that this reader may still need starts here or later */
 	pg_atomic_uint64 generation;	/* rises when streams or pipelines of the database changed */
 } SckptDatabase;
 
@@ -91,7 +104,7 @@ typedef struct SckptCounters
 	double		idle_ms;
 } SckptCounters;
 
-#define SCKPT_ENTRY_STREAMS 8	/* streams of a pipeline that hold producers up when it is behind */
+#define SCKPT_ENTRY_STREAMS 16	/* streams of a pipeline that others hear of: max_lag, heartbeats */
 
 /* A pipeline that a worker knows. */
 typedef struct SckptPipelineEntry
@@ -103,7 +116,13 @@ typedef struct SckptPipelineEntry
 	SckptStatus status;
 	int			worker_pid;
 	SckptCounters counters;
-	Oid			streams[SCKPT_ENTRY_STREAMS];	/* that it reads; InvalidOid: no more */
+	int			ninflows;		/* streams that it reads, SCKPT_ENTRY_STREAMS at most */
+	SckptInflow inflows[SCKPT_ENTRY_STREAMS];
+	Oid			result;
+	int64		output_delay;	/* SckptTask */
+	TimestampTz output_watermark;
+	TimestampTz next_close;		/* the watermark at which something of it closes next; DT_NOEND: nothing */
+	XLogRecPtr	restart_lsn;	/* from here on its last completed checkpoint needs the log */
 	XLogRecPtr	position;		/* everything committed up to here is in the state */
 	XLogRecPtr	read_lsn;		/* the log before this has been read for it, which is further where there were no commits */
 	TimestampTz watermark;		/* DT_NOBEGIN: none */
@@ -144,6 +163,12 @@ extern void sckpt_shared_require(void);
 extern SckptDatabase *sckpt_shared_find_database(Oid database);
 /* The same, made if there is none; NULL when the array is full.  Exclusive lock held. */
 extern SckptDatabase *sckpt_shared_get_database(Oid database);
+/* Do all workers that run, the leader among them, know the tables as they are now?  The caller holds the lock. */
+extern bool sckpt_shared_synced(SckptDatabase *database);
+/* Wake all workers.  The same. */
+extern void sckpt_shared_wake_workers(SckptDatabase *database);
+/* Entries of a database's pipelines, copied; palloc'd. */
+extern SckptPipelineEntry *sckpt_shared_copy_pipelines(Oid database, int *count);
 /* Free an entry, unless something in it still matters to somebody.  Exclusive lock held. */
 extern void sckpt_shared_release_database(SckptDatabase *database);
 /* The entry of a pipeline, or NULL. The caller holds the lock. */

@@ -71,9 +71,9 @@ begin_packing(Packer *packer, SckptTask *task, int number)
 	packer->task = task;
 	packer->store = &task->stores[number];
 	packer->operator = task->operators[packer->store->operator];
-	packer->snapshot = &sckpt_attempt.snapshots[number];
+	packer->snapshot = &task->attempt->snapshots[number];
 	packer->snapshot->ndirty = sckpt_state_dirty_count(store_state(task, packer->store));
-	packer->scratch = AllocSetContextCreate(sckpt_attempt.context, "stream_ckpt pack", ALLOCSET_DEFAULT_SIZES);
+	packer->scratch = AllocSetContextCreate(task->attempt->context, "stream_ckpt pack", ALLOCSET_DEFAULT_SIZES);
 	packer->entries = packer->gone = 0;
 	packer->at = 0;
 	initStringInfo(&packer->buf);
@@ -98,7 +98,7 @@ skip_entry(Packer *packer)
 	SckptSnapshot *snapshot = packer->snapshot;
 
 	if (snapshot->skipped == NULL)
-		snapshot->skipped = MemoryContextAllocExtended(sckpt_attempt.context, snapshot->ndirty / 8 + 1,
+		snapshot->skipped = MemoryContextAllocExtended(packer->task->attempt->context, snapshot->ndirty / 8 + 1,
 													   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	snapshot->skipped[packer->at / 8] |= 1 << (packer->at % 8);
 }
@@ -121,7 +121,7 @@ remove_entry(Packer *packer, SckptRef ref)
 		if (snapshot->leaving)
 			snapshot->leaving = repalloc_huge(snapshot->leaving, snapshot->maxleaving * sizeof(SckptRef));
 		else
-			snapshot->leaving = MemoryContextAlloc(sckpt_attempt.context, snapshot->maxleaving * sizeof(SckptRef));
+			snapshot->leaving = MemoryContextAlloc(packer->task->attempt->context, snapshot->maxleaving * sizeof(SckptRef));
 	}
 	snapshot->leaving[snapshot->nleaving++] = ref;
 	if (snapshot->nleaving % INTERRUPT_ENTRIES == 0)
@@ -232,7 +232,7 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	fill_row(task, sink, row);
 	sckpt_sink_delete(sink, &entry->tid);
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
-	sckpt_attempt.rows_out++;
+	task->attempt->rows_out++;
 }
 
 static void
@@ -250,7 +250,7 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
-	sckpt_attempt.rows_out++;
+	task->attempt->rows_out++;
 }
 
 /*
@@ -318,7 +318,7 @@ delete_old_results(SckptTask *task, SckptSink *sink)
 
 	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
 	{
-		SckptOutcome *outcome = &sckpt_attempt.outcomes[n++];
+		SckptOutcome *outcome = &task->attempt->outcomes[n++];
 		TupleTableSlot *row = old;
 		bool		moved;
 
@@ -356,7 +356,7 @@ pack_entries(SckptTask *task, int number)
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			leave_entry(&packer, ref, entry);
 		else
-			(void) pack_entry(&packer, entry, (sckpt_attempt.outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED)
+			(void) pack_entry(&packer, entry, (task->attempt->outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED)
 							  ? SCKPT_PACKED_EMITTED : 0);
 		ref = entry->next_dirty;
 	}
@@ -375,7 +375,7 @@ snapshot_results(SckptTask *task, int number)
 
 	if (ndirty == 0)
 		return;
-	sckpt_attempt.outcomes = MemoryContextAllocExtended(sckpt_attempt.context, ndirty * sizeof(SckptOutcome),
+	task->attempt->outcomes = MemoryContextAllocExtended(task->attempt->context, ndirty * sizeof(SckptOutcome),
 														MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	if (task->careful)
 	{
@@ -395,7 +395,7 @@ snapshot_results(SckptTask *task, int number)
 	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
 	{
 		SckptEntry *entry = sckpt_state_address(state, ref);
-		SckptOutcome *outcome = &sckpt_attempt.outcomes[packer.at];
+		SckptOutcome *outcome = &task->attempt->outcomes[packer.at];
 		bool		there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0 && !(outcome->flags & SCKPT_OUTCOME_DELETED);
 		TupleTableSlot *row;
 
@@ -438,7 +438,7 @@ static void
 insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 {
 	SckptOperator *last = sckpt_task_last(task);
-	ItemPointer tids = MemoryContextAllocExtended(sckpt_attempt.context, nclosing * sizeof(ItemPointerData), MCXT_ALLOC_HUGE);
+	ItemPointer tids = MemoryContextAllocExtended(task->attempt->context, nclosing * sizeof(ItemPointerData), MCXT_ALLOC_HUGE);
 	SckptSink  *sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, false);
 
 	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
@@ -453,7 +453,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		fill_row(task, sink, row);
 		ItemPointerSetInvalid(&nowhere);
 		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
-		sckpt_attempt.rows_out++;
+		task->attempt->rows_out++;
 	}
 	sckpt_sink_close(sink);
 }
@@ -485,7 +485,7 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		if (last->result(last, closing[i], &row))
 			sckpt_appender_put(appender, row);
 	}
-	sckpt_attempt.rows_out += sckpt_appender_close(appender);
+	task->attempt->rows_out += sckpt_appender_close(appender);
 }
 
 /* ---- The whole ---- */
@@ -494,7 +494,7 @@ void
 sckpt_snapshot_take(SckptTask *task)
 {
 	SckptOperator *last = sckpt_task_last(task);
-	MemoryContext old = MemoryContextSwitchTo(sckpt_attempt.context);
+	MemoryContext old = MemoryContextSwitchTo(task->attempt->context);
 	SckptRef   *closing;
 	uint64		nclosing = 0;
 
@@ -514,7 +514,7 @@ sckpt_snapshot_take(SckptTask *task)
 			snapshot_store(task, i);
 	}
 	last->end_results(last);
-	sckpt_attempt.packed_at = GetCurrentTimestamp();
+	task->attempt->packed_at = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old);
 }
 
@@ -525,7 +525,7 @@ static void
 switch_store(SckptTask *task, int number)
 {
 	SckptStore *store = &task->stores[number];
-	SckptSnapshot *snapshot = &sckpt_attempt.snapshots[number];
+	SckptSnapshot *snapshot = &task->attempt->snapshots[number];
 	SckptState *state = store_state(task, store);
 	SckptOperator *operator = task->operators[store->operator];
 	SckptOutcome *outcome = NULL;
@@ -535,7 +535,7 @@ switch_store(SckptTask *task, int number)
 	uint64		n = 0;
 
 	if (operator == sckpt_task_last(task) && !store->elements)
-		outcome = sckpt_attempt.outcomes;
+		outcome = task->attempt->outcomes;
 	sckpt_chunk_switch(store);
 	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; n++)
 	{
@@ -575,7 +575,7 @@ switch_store(SckptTask *task, int number)
 static void
 remove_leaving(SckptTask *task, int number)
 {
-	SckptSnapshot *snapshot = &sckpt_attempt.snapshots[number];
+	SckptSnapshot *snapshot = &task->attempt->snapshots[number];
 	SckptStore *store = &task->stores[number];
 	SckptOperator *operator = task->operators[store->operator];
 	SckptState *state = store_state(task, store);

@@ -25,7 +25,7 @@
 
 #include "aggregate.h"
 #include "careful.h"
-#include "checkpoint.h"
+#include "checkpoint_private.h"
 #include "dead.h"
 #include "early.h"
 #include "linear.h"
@@ -126,6 +126,7 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 		task->status = def->paused ? SCKPT_PAUSED : SCKPT_STARTING;
 	strlcpy(task->cause, "worker start", SCKPT_ERROR_BYTES);
 	task->known_since = GetCurrentTimestamp();
+	task->attempt = MemoryContextAllocZero(context, sizeof(SckptAttempt));
 	task->output_watermark = DT_NOBEGIN;
 	return task;
 }
@@ -181,7 +182,7 @@ sckpt_task_destroy(SckptTask *task)
 	sckpt_task_stop(task);
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
-	if (entry)
+	if (entry && entry->worker_pid == MyProcPid)
 		sckpt_shared_release_pipeline(entry);
 	LWLockRelease(sckpt_shared->lock);
 	MemoryContextDelete(task->context);
@@ -586,6 +587,47 @@ sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes)
 	}
 }
 
+bool
+sckpt_task_claim(SckptTask *task)
+{
+	SckptPipelineEntry *entry;
+	bool		ours = false;
+
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_get_pipeline(MyDatabaseId, task->def->id);
+	if (entry)
+	{
+		SpinLockAcquire(&entry->mutex);
+		if (entry->worker_pid == 0)
+			entry->worker_pid = MyProcPid;
+		ours = entry->worker_pid == MyProcPid;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	if (entry == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("too many pipelines in this cluster"),
+				 errhint("Raise \"stream_ckpt.max_pipelines\" to more than %d.", sckpt_max_pipelines)));
+	return ours;
+}
+
+/* The watermark at which something of the task closes next, beyond what its next checkpoint closes. */
+static TimestampTz
+next_close(SckptTask *task)
+{
+	TimestampTz next = DT_NOEND;
+
+	for (int i = 0; i < task->noperators; i++)
+	{
+		TimestampTz close = task->operators[i]->next_close(task->operators[i]);
+
+		if (close > task->times.watermark)
+			next = Min(next, close);
+	}
+	return next;
+}
+
 void
 sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 {
@@ -594,24 +636,17 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	uint64		state_rows;
 	Size		state_bytes;
 	XLogRecPtr	read_lsn = task->query ? Max(task->read_lsn, task->fed) : task->def->position;
+	TimestampTz closes = task->query ? next_close(task) : DT_NOEND;
+	SckptInflow *inflows = task->query ? task->inflows : task->def->inflows;
+	int			ninflows = Min(list_length(task->def->streams), SCKPT_ENTRY_STREAMS);
 	bool		changed;
-	Oid			streams[SCKPT_ENTRY_STREAMS] = {InvalidOid};
-	ListCell   *lc;
 
-	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
-	entry = sckpt_shared_get_pipeline(MyDatabaseId, task->def->id);
+	if (!sckpt_task_claim(task))
+		return;
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
 	LWLockRelease(sckpt_shared->lock);
-	if (entry == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many pipelines in this cluster"),
-				 errhint("Raise \"stream_ckpt.max_pipelines\" to more than %d.", sckpt_max_pipelines)));
 
-	foreach(lc, task->def->streams)
-	{
-		if (foreach_current_index(lc) < SCKPT_ENTRY_STREAMS)
-			streams[foreach_current_index(lc)] = lfirst_oid(lc);
-	}
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	status = task->starved ? SCKPT_FAILED : task->status;
 	SpinLockAcquire(&entry->mutex);
@@ -619,7 +654,6 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 		entry->covered < covered || (sckpt_max_lag > 0 && entry->read_lsn != read_lsn);
 	entry->owner = task->def->owner;
 	entry->status = status;
-	entry->worker_pid = MyProcPid;
 	entry->counters.rows_in = task->query ? task->rows_in : task->def->rows_in;
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
 	entry->counters.late_rows = task->query ? task->late_rows : task->def->late_rows;
@@ -629,7 +663,13 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.restarts = task->restarts;
 	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0);
 	entry->counters.busy_ms = task->busy_us / 1000.0;
-	memcpy(entry->streams, streams, sizeof(streams));
+	entry->ninflows = ninflows;
+	memcpy(entry->inflows, inflows, ninflows * sizeof(SckptInflow));
+	entry->result = task->def->result;
+	entry->output_delay = task->query ? task->output_delay : -1;
+	entry->output_watermark = task->output_watermark;
+	entry->next_close = closes;
+	entry->restart_lsn = task->def->restart;
 	entry->read_lsn = read_lsn;
 	entry->position = task->query ? task->fed : task->def->position;
 	entry->watermark = task->query ? task->times.watermark : task->def->watermark;

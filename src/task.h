@@ -66,6 +66,8 @@ typedef struct SckptPending
 	SckptTimes *after;
 } SckptPending;
 
+typedef struct SckptAttempt SckptAttempt;	/* checkpoint_private.h */
+
 typedef struct SckptTask
 {
 	MemoryContext context;		/* everything here, for as long as the pipeline exists unchanged */
@@ -132,6 +134,7 @@ typedef struct SckptTask
 	int			failed_checkpoints; /* in a row */
 	TimestampTz checkpoint_at;	/* not before this */
 	int64		busy_us;		/* spent on it since the worker started */
+	SckptAttempt *attempt;		/* the checkpoint being taken; there, when none is, too */
 	char		waiting[SCKPT_ERROR_BYTES]; /* what the next checkpoint waits for; empty: nothing */
 	bool		tids_unknown;	/* restored: where results are is not known until they are looked for */
 	int64		restore_id;		/* of the restore whose rows_replayed is not known yet; 0: none */
@@ -182,7 +185,9 @@ extern void sckpt_task_stop(SckptTask *task);
 extern void sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible);
 /* After an error (the transaction is aborted): decide what becomes of the task. */
 extern void sckpt_task_fail(SckptTask *task, ErrorData *error);
-/* Bring shared memory up to date. */
+/* Make the pipeline's shared entry this worker's, unless it is another one's: false. */
+extern bool sckpt_task_claim(SckptTask *task);
+/* Bring it up to date, if it is ours. */
 extern void sckpt_task_publish(SckptTask *task, XLogRecPtr covered);
 /* Run a linear query over a batch inside the transaction at hand; returns rows put out. */
 extern uint64 sckpt_task_run_linear(SckptTask *task, SckptPending *pending);

@@ -123,7 +123,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	bool		starved = error->sqlerrcode == ERRCODE_OUT_OF_MEMORY && error->hint &&
 		strstr(error->hint, "stream_ckpt.state_memory") != NULL;
 	bool		transient = starved || is_transient(error->sqlerrcode) ||
-		(error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && sckpt_checkpoint_in_progress() && index_by_hash(task));
+		(error->sqlerrcode == ERRCODE_PROGRAM_LIMIT_EXCEEDED && sckpt_checkpoint_in_progress(task) && index_by_hash(task));
 
 	sckpt_stream_arm(NULL);
 	snprintf(task->error, SCKPT_ERROR_BYTES, "%s%s%s%s%s", error->message,
@@ -134,7 +134,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
-	if (transient && sckpt_checkpoint_in_progress() && !sckpt_checkpoint_may_have_committed() &&
+	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
 		task->status == SCKPT_RUNNING &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{
@@ -143,7 +143,7 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		strlcpy(task->waiting, task->error, SCKPT_ERROR_BYTES);
 		return;
 	}
-	if (sckpt_checkpoint_in_progress())
+	if (sckpt_checkpoint_in_progress(task))
 		sckpt_checkpoint_record_failure(task, task->error);
 
 	/* What is bad is to be found: from the last checkpoint on, at once. */

@@ -61,9 +61,9 @@ copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request)
 	return entry != NULL;
 }
 
-/* Wake the worker; also tells whether it knows the tables as they are now, and copies why there is none. */
+/* Wake the workers; also tells whether they know the tables as they are now, and copies why there are none. */
 static bool
-wake_worker(char *error)
+wake_workers(char *error)
 {
 	SckptDatabase *database;
 	bool		synced = false;
@@ -74,12 +74,12 @@ wake_worker(char *error)
 	database = sckpt_shared_find_database(MyDatabaseId);
 	if (database)
 	{
-		running = database->worker_pid != 0;
+		running = database->workers[0].pid != 0;
 		if (running)
-			SetLatch(database->worker_latch);
+			sckpt_shared_wake_workers(database);
 		else
 			strlcpy(error, database->error, SCKPT_ERROR_BYTES);
-		synced = running && pg_atomic_read_u64(&database->synced) == pg_atomic_read_u64(&database->generation);
+		synced = sckpt_shared_synced(database);
 	}
 	LWLockRelease(sckpt_shared->lock);
 	if (!running && error[0] == '\0')
@@ -103,7 +103,7 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 	{
 		int64		left;
 
-		synced = wake_worker(error);
+		synced = wake_workers(error);
 		known = copy_entry(pipeline->id, &entry, target);
 		if (known && entry.covered >= target && entry.last_checkpoint > 0)
 			break;
@@ -250,7 +250,7 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	SckptPipelineEntry *copies;
-	int			ncopies = 0;
+	int			ncopies;
 	XLogRecPtr	insert;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -258,20 +258,7 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	insert = RecoveryInProgress() ? GetXLogReplayRecPtr(NULL) : GetXLogInsertRecPtr();
 
-	copies = palloc(sckpt_shared->npipelines * sizeof(SckptPipelineEntry));
-	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
-	for (int i = 0; i < sckpt_shared->used_pipelines; i++)
-	{
-		SckptPipelineEntry *entry = &sckpt_shared->pipelines[i];
-
-		if (entry->database != MyDatabaseId)
-			continue;
-		SpinLockAcquire(&entry->mutex);
-		copies[ncopies++] = *entry;
-		SpinLockRelease(&entry->mutex);
-	}
-	LWLockRelease(sckpt_shared->lock);
-
+	copies = sckpt_shared_copy_pipelines(MyDatabaseId, &ncopies);
 	for (int i = 0; i < ncopies; i++)
 	{
 		SckptPipelineEntry *entry = &copies[i];
@@ -326,8 +313,8 @@ stream_ckpt_database_stats(PG_FUNCTION_ARGS)
 		if (database)
 			copy = *database;
 		LWLockRelease(sckpt_shared->lock);
-		nulls[0] = copy.worker_pid == 0;
-		values[0] = Int32GetDatum(copy.worker_pid);
+		nulls[0] = copy.workers[0].pid == 0;
+		values[0] = Int32GetDatum(copy.workers[0].pid);
 		nulls[1] = copy.error[0] == '\0';
 		values[1] = CStringGetTextDatum(copy.error);
 		nulls[2] = nulls[3] = copy.read_lsn == InvalidXLogRecPtr;

@@ -6,6 +6,10 @@
  * One loop: for each lane (lane.h) read the log up to a transaction boundary, give the batch to its
  * tasks, take the checkpoints that are due; move the slot; wait.
  *
+ * A database has up to stream_ckpt.workers of them, which share its pipelines.  The first, the leader, also starts the others, as soon as
+ * there is something for them, looks after the replication slot and takes pipelines in that come from elsewhere.  The others end when it
+ * does.
+ *
  * Waiting: while rows come in, the worker looks at the log by itself every few
  * milliseconds and producers leave it alone; when nothing came for a while it
  * says so (wants_rows) and sleeps until a commit wakes it.
@@ -66,18 +70,39 @@
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
 #define ARRIVING_MS			500		/* between looks at whether a restore is complete */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
+#define HELPER_MS			1000	/* between attempts to start another worker */
 #define IDLE_MS				1000	/* longest sleep: notes are to follow checkpoints soon (note.h) */
 
 static MemoryContext worker_context;
 static MemoryContext loop_context;	/* reset in each round */
 static SckptDatabase *database;
-static List *tasks = NIL;		/* all pipelines of the database */
+static int	number;				/* of this worker; 0: it is the leader */
+static int	leader_pid;
+static List *tasks = NIL;		/* all pipelines that are this worker's */
 static SckptLane *main_lane;	/* follows the end of the log */
 static List *other_lanes = NIL; /* catch up */
 static uint64 generation;
 static XLogRecPtr slot_lsn;
 static TimestampTz slot_moved_at;
 static XLogRecPtr stored_at;	/* end of the log when idle positions were last stored */
+static uint32 slots_lost;		/* as far as we know (shared.h) */
+
+/* The leader's: where pipelines of other workers need the log from, as of the last look at the tables, which is the least it can be. */
+typedef struct OtherPipeline
+{
+	int64		id;
+	XLogRecPtr	restart;
+} OtherPipeline;
+static List *others = NIL;
+
+/* And the other workers. */
+typedef struct Helper
+{
+	BackgroundWorkerHandle *handle;
+	bool		needed;
+	TimestampTz tried_at;
+} Helper;
+static Helper helpers[SCKPT_MAX_WORKERS];
 
 /* ---- Which pipelines there are ---- */
 
@@ -128,12 +153,6 @@ leave_lanes(SckptTask *task)
 		sckpt_lane_remove(main_lane, task);
 	foreach(lc, other_lanes)
 		sckpt_lane_remove(lfirst(lc), task);
-}
-
-List *
-sckpt_worker_tasks(void)
-{
-	return tasks;
 }
 
 /* Nothing has happened to the task between its stored position and this one. */
@@ -195,23 +214,60 @@ check_paused_tasks(void)
 	}
 }
 
-static void
-sync_tasks(void)
+/* Which worker has a pipeline?  Known to all of them. */
+static int
+worker_of(SckptPipeline *def)
 {
-	ListCell   *lc;
+	return (int) (def->id % Min(database->nworkers, SCKPT_MAX_WORKERS));
+}
+
+/* The leader keeps the log for pipelines of others, too. */
+static void
+note_other(SckptPipeline *def)
+{
+	MemoryContext old = MemoryContextSwitchTo(worker_context);
+	OtherPipeline *other = palloc(sizeof(OtherPipeline));
+
+	other->id = def->id;
+	other->restart = def->restart;
+	others = lappend(others, other);
+	MemoryContextSwitchTo(old);
+}
+
+/* The leader's: is there still something to do; have pipelines come from elsewhere? */
+static void
+check_database(void)
+{
 	bool		extension;
 
-	generation = pg_atomic_read_u64(&database->generation);
 	StartTransactionCommand();
 	extension = sckpt_catalog_lock_extension();
 	if (!extension || !sckpt_catalog_has_streams())
 		leave_database(extension);
 	sckpt_adopt_copies();
 	CommitTransactionCommand();
+}
+
+static void
+sync_tasks(void)
+{
+	ListCell   *lc;
+
+	generation = pg_atomic_read_u64(&database->generation);
+	if (number == 0)
+		check_database();
 
 	StartTransactionCommand();
 	if (!sckpt_catalog_lock_extension())
+	{
+		if (number > 0)
+			proc_exit(0);
 		leave_database(false);
+	}
+	list_free_deep(others);
+	others = NIL;
+	for (int i = 1; i < SCKPT_MAX_WORKERS; i++)
+		helpers[i].needed = false;
 	foreach(lc, tasks)
 		((SckptTask *) lfirst(lc))->seen = false;
 	foreach(lc, sckpt_catalog_pipelines())
@@ -223,6 +279,14 @@ sync_tasks(void)
 		/* It has come since we looked for such: whoever restored it will wake us. */
 		if (!def->at_home)
 			continue;
+		if (number == 0)
+			helpers[worker_of(def)].needed = true;
+		if (worker_of(def) != number)
+		{
+			if (number == 0)
+				note_other(def);
+			continue;
+		}
 		/* What the worker itself found out needs no reload; what users did does. */
 		if (task && task->def->paused == def->paused && (task->def->error != NULL) == (def->error != NULL) &&
 			!(task->status == SCKPT_FAILED && task->retry_at == 0 && def->error == NULL))
@@ -264,7 +328,7 @@ sync_tasks(void)
 			sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
 	check_paused_tasks();
-	pg_atomic_write_u64(&database->synced, generation);
+	pg_atomic_write_u64(&database->workers[number].synced, generation);
 	sckpt_shared_broadcast();
 }
 
@@ -278,6 +342,16 @@ replace_lost_slot(void)
 {
 	XLogRecPtr	retained;
 
+	if (number > 0)
+	{
+		/* The leader does. */
+		if (slots_lost != database->slots_lost)
+		{
+			slots_lost = database->slots_lost;
+			check_paused_tasks();
+		}
+		return;
+	}
 	if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_LOST)
 		return;
 	ereport(LOG,
@@ -285,6 +359,7 @@ replace_lost_slot(void)
 	StartTransactionCommand();
 	slot_lsn = sckpt_slot_ensure(MyDatabaseId);
 	CommitTransactionCommand();
+	database->slots_lost++;
 	check_paused_tasks();
 }
 
@@ -353,11 +428,15 @@ start_tasks(void)
 	foreach(lc, tasks)
 	{
 		SckptTask  *task = lfirst(lc);
-		bool		released = task->held && !sckpt_lag_sink_full(task, tasks, NIL);
+		bool		released = task->held && !sckpt_lag_sink_full(task, NIL);
 
 		if (!(task->status == SCKPT_STARTING && task->retry_at <= now) && !released &&
 			!(task->retry_at != 0 && task->retry_at <= now &&
 			  (task->status == SCKPT_RESTARTING || task->status == SCKPT_FAILED)))
+			continue;
+
+		/* It may have been another worker's, which has yet to let it go. */
+		if (!sckpt_task_claim(task))
 			continue;
 		task->retry_at = 0;
 		task->held = false;
@@ -505,7 +584,7 @@ hold_tasks(SckptLane *lane)
 		SckptTask  *task = lfirst(lc);
 
 		if (task->status != SCKPT_RUNNING || task->changed || !list_member_ptr(lane->tasks, task) ||
-			!sckpt_lag_sink_full(task, tasks, lane->tasks))
+			!sckpt_lag_sink_full(task, lane->tasks))
 			continue;
 		sckpt_lane_remove(lane, task);
 		task->held = true;
@@ -563,8 +642,35 @@ move_slot(SckptPosition *position)
 
 	/* Holds first: who creates a pipeline lets go of its hold only when its row is visible (hook.h). */
 	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	database->workers[number].restart_lsn = position->restart;
+	if (number > 0)
+	{
+		LWLockRelease(sckpt_shared->lock);
+		return;
+	}
 	database->read_lsn = position->commit;
 	database->restart_lsn = position->restart;
+
+	/* One that has not said yet from where it reads keeps the slot where it is. */
+	for (int i = 1; i < database->nworkers; i++)
+	{
+		if (database->workers[i].pid != 0)
+			lsn = Min(lsn, database->workers[i].restart_lsn);
+	}
+	foreach(lc, others)
+	{
+		OtherPipeline *other = lfirst(lc);
+		SckptPipelineEntry *entry = sckpt_shared_find_pipeline(MyDatabaseId, other->id);
+
+		if (entry)
+		{
+			SpinLockAcquire(&entry->mutex);
+			if (entry->worker_pid != 0)
+				other->restart = Max(other->restart, entry->restart_lsn);
+			SpinLockRelease(&entry->mutex);
+		}
+		lsn = Min(lsn, other->restart);
+	}
 	for (int i = 0; i < sckpt_shared->nholds; i++)
 	{
 		SckptHold  *hold = &sckpt_shared->holds[i];
@@ -585,6 +691,69 @@ move_slot(SckptPosition *position)
 	slot_moved_at = now;
 	if (sckpt_slot_advance(MyDatabaseId, lsn))
 		slot_lsn = lsn;
+}
+
+/* ---- Other workers ---- */
+
+static bool
+start_helper(int helper)
+{
+	BackgroundWorker worker;
+	MemoryContext old = MemoryContextSwitchTo(worker_context);
+	bool		started;
+
+	memset(&worker, 0, sizeof(worker));
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
+	strlcpy(worker.bgw_function_name, "sckpt_worker_main", BGW_MAXLEN);
+	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_ckpt worker %d for database %u", helper, MyDatabaseId);
+	strlcpy(worker.bgw_type, "stream_ckpt worker", BGW_MAXLEN);
+	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
+	memcpy(worker.bgw_extra, &helper, sizeof(helper));
+	memcpy(worker.bgw_extra + sizeof(helper), &MyProcPid, sizeof(MyProcPid));
+	worker.bgw_notify_pid = MyProcPid;
+	started = RegisterDynamicBackgroundWorker(&worker, &helpers[helper].handle);
+	MemoryContextSwitchTo(old);
+	return started;
+}
+
+/* Start those that are needed and do not run.  Where there is no process for one, fewer share the tasks. */
+static void
+start_helpers(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 1; i < database->nworkers; i++)
+	{
+		Helper	   *helper = &helpers[i];
+		pid_t		pid;
+
+		if (!helper->needed || database->workers[i].pid != 0 ||
+			(helper->tried_at != 0 && !TimestampDifferenceExceeds(helper->tried_at, now, HELPER_MS)))
+			continue;
+		if (helper->handle)
+		{
+			if (GetBackgroundWorkerPid(helper->handle, &pid) != BGWH_STOPPED)
+				continue;
+			pfree(helper->handle);
+			helper->handle = NULL;
+		}
+		helper->tried_at = now;
+		if (start_helper(i))
+			continue;
+		helper->handle = NULL;
+		ereport(WARNING,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("only %d of %d stream_ckpt workers could be started", i, database->nworkers),
+				 errhint("max_worker_processes must be at least %d.", max_worker_processes + database->nworkers - i)));
+		LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+		database->nworkers = i;
+		LWLockRelease(sckpt_shared->lock);
+		sckpt_shared_wake(MyDatabaseId, true);
+		break;
+	}
 }
 
 /* ---- The loop ---- */
@@ -704,8 +873,13 @@ sckpt_worker_main(Datum arg)
 	Oid			oid = DatumGetObjectId(arg);
 	bool		active = false;
 	Size		memory = 0;
+	pg_atomic_uint32 *wants_rows;
 
-	if (!sckpt_launcher_attach_worker(oid))
+	memcpy(&number, MyBgworkerEntry->bgw_extra, sizeof(number));
+	memcpy(&leader_pid, MyBgworkerEntry->bgw_extra + sizeof(number), sizeof(leader_pid));
+	if (number == 0)
+		leader_pid = MyProcPid;
+	if (number == 0 ? !sckpt_launcher_attach_worker(oid) : !sckpt_launcher_attach_helper(oid, number, leader_pid))
 		proc_exit(0);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -720,7 +894,9 @@ sckpt_worker_main(Datum arg)
 	MemoryContextSwitchTo(loop_context);
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	database = sckpt_shared_find_database(oid);
+	slots_lost = database->slots_lost;
 	LWLockRelease(sckpt_shared->lock);
+	wants_rows = &database->workers[number].wants_rows;
 
 	if (RecoveryInProgress())
 	{
@@ -729,8 +905,11 @@ sckpt_worker_main(Datum arg)
 		MemoryContextSwitchTo(loop_context);
 	}
 	sync_tasks();
-	sckpt_launcher_confirm_worker();
-	sckpt_checkpoint_end_interrupted();
+	if (number == 0)
+	{
+		sckpt_launcher_confirm_worker();
+		sckpt_checkpoint_end_interrupted();
+	}
 	if (sckpt_slot_check(MyDatabaseId, &slot_lsn) != SCKPT_SLOT_VALID)
 	{
 		StartTransactionCommand();
@@ -756,8 +935,12 @@ sckpt_worker_main(Datum arg)
 			reload_settings();
 			fix_settings();
 		}
+		if (database->workers[0].pid != leader_pid)
+			proc_exit(0);
 		if (generation != pg_atomic_read_u64(&database->generation))
 			sync_tasks();
+		if (number == 0)
+			start_helpers();
 		replace_lost_slot();
 		start_tasks();
 
@@ -777,18 +960,18 @@ sckpt_worker_main(Datum arg)
 			sckpt_note_write(main_lane->tasks, &position);
 			move_slot(&position);
 		}
-		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane, tasks) : 0;
+		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane) : 0;
 		active = delivered || sckpt_log_memory(main_lane->reader) != memory;
 		memory = sckpt_log_memory(main_lane->reader);
 		if (!at_end)
 			continue;
 
 		if (active)
-			pg_atomic_write_u32(&database->wants_rows, 0);
-		else if (pg_atomic_read_u32(&database->wants_rows) == 0)
+			pg_atomic_write_u32(wants_rows, 0);
+		else if (pg_atomic_read_u32(wants_rows) == 0)
 		{
 			/* Ask commits to wake us, and look once more: one may have come in between. */
-			pg_atomic_write_u32(&database->wants_rows, 1);
+			pg_atomic_write_u32(wants_rows, 1);
 			pg_memory_barrier();
 			continue;
 		}

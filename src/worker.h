@@ -13,7 +13,4 @@
 /* Entry point; the argument is the database's oid.  Exit codes: attach.h. */
 extern PGDLLEXPORT void sckpt_worker_main(Datum database);
 
-/* All pipelines of the database that this worker knows. */
-extern List *sckpt_worker_tasks(void);
-
 #endif							/* SCKPT_WORKER_H */
