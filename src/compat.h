@@ -17,6 +17,7 @@
 #include "access/tableam.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_proc.h"
 #include "executor/executor.h"
@@ -39,6 +40,7 @@
 
 #define sckpt_flatten_join_alias_vars(query, node) flatten_join_alias_vars(NULL, query, node)
 #define pg_database_ownercheck(oid, role) object_ownercheck(DatabaseRelationId, oid, role)
+#define pg_extension_ownercheck(oid, role) object_ownercheck(ExtensionRelationId, oid, role)
 #define pg_foreign_server_aclcheck(oid, role, mode) object_aclcheck(ForeignServerRelationId, oid, role, mode)
 #define pg_proc_aclcheck(oid, role, mode) object_aclcheck(ProcedureRelationId, oid, role, mode)
 

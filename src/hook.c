@@ -704,6 +704,24 @@ check_attached(Node *stmt)
 	}
 }
 
+/*
+ * ALTER EXTENSION … UPDATE: not while a worker, or a session that changes pipelines, is in the middle of a transaction; and the
+ * worker shall look at the new version.  Whoever may not do it gets the error without having waited.
+ */
+static void
+prepare_update(AlterExtensionStmt *stmt)
+{
+	Oid			extension;
+
+	if (strcmp(stmt->extname, "stream_ckpt") != 0)
+		return;
+	extension = sckpt_catalog_extension();
+	if (!OidIsValid(extension) || !pg_extension_ownercheck(extension, GetUserId()))
+		return;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessExclusiveLock);
+	sckpt_hook_wake_at_commit(true);
+}
+
 static void
 run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -749,6 +767,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		check_rename(((AlterObjectSchemaStmt *) stmt)->relation);
 	else if (IsA(stmt, CreateForeignTableStmt))
 		prepare_stream((CreateForeignTableStmt *) stmt);
+	else if (IsA(stmt, AlterExtensionStmt))
+		prepare_update((AlterExtensionStmt *) stmt);
 
 	database = database_to_block(stmt, context == PROCESS_UTILITY_TOPLEVEL);
 	if (OidIsValid(database))

@@ -211,6 +211,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	PreventCommandDuringRecovery("checkpoint()");
 	pipelines = sckpt_catalog_pipelines();
 	for (int depth = 0; depth <= deepest; depth++)
@@ -253,6 +254,8 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 	int			ncopies;
 	XLogRecPtr	insert;
 
+	/* Another version's may have other columns. */
+	sckpt_catalog_require_version();
 	InitMaterializedSRF(fcinfo, 0);
 	if (sckpt_shared == NULL)
 		return (Datum) 0;
@@ -302,6 +305,7 @@ stream_ckpt_database_stats(PG_FUNCTION_ARGS)
 	bool		nulls[5] = {true, true, true, true, true};
 	SckptDatabase copy = {0};
 
+	sckpt_catalog_require_version();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	if (sckpt_shared)
