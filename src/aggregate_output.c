@@ -19,6 +19,7 @@
 
 #include "aggregate_private.h"
 #include "compat.h"
+#include "former.h"
 #include "stream.h"
 
 /* ---- Portable form ---- */
@@ -37,7 +38,8 @@ sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf)
 	for (int i = 0; i < agg->key->ncolumns; i++)
 		appendStringInfo(buf, " %s", format_type_extended(agg->query->keys[i].type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 	for (int i = 0; i < agg->ncalls; i++)
-		appendStringInfo(buf, "; %s%s", agg->calls[i].signature,
+		appendStringInfo(buf, "; %s%s",
+						 operator->former && agg->calls[i].former_signature ? agg->calls[i].former_signature : agg->calls[i].signature,
 						 agg->calls[i].mode == SCKPT_CALL_DISTINCT ? " distinct" :
 						 agg->calls[i].mode == SCKPT_CALL_COLLECT ? " collected" : "");
 	if (agg->session_offset)
@@ -314,9 +316,18 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 				SckptAggCall *call = &agg->calls[i];
 
 				flags[i] = (uint8) sckpt_codec_read_uint(cursor, end);
+				if (!call->strict)
+					flags[i] &= ~VALUE_ABSENT;	/* it may have been, in an older version of PostgreSQL */
 				if ((flags[i] & VALUE_NULL) || call->mode == SCKPT_CALL_COLLECT)
 					continue;
-				if (call->internal)
+				if (call->internal && operator->former && call->former_signature)
+				{
+					bytea	   *bytes = sckpt_former_convert(call->source->aggref->aggfnoid,
+															 sckpt_codec_read(&call->former_codec, cursor, end));
+
+					memcpy(sckpt_aggregate_flat_room(agg, &values[i], VARSIZE(bytes)), bytes, VARSIZE(bytes));
+				}
+				else if (call->internal)
 				{
 					Size		len;
 					const char *bytes = sckpt_codec_read_bytes(cursor, end, &len);

@@ -69,6 +69,7 @@ struct SckptOperator
 	const char *name;			/* as explain_pipeline() shows it */
 	SckptState *state;			/* of the entries that have results */
 	SckptState *elements;		/* a second store, of what belongs to those; NULL: none */
+	bool		former;			/* describe and unpack what an older version of PostgreSQL has stored (former.h) */
 
 	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */
 	void		(*begin_rows) (SckptOperator *operator, const SckptInput *input, const SckptTimes *times);

@@ -89,10 +89,19 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 	initStringInfo(&description);
 	operator->describe(operator, store->elements, &description);
 	if (strcmp(stored, description.data) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
-				 errdetail("Stored: %s. Now: %s.", stored, description.data)));
+	{
+		StringInfoData former;
+
+		initStringInfo(&former);
+		operator->former = true;
+		operator->describe(operator, store->elements, &former);
+		if (strcmp(stored, former.data) != 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("the state of pipeline \"%s\" does not fit its query any more", task->def->name),
+					 errdetail("Stored: %s. Now: %s.", stored, description.data)));
+		pfree(former.data);
+	}
 	pfree(stored);
 	pfree(description.data);
 
@@ -141,6 +150,7 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 		if ((i & 4095) == 0)
 			CHECK_FOR_INTERRUPTS();
 	}
+	operator->former = false;
 }
 
 /* The newest version of an entry comes first; of the others the operator says that it is there already. */
