@@ -105,7 +105,7 @@ ORDER BY construct COLLATE "C";
 SELECT option, (t).*
 FROM (VALUES
     ($$emit => 'final'$$), ($$emit => 'sometimes'$$), ($$on_error => 'ignore'$$),
-    ($$parallelism => 2$$), ($$parallelism => 0$$), ($$retained_checkpoints => 2$$), ($$retained_checkpoints => 0$$),
+    ($$parallelism => 65$$), ($$parallelism => 0$$), ($$retained_checkpoints => 2$$), ($$retained_checkpoints => 0$$),
     ($$state_ttl => '-1 day'$$), ($$allowed_lateness => '-1 s'$$),
     ($$checkpoint_interval => '0'$$), ($$checkpoint_interval => '-1 s'$$), ($$sink => 0$$), ($$sink => 's2'$$), ($$sink => 'no_key'$$),
     ($$emit => NULL$$), ($$parallelism => NULL$$)) v(option),

@@ -74,10 +74,11 @@ CREATE TABLE stream_ckpt.pipeline_position (
 	stream_managed boolean[] NOT NULL DEFAULT '{}',
 	stream_rows pg_lsn[] NOT NULL DEFAULT '{}',
 	chunks int NOT NULL DEFAULT 0,
+	layout int NOT NULL DEFAULT 0,
 	restarts bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 30);
 COMMENT ON TABLE stream_ckpt.pipeline_position IS
-'how far into the log the last completed checkpoint of each pipeline reaches; arrays stream_… are in the order of pipeline_def.streams';
+'how far into the log the last completed checkpoint of each pipeline reaches; arrays stream_… are in the order of pipeline_def.streams; layout: by how many tasks its chunks were written, + 256 × how many stages were spread over them';
 
 CREATE TABLE stream_ckpt.checkpoint_log (
 	pipeline_id bigint NOT NULL,
@@ -466,6 +467,12 @@ AS 'MODULE_PATHNAME', 'stream_ckpt_pipeline_stats' LANGUAGE C STRICT ROWS 10;
 COMMENT ON FUNCTION stream_ckpt.pipeline_stats() IS
 'live counters of this database''s pipelines; times in ms, sizes in bytes; errors only of those whose owner the caller is';
 
+CREATE FUNCTION stream_ckpt.task_stats(OUT pipeline_id bigint, OUT task int, OUT worker_pid int, OUT status text, OUT "position" pg_lsn,
+	OUT rows_in bigint, OUT state_rows bigint, OUT state_bytes bigint, OUT busy_ms float8, OUT idle_ms float8) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'stream_ckpt_task_stats' LANGUAGE C STRICT ROWS 10;
+COMMENT ON FUNCTION stream_ckpt.task_stats() IS
+'live counters of the tasks of parallel pipelines; sizes in bytes, times in milliseconds';
+
 CREATE FUNCTION stream_ckpt.database_stats(OUT worker_pid int, OUT error text, OUT "position" pg_lsn,
 	OUT restart pg_lsn, OUT state_bytes bigint) RETURNS record
 AS 'MODULE_PATHNAME', 'stream_ckpt_database_stats' LANGUAGE C STRICT;
@@ -517,16 +524,18 @@ CROSS JOIN (SELECT error, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_
 COMMENT ON VIEW stream_ckpt.pipelines IS 'pipelines of this database, with live counters; sizes in bytes';
 
 CREATE VIEW stream_ckpt.tasks AS
-SELECT d.name AS pipeline, 0 AS task, s.worker_pid,
-	CASE WHEN d.error IS NOT NULL THEN 'failed' WHEN d.paused THEN 'paused' ELSE coalesce(s.status, 'starting') END AS status,
-	coalesce(s."position", p.position) AS position,
-	coalesce(s.rows_in, p.rows_in) AS rows_in, coalesce(s.rows_out, p.rows_out) AS rows_out,
-	coalesce(s.state_rows, 0) AS state_rows, coalesce(s.state_bytes, 0) AS state_bytes,
-	coalesce(s.busy_ms, 0) AS busy_ms, coalesce(s.idle_ms, 0) AS idle_ms
+SELECT d.name AS pipeline, coalesce(t.task, 0) AS task, coalesce(t.worker_pid, s.worker_pid) AS worker_pid,
+	CASE WHEN d.error IS NOT NULL THEN 'failed' WHEN d.paused THEN 'paused' ELSE coalesce(t.status, s.status, 'starting') END AS status,
+	coalesce(t."position", s."position", p.position) AS position,
+	coalesce(t.rows_in, s.rows_in, p.rows_in) AS rows_in,
+	CASE WHEN t.task > 0 THEN 0 ELSE coalesce(s.rows_out, p.rows_out) END AS rows_out,
+	coalesce(t.state_rows, s.state_rows, 0) AS state_rows, coalesce(t.state_bytes, s.state_bytes, 0) AS state_bytes,
+	coalesce(t.busy_ms, s.busy_ms, 0) AS busy_ms, coalesce(t.idle_ms, s.idle_ms, 0) AS idle_ms
 FROM stream_ckpt.pipeline_def d
 JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id
-LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id;
-COMMENT ON VIEW stream_ckpt.tasks IS 'tasks of pipelines, and the worker each runs in; busy_ms and idle_ms since that worker started';
+LEFT JOIN stream_ckpt.pipeline_stats() s ON s.pipeline_id = d.id
+LEFT JOIN stream_ckpt.task_stats() t ON t.pipeline_id = d.id;
+COMMENT ON VIEW stream_ckpt.tasks IS 'tasks of pipelines, and the worker each runs in; busy_ms and idle_ms since that worker started; of a parallel pipeline rows_in since its tasks started, and task 0 writes the rows of all';
 
 CREATE VIEW stream_ckpt.checkpoints AS
 SELECT d.name AS pipeline, c.checkpoint_id, c.kind, c.label, c.status, c.triggered_at, c.completed_at,

@@ -196,6 +196,10 @@ note_arrived(SckptTask *task, SckptQuery *query)
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_def SET arriving = false, columns = $2, encoding = $3 WHERE id = $1",
 						  3, types, values, NULL, false, 0);
+
+	/* By what rows are spread over tasks may differ here. */
+	SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET layout = 0 WHERE pipeline_id = $1",
+						  1, types, values, NULL, false, 0);
 	sckpt_catalog_leave(&saved);
 }
 
@@ -233,6 +237,7 @@ sckpt_adopt_finish(SckptTask *task)
 		return false;
 	}
 	note_arrived(task, query);
+	task->def->layout = 0;
 	task->error[0] = '\0';
 	strlcpy(task->cause, "it came from another database", SCKPT_ERROR_BYTES);
 	return true;

@@ -76,7 +76,7 @@ sckpt_aggregate_add_group(SckptAggregate *agg, uint32 hash)
 	if (agg->timers)
 		entry_timer(agg, entry)->at = SCKPT_NEVER;
 	if (agg->sets)
-		entry_head(agg, entry)->id = agg->next_id++;
+		entry_head(agg, entry)->id = sckpt_aggregate_new_id(agg);
 	if (agg->touched_offset)
 		*entry_touched(agg, entry) = DT_NOBEGIN;
 	sckpt_aggregate_initialize(agg, ref);
@@ -509,6 +509,45 @@ aggregate_start(SckptOperator *operator)
 		sckpt_state_mark_dirty(operator->state, sckpt_aggregate_add_group(agg, hash));
 }
 
+static uint32
+aggregate_route(SckptOperator *operator, SckptRef ref)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+	SckptEntry *entry = sckpt_state_address(operator->state, ref);
+	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	Datum	   *values = palloc(agg->key->ncolumns * sizeof(Datum));
+	bool	   *nulls = palloc(agg->key->ncolumns * sizeof(bool));
+	Datum	   *route_values = palloc(agg->query->nroutes * sizeof(Datum));
+	bool	   *route_nulls = palloc(agg->query->nroutes * sizeof(bool));
+	uint32		hash;
+
+	sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
+	for (int i = 0; i < agg->query->nroutes; i++)
+	{
+		route_values[i] = values[agg->query->routes[i]];
+		route_nulls[i] = nulls[agg->query->routes[i]];
+	}
+	hash = sckpt_group_key_hash(agg->route, route_values, route_nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(agg->row_context);
+	return hash;
+}
+
+/* The key that entries are routed by. */
+static SckptGroupKey *
+make_route(SckptAggregate *agg)
+{
+	SckptQuery *query = agg->query;
+	SckptKey   *keys;
+
+	if (query->nroutes == 0)
+		return NULL;
+	keys = palloc(query->nroutes * sizeof(SckptKey));
+	for (int i = 0; i < query->nroutes; i++)
+		keys[i] = query->keys[query->routes[i]];
+	return sckpt_group_key_create(keys, query->nroutes, agg->context);
+}
+
 static void
 aggregate_destroy(SckptOperator *operator)
 {
@@ -556,7 +595,7 @@ prepare_sets(SckptAggregate *agg)
 	}
 	agg->sets = sckpt_sets_create(agg->context, defs, agg->nsets, agg->operator.state, agg->head_offset);
 	agg->operator.elements = sckpt_sets_state(agg->sets);
-	agg->next_id = 1;
+	agg->next_id = SCKPT_MAX_TASKS + query->task;
 }
 
 static Size
@@ -611,6 +650,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->agg_state->curaggcontext = live;
 
 	agg->key = sckpt_group_key_create(query->keys, query->nkeys - query->nsession, context);
+	agg->route = make_route(agg);
 	agg->ncalls = query->ncalls;
 	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(SckptAggCall));
 	for (int i = 0; i < agg->ncalls; i++)
@@ -676,6 +716,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->operator.key_row = sckpt_aggregate_key_row;
 	agg->operator.key_json = sckpt_aggregate_key_json;
 	agg->operator.hand_on = sckpt_aggregate_hand_on;
+	agg->operator.route = aggregate_route;
 	agg->operator.destroy = aggregate_destroy;
 	agg->operator.mergeable = sckpt_aggregate_mergeable;
 	agg->operator.merge = sckpt_aggregate_merge;

@@ -271,7 +271,7 @@ sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref)
 
 	release_parts(agg, ref);
 	if (agg->sets)
-		entry_head(agg, entry)->id = agg->next_id++;
+		entry_head(agg, entry)->id = sckpt_aggregate_new_id(agg);
 	if (agg->weight_offset)
 		*entry_weight(agg, entry) = 0;
 	entry->flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT);

@@ -212,14 +212,14 @@ sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements)
 	sckpt_sets_end_unpack(agg->sets);
 
 	/* Numbers of groups that are gone, too, may still be in some chunk. */
-	agg->next_id = Max(agg->next_id, sckpt_sets_highest_id(agg->sets) + 1);
+	agg->next_id = Max(agg->next_id, sckpt_sets_highest_id(agg->sets, agg->query->task) + SCKPT_MAX_TASKS);
 }
 
 /* Read the parts before the values; the entry is added unless it is stale. */
 static SckptRef
 unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char *end)
 {
-	SckptAggSession session = {0, 0, DT_NOBEGIN, DT_NOBEGIN, 0};
+	SckptAggSession session = {.emitted_start = DT_NOBEGIN, .emitted_end = DT_NOBEGIN};
 	int64		id = 0;
 	TimestampTz touched = DT_NOBEGIN;
 	int64		weight = 0;
@@ -238,7 +238,8 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	if (agg->head_offset)
 	{
 		id = sckpt_codec_read_uint(cursor, end);
-		agg->next_id = Max(agg->next_id, id + 1);
+		if (id % SCKPT_MAX_TASKS == agg->query->task)
+			agg->next_id = Max(agg->next_id, id + SCKPT_MAX_TASKS);
 	}
 	if (agg->touched_offset)
 		touched = sckpt_codec_read_int(cursor, end);
@@ -462,7 +463,13 @@ sckpt_aggregate_result(SckptOperator *operator, SckptRef ref, TupleTableSlot **s
 	ExecClearTuple(group);
 	sckpt_group_key_load(agg->key, entry_key(agg, entry), group->tts_values, group->tts_isnull);
 	if (agg->sessions)
-		load_session(agg, entry_session(agg, entry)->start, entry_session(agg, entry)->end, group->tts_values, group->tts_isnull);
+	{
+		SckptAggSession *session = entry_session(agg, entry);
+
+		session->result_start = session->start;
+		session->result_end = session->end;
+		load_session(agg, session->start, session->end, group->tts_values, group->tts_isnull);
+	}
 	for (int i = 0; i < agg->ncalls; i++)
 		group->tts_values[nkeys + i] = final_value(agg, i, ref, entry, &group->tts_isnull[nkeys + i]);
 	ExecStoreVirtualTuple(group);
@@ -509,8 +516,8 @@ sckpt_aggregate_emitted(SckptOperator *operator, SckptEntry *entry)
 
 	if (agg->sessions == NULL)
 		return;
-	entry_session(agg, entry)->emitted_start = entry_session(agg, entry)->start;
-	entry_session(agg, entry)->emitted_end = entry_session(agg, entry)->end;
+	entry_session(agg, entry)->emitted_start = entry_session(agg, entry)->result_start;
+	entry_session(agg, entry)->emitted_end = entry_session(agg, entry)->result_end;
 }
 
 void

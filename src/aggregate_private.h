@@ -67,6 +67,8 @@ typedef struct SckptAggSession
 {
 	TimestampTz start;
 	TimestampTz end;			/* last time + gap */
+	TimestampTz result_start;	/* in the result that was last asked for */
+	TimestampTz result_end;
 	TimestampTz emitted_start;
 	TimestampTz emitted_end;
 	uint32		hash;			/* of the key, in the directory */
@@ -162,7 +164,8 @@ typedef struct SckptAggregate
 	SckptSets  *sets;			/* NULL: none */
 	int			nsets;
 	SckptAggSet *set_calls;
-	int64		next_id;		/* of a group, for its elements */
+	int64		next_id;		/* of a group, for its elements: see set.h */
+	SckptGroupKey *route;		/* the routing keys; NULL: the stage is not spread over tasks */
 	SckptSessions *sessions;	/* NULL: no session window */
 	SckptCollector *collector;	/* of COLLECT calls; made when the first result is asked for */
 	SckptExpander *expander;	/* NULL: rows are taken as they come */
@@ -250,6 +253,15 @@ static inline SckptAggSession *
 entry_session(SckptAggregate *agg, SckptEntry *entry)
 {
 	return (SckptAggSession *) ((char *) entry + agg->session_offset);
+}
+
+static inline int64
+sckpt_aggregate_new_id(SckptAggregate *agg)
+{
+	int64		id = agg->next_id;
+
+	agg->next_id += SCKPT_MAX_TASKS;
+	return id;
 }
 
 /* aggregate_value.c */

@@ -29,6 +29,33 @@
 
 #define BLOCK_PATIENCE		30000	/* ms */
 
+/* Its tasks of parallel pipelines have failed.  The lock is held. */
+static void
+end_parts(Oid database)
+{
+	for (int i = 0; i < sckpt_shared->used_parts; i++)
+	{
+		SckptPartEntry *part = &sckpt_shared->parts[i];
+		SckptPipelineEntry *pipeline;
+
+		if (part->database != database || part->worker_pid != MyProcPid)
+			continue;
+		pipeline = sckpt_shared_find_pipeline(database, part->id);
+		if (pipeline == NULL)
+			continue;
+		SpinLockAcquire(&pipeline->mutex);
+		part->worker_pid = 0;
+		if (part->status == SCKPT_PART_RUNNING)
+		{
+			part->status = SCKPT_PART_FAILED;
+			part->sqlerrcode = ERRCODE_ADMIN_SHUTDOWN;
+			part->starved = false;
+			snprintf(part->error, SCKPT_ERROR_BYTES, "the worker of task %d has ended", part->task);
+		}
+		SpinLockRelease(&pipeline->mutex);
+	}
+}
+
 /*
  * Registered before the process enters the array of running processes, so
  * called after it has left it: a DROP DATABASE that waited for this does not
@@ -47,9 +74,6 @@ worker_exit(int code, Datum arg)
 	{
 		entry->workers[number].pid = 0;
 		entry->workers[number].latch = NULL;
-
-		/* Without a leader the others end, too; and that one starts those that end. */
-		sckpt_shared_wake_workers(entry);
 	}
 	if (entry && number == 0)
 	{
@@ -73,10 +97,14 @@ worker_exit(int code, Datum arg)
 			continue;
 		SpinLockAcquire(&pipeline->mutex);
 		pipeline->worker_pid = 0;
+		pipeline->active = false;
 		if (pipeline->status == SCKPT_RUNNING)
 			pipeline->status = SCKPT_STARTING;
 		SpinLockRelease(&pipeline->mutex);
 	}
+	end_parts(database);
+	if (entry)
+		sckpt_shared_wake_workers(entry);
 	if (sckpt_shared->launcher_latch)
 		SetLatch(sckpt_shared->launcher_latch);
 	LWLockRelease(sckpt_shared->lock);

@@ -81,6 +81,9 @@ typedef struct SckptScan
 	uint32		first_segment;	/* none of them is in a segment before this one, */
 	uint64		first_seen;		/* and so many of all these rows are */
 
+	struct SckptRoute *route;	/* of a parallel pipeline's task: which rows are its own; NULL: all */
+	uint64		taken;			/* counted while it runs: so many were, of all that it has put out */
+
 	/*
 	 * Told of each row whose event time is beyond its segment's bound; the row is left out then.  NULL: such a row is an error.  Runs
 	 * within the executor, in a context that is reset per row.

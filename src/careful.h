@@ -60,4 +60,13 @@ extern bool sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *
 extern void sckpt_careful_results(SckptTask *task, uint64 ndirty);
 extern void sckpt_careful_append(SckptTask *task, SckptRef *closing, uint64 nclosing);
 
+/* The same with changes that a parallel pipeline's tasks have handed over: all appended, or none; outcomes must be zero, and stay where they are. */
+typedef struct SckptCarefulChanges SckptCarefulChanges;
+struct SckptOutcome;
+extern SckptCarefulChanges *sckpt_careful_changes_begin(SckptTask *task);
+extern void sckpt_careful_changes_add(SckptCarefulChanges *changes, bool append, bool remove, bool there, ItemPointer hint,
+									  TupleTableSlot *row, struct SckptOutcome *outcome);
+extern void sckpt_careful_changes_make(SckptCarefulChanges *changes);
+extern void sckpt_careful_changes_end(SckptCarefulChanges *changes);
+
 #endif							/* SCKPT_CAREFUL_H */

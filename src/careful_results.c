@@ -18,6 +18,7 @@
 #include "careful.h"
 #include "checkpoint_private.h"
 #include "dead.h"
+#include "part.h"
 #include "result.h"
 #include "sink.h"
 
@@ -27,8 +28,9 @@
 /* A row to be put or deleted. */
 typedef struct Change
 {
-	SckptEntry *entry;			/* NULL: appended */
-	SckptOutcome *outcome;
+	ItemPointerData hint;		/* where the row is, maybe */
+	bool		there;			/* it is in the sink */
+	SckptOutcome *outcome;		/* NULL: it is appended */
 	bool		remove;
 	MinimalTuple row;			/* of the query's row type */
 } Change;
@@ -70,7 +72,7 @@ make_change(Changes *changes, SckptSink *sink, Change *change)
 	SckptOutcome *outcome = change->outcome;
 	TupleTableSlot *target = sckpt_sink_slot(sink);
 	bool		deleted = (outcome->flags & SCKPT_OUTCOME_DELETED) != 0;
-	ItemPointerData hint = change->entry->tid;
+	ItemPointerData hint = change->hint;
 
 	ExecStoreMinimalTuple(change->row, changes->slot, false);
 	slot_getallattrs(changes->slot);
@@ -89,8 +91,7 @@ make_change(Changes *changes, SckptSink *sink, Change *change)
 		ItemPointerSetInvalid(&hint);
 	ItemPointerSetInvalid(&outcome->tid);
 	outcome->flags |= SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
-	sckpt_sink_put(sink, &hint, ((change->entry->flags & SCKPT_ENTRY_EMITTED) && !deleted) || !task->def->result_owned,
-				   &outcome->tid);
+	sckpt_sink_put(sink, &hint, (change->there && !deleted) || !task->def->result_owned, &outcome->tid);
 }
 
 static void
@@ -153,7 +154,7 @@ reject_change(void *arg, uint64 at, ErrorData *error)
 	bury_row(changes, change, error);
 
 	/* What is there is not the group's result any more. */
-	if ((change->entry->flags & SCKPT_ENTRY_EMITTED) && !(change->outcome->flags & SCKPT_OUTCOME_DELETED))
+	if (change->there && !(change->outcome->flags & SCKPT_OUTCOME_DELETED))
 	{
 		ErrorData  *again;
 
@@ -179,12 +180,43 @@ run_changes(Changes *changes, SckptSpans *spans)
 	MemoryContextReset(changes->context);
 }
 
+/* Hand them over to whoever writes them. */
+static void
+send_changes(Changes *changes)
+{
+	for (int i = 0; i < changes->n; i++)
+	{
+		Change	   *change = &changes->list[i];
+		SckptOutcome *outcome = change->outcome;
+		bool		there = outcome && change->there && !(outcome->flags & SCKPT_OUTCOME_DELETED);
+		uint32		number;
+
+		ExecStoreMinimalTuple(change->row, changes->slot, false);
+		number = sckpt_part_send_change(changes->task, outcome == NULL ? SCKPT_CHANGE_APPEND :
+										change->remove ? SCKPT_CHANGE_DELETE : SCKPT_CHANGE_PUT,
+										changes->slot, &change->hint, there);
+		if (outcome && change->remove)
+			outcome->flags |= SCKPT_OUTCOME_DELETED;
+		else if (outcome)
+		{
+			outcome->flags |= SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
+			outcome->change = number;
+		}
+	}
+	changes->n = 0;
+	ExecClearTuple(changes->slot);
+	MemoryContextReset(changes->context);
+}
+
 static void
 make_changes(Changes *changes)
 {
 	SckptSpans	spans = {take_changes, undo_changes, reject_change, changes, CHANGE_ROWS};
 
-	run_changes(changes, &spans);
+	if (changes->task->attempt->parcel)
+		send_changes(changes);
+	else
+		run_changes(changes, &spans);
 }
 
 /* The row is copied. */
@@ -194,7 +226,11 @@ add_change(Changes *changes, SckptEntry *entry, SckptOutcome *outcome, bool remo
 	Change	   *change = &changes->list[changes->n++];
 	MemoryContext old = MemoryContextSwitchTo(changes->context);
 
-	change->entry = entry;
+	if (entry)
+	{
+		change->hint = entry->tid;
+		change->there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0;
+	}
 	change->outcome = outcome;
 	change->remove = remove;
 	change->row = ExecCopySlotMinimalTuple(row);
@@ -361,7 +397,10 @@ append_rows(Changes *changes)
 {
 	SckptSpans	spans = {take_rows, NULL, reject_row, changes, CHANGE_ROWS};
 
-	run_changes(changes, &spans);
+	if (changes->task->attempt->parcel)
+		send_changes(changes);
+	else
+		run_changes(changes, &spans);
 }
 
 void
@@ -386,4 +425,47 @@ sckpt_careful_append(SckptTask *task, SckptRef *closing, uint64 nclosing)
 	append_rows(changes);
 	end_changes(changes);
 	pfree(changes);
+}
+
+/* ---- Changes that tasks have handed over ---- */
+
+SckptCarefulChanges *
+sckpt_careful_changes_begin(SckptTask *task)
+{
+	Changes    *changes = palloc(sizeof(Changes));
+
+	begin_changes(changes, task);
+	return (SckptCarefulChanges *) changes;
+}
+
+void
+sckpt_careful_changes_add(SckptCarefulChanges *careful, bool append, bool remove, bool there, ItemPointer hint, TupleTableSlot *row,
+						  SckptOutcome *outcome)
+{
+	Changes    *changes = (Changes *) careful;
+
+	add_change(changes, NULL, append ? NULL : outcome, remove, row);
+	changes->list[changes->n - 1].hint = *hint;
+	changes->list[changes->n - 1].there = there;
+	if (changes->n == CHANGE_ROWS)
+		sckpt_careful_changes_make(careful);
+}
+
+void
+sckpt_careful_changes_make(SckptCarefulChanges *careful)
+{
+	Changes    *changes = (Changes *) careful;
+
+	if (changes->n > 0 && changes->list[0].outcome == NULL)
+		append_rows(changes);
+	else
+		make_changes(changes);
+}
+
+void
+sckpt_careful_changes_end(SckptCarefulChanges *careful)
+{
+	sckpt_careful_changes_make(careful);
+	end_changes((Changes *) careful);
+	pfree(careful);
 }

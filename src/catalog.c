@@ -52,7 +52,8 @@
 	"(extract(epoch FROM d.allowed_lateness) * 1000000)::bigint, " \
 	"coalesce((extract(epoch FROM d.state_ttl) * 1000000)::bigint, 0), " \
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
-	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system "
+	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, " \
+	"d.parallelism, p.layout "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -339,6 +340,8 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 	pipeline->chunks = DatumGetInt32(column(tuple, 38, &isnull));
 	pipeline->at_home = DatumGetObjectId(column(tuple, 39, &isnull)) == MyDatabaseId &&
 		strcmp(text_column(tuple, 40, context), psprintf(UINT64_FORMAT, GetSystemIdentifier())) == 0;
+	pipeline->parallelism = DatumGetInt32(column(tuple, 41, &isnull));
+	pipeline->layout = DatumGetInt32(column(tuple, 42, &isnull));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

@@ -63,6 +63,8 @@ typedef struct SckptPipeline
 	bool		at_home;		/* false: it comes from another database, and its positions mean nothing here */
 	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
 	int			chunks;			/* how many the last checkpoint consists of */
+	int			parallelism;	/* as asked for */
+	int			layout;			/* how these are spread over tasks: sckpt_task_layout(); 0: not known */
 } SckptPipeline;
 
 /* The extension's version that this library goes with: default_version in stream_ckpt.control. */

@@ -32,6 +32,7 @@
 #include "checkpoint_private.h"
 #include "compat.h"
 #include "dead.h"
+#include "head.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -41,15 +42,15 @@ static const struct
 {
 	const char *sql;
 	int			nargs;
-	Oid			types[15];
+	Oid			types[16];
 }			statements[SCKPT_STATEMENT_COUNT] = {
 	[SCKPT_STATEMENT_TRIGGER] = {
 		"INSERT INTO stream_ckpt.checkpoint_log (pipeline_id, checkpoint_id, status, triggered_at, tasks, acknowledged) "
-		"VALUES ($1, $2, 'in_progress', $3, 1, 0)", 3, {INT8OID, INT8OID, TIMESTAMPTZOID}
+		"VALUES ($1, $2, 'in_progress', $3, $4, 0)", 4, {INT8OID, INT8OID, TIMESTAMPTZOID, INT4OID}
 	},
 	[SCKPT_STATEMENT_TRIGGER_TASK] = {
 		"INSERT INTO stream_ckpt.checkpoint_task_log (pipeline_id, checkpoint_id, task, status) "
-		"VALUES ($1, $2, 0, 'in_progress')", 2, {INT8OID, INT8OID}
+		"SELECT $1, $2, task, 'in_progress' FROM generate_series(0, $3 - 1) task", 3, {INT8OID, INT8OID, INT4OID}
 	},
 	[SCKPT_STATEMENT_HOLD] = {
 		"SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND NOT paused AND error IS NULL "
@@ -57,12 +58,15 @@ static const struct
 	},
 	[SCKPT_STATEMENT_CHUNK] = {
 		"INSERT INTO stream_ckpt.chunk (pipeline_id, stage, task, chunk_id, checkpoint_id, entries, bytes, crc, payload) "
-		"VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8)", 8,
-		{INT8OID, INT4OID, INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, BYTEAOID}
+		"VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)", 9,
+		{INT8OID, INT4OID, INT4OID, INT8OID, INT8OID, INT4OID, INT8OID, INT8OID, BYTEAOID}
 	},
 	[SCKPT_STATEMENT_CHUNK_DELETE] = {
-		"DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 AND task = 0 AND chunk_id = ANY ($3)", 3,
-		{INT8OID, INT4OID, INT8ARRAYOID}
+		"DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 AND task = $3 AND chunk_id = ANY ($4)", 4,
+		{INT8OID, INT4OID, INT4OID, INT8ARRAYOID}
+	},
+	[SCKPT_STATEMENT_CHUNK_DELETE_OLD] = {
+		"DELETE FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND checkpoint_id < $2", 2, {INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_DEAD_LETTER] = {
 		"INSERT INTO stream_ckpt.dead_letter (pipeline_id, dead_letter_id, stream, position, row_data, sqlstate, error, "
@@ -73,25 +77,24 @@ static const struct
 	[SCKPT_STATEMENT_POSITION] = {
 		"UPDATE stream_ckpt.pipeline_position SET last_checkpoint = $2, next_checkpoint = $2 + 1, position = $3, "
 		"restart = $4, rows_in = $5, rows_out = $6, late_rows = $7, dead_letters = $8, watermark = $9, clock = $10, "
-		"stream_watermarks = $11, stream_idle = $12, stream_managed = $13, stream_rows = $14, chunks = $15 "
-		"WHERE pipeline_id = $1", 15,
+		"stream_watermarks = $11, stream_idle = $12, stream_managed = $13, stream_rows = $14, chunks = $15, "
+		"layout = $16 WHERE pipeline_id = $1", 16,
 		{INT8OID, INT8OID, LSNOID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-		TIMESTAMPTZARRAYOID, BOOLARRAYOID, BOOLARRAYOID, PG_LSNARRAYOID, INT4OID}
+		TIMESTAMPTZARRAYOID, BOOLARRAYOID, BOOLARRAYOID, PG_LSNARRAYOID, INT4OID, INT4OID}
 	},
 	[SCKPT_STATEMENT_COMPLETE] = {
-		"UPDATE stream_ckpt.checkpoint_log SET status = 'completed', completed_at = clock_timestamp(), acknowledged = 1, "
+		"UPDATE stream_ckpt.checkpoint_log SET status = 'completed', completed_at = clock_timestamp(), acknowledged = tasks, "
 		"position = $3, rows_in = $4, state_rows = $5, state_bytes = $6, checkpointed_rows = $7, checkpointed_bytes = $8, "
 		"watermark = $9 WHERE pipeline_id = $1 AND checkpoint_id = $2 AND status = 'in_progress'", 9,
 		{INT8OID, INT8OID, LSNOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID}
 	},
 	[SCKPT_STATEMENT_COMPLETE_TASK] = {
-		"UPDATE stream_ckpt.checkpoint_task_log t SET status = 'completed', acknowledged_at = $3, "
-		"start_delay = $4 - c.triggered_at, snapshot_duration = $3 - $4, commit_duration = clock_timestamp() - $3, "
-		"state_rows = c.state_rows, state_bytes = c.state_bytes, checkpointed_rows = c.checkpointed_rows, "
-		"checkpointed_bytes = c.checkpointed_bytes, rows_in = c.rows_in "
+		"UPDATE stream_ckpt.checkpoint_task_log t SET status = 'completed', acknowledged_at = $4, "
+		"start_delay = $5 - c.triggered_at, snapshot_duration = $4 - $5, commit_duration = clock_timestamp() - $4, "
+		"state_rows = $6, state_bytes = $7, checkpointed_rows = $8, checkpointed_bytes = $9, rows_in = $10 "
 		"FROM stream_ckpt.checkpoint_log c WHERE c.pipeline_id = $1 AND c.checkpoint_id = $2 "
-		"AND t.pipeline_id = $1 AND t.checkpoint_id = $2", 4,
-		{INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+		"AND t.pipeline_id = $1 AND t.checkpoint_id = $2 AND t.task = $3", 10,
+		{INT8OID, INT8OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, INT8OID, INT8OID}
 	},
 	[SCKPT_STATEMENT_PRUNE] = {
 		"DELETE FROM stream_ckpt.checkpoint_log WHERE pipeline_id = $1 AND checkpoint_id <= $2 AND checkpoint_id <> $3", 3,
@@ -206,10 +209,11 @@ static void
 trigger(SckptTask *task)
 {
 	SckptUser	saved;
-	Datum		values[3];
+	Datum		values[4];
 
 	task->attempt->id = task->def->next_checkpoint;
 	task->attempt->committing = false;
+	task->attempt->undefined = false;
 	task->attempt->triggered_at = GetCurrentTimestamp();
 	task->attempt->context = AllocSetContextCreate(task->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
 	memset(task->attempt->snapshots, 0, sizeof(task->attempt->snapshots));
@@ -224,8 +228,10 @@ trigger(SckptTask *task)
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(task->attempt->id);
 		values[2] = TimestampTzGetDatum(task->attempt->triggered_at);
+		values[3] = Int32GetDatum(task->ntasks);
 		sckpt_catalog_enter(&saved);
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_TRIGGER, values, NULL);
+		values[2] = Int32GetDatum(task->ntasks);
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_TRIGGER_TASK, values, NULL);
 		sckpt_catalog_leave(&saved);
 		(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -338,13 +344,65 @@ prune(SckptTask *task, int64 id, int64 last)
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE_TASK, values, NULL);
 }
 
+/* The rows of checkpoint_task_log. */
+static void
+complete_tasks(SckptTask *task, uint64 state_rows, Size state_bytes)
+{
+	SckptAttempt *attempt = task->attempt;
+	Datum		values[10];
+
+	values[0] = Int64GetDatum(task->def->id);
+	values[1] = Int64GetDatum(attempt->id);
+	for (int i = 0; i < task->ntasks; i++)
+	{
+		SckptPartReport own = {0};
+		const SckptPartReport *report = &own;
+		int64		restore_id = task->restore_id;
+		int64		before = 0;
+
+		if (task->head)
+		{
+			report = sckpt_head_report(task, i, &restore_id);
+			before = sckpt_head_rows_before(task, i);
+		}
+		else
+			own = (SckptPartReport)
+			{
+				.packed_at = attempt->packed_at,
+				.started_at = attempt->started_at,
+				.state_rows = state_rows,
+				.state_bytes = state_bytes,
+				.checkpointed_rows = attempt->rows,
+				.checkpointed_bytes = attempt->bytes,
+				.rows_in = task->rows_in - task->def->rows_in
+			};
+		values[2] = Int32GetDatum(i);
+		values[3] = TimestampTzGetDatum(report->packed_at);
+		values[4] = TimestampTzGetDatum(report->started_at);
+		values[5] = Int64GetDatum(report->state_rows);
+		values[6] = Int64GetDatum(report->state_bytes);
+		values[7] = Int64GetDatum(report->checkpointed_rows);
+		values[8] = Int64GetDatum(report->checkpointed_bytes);
+		values[9] = Int64GetDatum(report->rows_in - before);
+		sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
+		if (restore_id && before == 0)
+		{
+			values[0] = Int64GetDatum(restore_id);
+			values[1] = Int64GetDatum(report->rows_in);
+			sckpt_checkpoint_execute(SCKPT_STATEMENT_REPLAYED, values, NULL);
+			values[0] = Int64GetDatum(task->def->id);
+			values[1] = Int64GetDatum(attempt->id);
+		}
+	}
+}
+
 /* Dead letters, position and history; the last statements of the transaction. */
 static void
 store_checkpoint(SckptTask *task, SckptPosition *position)
 {
 	SckptUser	saved;
-	Datum		values[15];
-	char		nulls[] = "               ";
+	Datum		values[16];
+	char		nulls[] = "                ";
 	uint64		state_rows;
 	Size		state_bytes;
 
@@ -352,8 +410,16 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	for (int i = 0; i < task->nstores; i++)
 		state_rows -= task->attempt->snapshots[i].nleaving;
+	if (task->head)
+		sckpt_head_add_state(task, &state_rows, &state_bytes);
 	sckpt_catalog_enter(&saved);
 	sckpt_chunk_delete_empty(task);
+	if (task->laid_out_anew)
+	{
+		values[0] = Int64GetDatum(task->def->id);
+		values[1] = Int64GetDatum(task->attempt->id);
+		sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE_OLD, values, NULL);
+	}
 	store_dead_letters(task);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int64GetDatum(task->attempt->id);
@@ -367,6 +433,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	nulls[9] = time_value(task->times.clock, &values[9]);
 	inflow_values(task, &values[10]);
 	values[14] = Int32GetDatum(sckpt_chunk_count(task));
+	values[15] = Int32GetDatum(sckpt_task_layout(task));
 	if (sckpt_checkpoint_execute(SCKPT_STATEMENT_POSITION, values, nulls) != 1)
 		elog(ERROR, "position of pipeline \"%s\" not found", task->def->name);
 
@@ -380,18 +447,10 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("checkpoint " INT64_FORMAT " of pipeline \"%s\" is not in progress any more",
 						task->attempt->id, task->def->name)));
-	values[2] = TimestampTzGetDatum(task->attempt->packed_at);
-	values[3] = TimestampTzGetDatum(task->attempt->started_at);
-	sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
+	complete_tasks(task, state_rows, state_bytes);
 
 	sckpt_fault_point("cleanup");
 	prune(task, task->attempt->id, task->attempt->id);
-	if (task->restore_id)
-	{
-		values[0] = Int64GetDatum(task->restore_id);
-		values[1] = Int64GetDatum(task->rows_in - task->def->rows_in);
-		sckpt_checkpoint_execute(SCKPT_STATEMENT_REPLAYED, values, NULL);
-	}
 	sckpt_catalog_leave(&saved);
 	send_watermark(task);
 }
@@ -421,6 +480,8 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->def->clock = task->times.clock;
 	memcpy(task->def->inflows, task->inflows, task->ninflows * sizeof(SckptInflow));
 	task->restore_id = 0;
+	task->laid_out_anew = false;
+	task->def->layout = sckpt_task_layout(task);
 	task->changed = false;
 	task->failed_checkpoints = 0;
 	task->backoff = 0;
@@ -429,7 +490,28 @@ switch_state(SckptTask *task, SckptPosition *position)
 	task->waiting[0] = '\0';
 	sckpt_careful_end_if_due(task);
 	MemoryContextDelete(task->attempt->context);
+	if (task->head)
+		sckpt_head_decide(task, task->attempt->id, true);
 	task->attempt->id = 0;
+}
+
+bool
+sckpt_checkpoint_trigger(SckptTask *task)
+{
+	if (!start_transaction(task))
+		return false;
+	end_transaction();
+	trigger(task);
+	return true;
+}
+
+bool
+sckpt_checkpoint_resume(SckptTask *task)
+{
+	if (!start_transaction(task))
+		return false;
+	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = 0;
+	return true;
 }
 
 bool
@@ -437,10 +519,8 @@ sckpt_checkpoint_begin(SckptTask *task)
 {
 	ListCell   *lc;
 
-	if (!start_transaction(task))
+	if (!sckpt_checkpoint_trigger(task))
 		return false;
-	end_transaction();
-	trigger(task);
 	sckpt_fault_point("barrier");
 	if (!start_transaction(task))
 	{
@@ -465,10 +545,13 @@ sckpt_checkpoint_finish(SckptTask *task, SckptPosition *position)
 {
 	SckptIdentity identity;
 
-	if (task->noperators > 0)
+	if (task->noperators > 0 || task->head)
 	{
 		sckpt_task_become_owner(task, &identity);
-		sckpt_snapshot_take(task);
+		if (task->head)
+			sckpt_head_receive(task);
+		if (task->noperators > 0)
+			sckpt_snapshot_take(task);
 		sckpt_task_become_self(&identity);
 	}
 	else
@@ -510,6 +593,8 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 		/* The next attempt finds these results again. */
 		sckpt_dead_forget(task, task->attempt->ndead);
 		MemoryContextDelete(task->attempt->context);
+		if (task->head)
+			sckpt_head_decide(task, id, false);
 	}
 	task->attempt->id = 0;
 

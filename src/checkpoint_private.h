@@ -12,23 +12,27 @@
 #include "lib/stringinfo.h"
 
 #include "checkpoint.h"
+#include "parcel.h"
 
 /* What becomes of an entry's result when the attempt commits. */
 #define SCKPT_OUTCOME_EMITTED	0x01	/* its row is in the sink */
 #define SCKPT_OUTCOME_PUT		0x02	/* by this attempt */
 #define SCKPT_OUTCOME_DELETED	0x04	/* this attempt has deleted the row that was there */
 
-typedef struct SckptOutcome
+typedef struct SckptOutcome SckptOutcome;
+struct SckptOutcome
 {
 	ItemPointerData tid;
 	uint8		flags;
-} SckptOutcome;
+	uint32		change;			/* of a task's parcel: 1 + the number of the change that puts its row; 0: none does */
+};
 
 /* What the attempt does with a store's dirty entries.  Whatever is not skipped is written, in the order of the dirty list. */
 typedef struct SckptSnapshot
 {
 	uint64		ndirty;
 	uint8	   *skipped;		/* a bit for each, in the order of the list; NULL: none is skipped */
+	SckptRef   *refs;			/* the dirty list, once it is detached (part.h); NULL: it is as it was */
 	SckptRef   *leaving;		/* to be removed after the commit */
 	uint64		nleaving;
 	uint64		maxleaving;
@@ -49,6 +53,9 @@ struct SckptAttempt
 	uint64		bytes;
 	uint64		rows_out;
 	int			ndead;			/* dead letters that there were before */
+	bool		undefined;		/* an error now leaves the state undefined */
+	SckptParcel *parcel;		/* of a parallel pipeline's task: what it hands over; NULL: everything is written at once */
+	uint32		nchanges;		/* of result rows in there */
 };
 
 typedef enum SckptStatement
@@ -58,6 +65,7 @@ typedef enum SckptStatement
 	SCKPT_STATEMENT_HOLD,
 	SCKPT_STATEMENT_CHUNK,
 	SCKPT_STATEMENT_CHUNK_DELETE,
+	SCKPT_STATEMENT_CHUNK_DELETE_OLD,
 	SCKPT_STATEMENT_DEAD_LETTER,
 	SCKPT_STATEMENT_POSITION,
 	SCKPT_STATEMENT_COMPLETE,
@@ -68,6 +76,13 @@ typedef enum SckptStatement
 	SCKPT_STATEMENT_COUNT
 } SckptStatement;
 
+/*
+ * checkpoint.c, for the head of a parallel pipeline, whose checkpoint is not taken in one go: trigger it, if it can be had; and, after its tasks have handed
+ * over, start its transaction, or say that it has to wait.
+ */
+extern bool sckpt_checkpoint_trigger(SckptTask *task);
+extern bool sckpt_checkpoint_resume(SckptTask *task);
+
 /* Run one; the caller has entered the catalog.  `nulls` as SPI wants it; NULL: no argument is.  Returns the number of rows. */
 extern uint64 sckpt_checkpoint_execute(SckptStatement statement, Datum *values, const char *nulls);
 
@@ -77,12 +92,21 @@ extern uint64 sckpt_checkpoint_execute(SckptStatement statement, Datum *values, 
  */
 extern void sckpt_snapshot_take(SckptTask *task);
 extern void sckpt_snapshot_switch(SckptTask *task);
+/*
+ * Of a task that goes on before the commit: once everything is in its parcel, take what is changed off the dirty lists; and when it is known what became of
+ * the checkpoint, given what became of the changes of result rows, switch, or take it back.  Never fail.
+ */
+extern void sckpt_snapshot_detach(SckptTask *task);
+extern void sckpt_snapshot_settle(SckptTask *task, bool committed, const SckptOutcome *changes);
 
 /* chunk.c: a chunk is begun, filled with entries, and written. */
 extern void sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf);
 extern void sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone);
 /* Delete those none of whose entries counts after this checkpoint; the caller has entered the catalog. */
 extern void sckpt_chunk_delete_empty(SckptTask *task);
+/* Into and out of the table; the caller has entered the catalog. */
+extern void sckpt_chunk_insert(SckptTask *task, int number, int stage, int64 id, uint32 entries, const char *payload, Size bytes);
+extern void sckpt_chunk_delete(SckptTask *task, int number, int stage, Datum *ids, int nids);
 /* How many chunks there are, when the attempt has written and deleted its own. */
 extern int	sckpt_chunk_count(SckptTask *task);
 /* After the commit: forget what was deleted, and what has left the others. */

@@ -21,6 +21,7 @@
 
 #include "checkpoint_private.h"
 #include "codec.h"
+#include "part.h"
 
 /* When less than half of a store's stored entries are current, and there are more than this. */
 #define CLEAN_MIN_ENTRIES 4096
@@ -45,31 +46,44 @@ sckpt_chunk_begin(SckptTask *task, SckptStore *store, StringInfo buf)
 }
 
 void
-sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone)
+sckpt_chunk_insert(SckptTask *task, int number, int stage, int64 id, uint32 entries, const char *data, Size bytes)
 {
-	SckptUser	saved;
-	Datum		values[8];
+	Datum		values[9];
 	pg_crc32c	crc;
-	bytea	   *payload = palloc(VARHDRSZ + buf->len);
+	bytea	   *payload = palloc(VARHDRSZ + bytes);
 
-	SET_VARSIZE(payload, VARHDRSZ + buf->len);
-	memcpy(VARDATA(payload), buf->data, buf->len);
+	SET_VARSIZE(payload, VARHDRSZ + bytes);
+	memcpy(VARDATA(payload), data, bytes);
 	INIT_CRC32C(crc);
-	COMP_CRC32C(crc, buf->data, buf->len);
+	COMP_CRC32C(crc, data, bytes);
 	FIN_CRC32C(crc);
 
 	values[0] = Int64GetDatum(task->def->id);
-	values[1] = Int32GetDatum(store->stage);
-	values[2] = Int64GetDatum(store->next_chunk + store->nwritten);
-	values[3] = Int64GetDatum(task->attempt->id);
-	values[4] = Int32GetDatum(entries);
-	values[5] = Int64GetDatum(buf->len);
-	values[6] = Int64GetDatum((int64) crc);
-	values[7] = PointerGetDatum(payload);
-	sckpt_catalog_enter(&saved);
+	values[1] = Int32GetDatum(stage);
+	values[2] = Int32GetDatum(number);
+	values[3] = Int64GetDatum(id);
+	values[4] = Int64GetDatum(task->attempt->id);
+	values[5] = Int32GetDatum(entries);
+	values[6] = Int64GetDatum(bytes);
+	values[7] = Int64GetDatum((int64) crc);
+	values[8] = PointerGetDatum(payload);
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK, values, NULL);
-	sckpt_catalog_leave(&saved);
 	pfree(payload);
+}
+
+void
+sckpt_chunk_write(SckptTask *task, SckptStore *store, StringInfo buf, uint32 entries, uint32 gone)
+{
+	SckptUser	saved;
+
+	if (task->attempt->parcel)
+		sckpt_part_send_chunk(task, store->stage, store->next_chunk + store->nwritten, entries, buf->data, buf->len);
+	else
+	{
+		sckpt_catalog_enter(&saved);
+		sckpt_chunk_insert(task, 0, store->stage, store->next_chunk + store->nwritten, entries, buf->data, buf->len);
+		sckpt_catalog_leave(&saved);
+	}
 
 	if (store->nwritten == store->maxwritten)
 	{
@@ -115,6 +129,18 @@ is_empty(SckptChunk *chunk, int64 oldest)
 }
 
 void
+sckpt_chunk_delete(SckptTask *task, int number, int stage, Datum *ids, int nids)
+{
+	Datum		values[4];
+
+	values[0] = Int64GetDatum(task->def->id);
+	values[1] = Int32GetDatum(stage);
+	values[2] = Int32GetDatum(number);
+	values[3] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE, values, NULL);
+}
+
+void
 sckpt_chunk_delete_empty(SckptTask *task)
 {
 	for (int s = 0; s < task->nstores; s++)
@@ -122,7 +148,6 @@ sckpt_chunk_delete_empty(SckptTask *task)
 		SckptStore *store = &task->stores[s];
 		Datum	   *ids = palloc(Max(1, store->nchunks) * sizeof(Datum));
 		int			nids = 0;
-		Datum		values[3];
 		int64		oldest = oldest_kept(store);
 
 		for (int i = 0; i < store->nchunks; i++)
@@ -130,14 +155,10 @@ sckpt_chunk_delete_empty(SckptTask *task)
 			if (is_empty(&store->chunks[i], oldest))
 				ids[nids++] = Int64GetDatum(store->chunks[i].id);
 		}
-		if (nids > 0)
-		{
-			values[0] = Int64GetDatum(task->def->id);
-			values[1] = Int32GetDatum(store->stage);
-			values[2] = PointerGetDatum(construct_array(ids, nids, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
-														TYPALIGN_DOUBLE));
-			sckpt_checkpoint_execute(SCKPT_STATEMENT_CHUNK_DELETE, values, NULL);
-		}
+		if (nids > 0 && task->attempt->parcel)
+			sckpt_part_send_deletions(task, store->stage, ids, nids);
+		else if (nids > 0)
+			sckpt_chunk_delete(task, 0, store->stage, ids, nids);
 		pfree(ids);
 	}
 }

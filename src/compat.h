@@ -218,4 +218,15 @@ sckpt_init_generated(ResultRelInfo *result, EState *estate)
 #endif
 }
 
+/* All of so many bytes, or an error. */
+#if PG_VERSION_NUM >= 160000
+#define sckpt_buffile_read(file, data, bytes) BufFileReadExact(file, data, bytes)
+#else
+#define sckpt_buffile_read(file, data, bytes) \
+	do { \
+		if (BufFileRead(file, data, bytes) != (bytes)) \
+			elog(ERROR, "a temporary file ends early"); \
+	} while (0)
+#endif
+
 #endif							/* SCKPT_COMPAT_H */

@@ -25,6 +25,7 @@
 #include "compat.h"
 #include "dead.h"
 #include "hook.h"
+#include "part.h"
 #include "pipeline.h"
 #include "record.h"
 #include "stream.h"
@@ -185,22 +186,93 @@ sckpt_dead_add_group(SckptTask *task, int stage, SckptRef ref, ErrorData *error)
 	add_result(task, stage, get_json(task, &work), error);
 }
 
+static void
+free_letter(SckptTask *task, SckptDeadLetter *letter)
+{
+	task->dead_bytes -= letter->bytes;
+	if (letter->row)
+		pfree(DatumGetPointer(letter->row));
+	if (letter->image)
+		pfree(DatumGetPointer(letter->image));
+	pfree(letter->error);
+	pfree(letter);
+}
+
 void
 sckpt_dead_forget(SckptTask *task, int n)
 {
 	for (int i = n; i < list_length(task->dead); i++)
-	{
-		SckptDeadLetter *letter = list_nth(task->dead, i);
-
-		task->dead_bytes -= letter->bytes;
-		if (letter->row)
-			pfree(DatumGetPointer(letter->row));
-		if (letter->image)
-			pfree(DatumGetPointer(letter->image));
-		pfree(letter->error);
-		pfree(letter);
-	}
+		free_letter(task, list_nth(task->dead, i));
 	task->dead = list_truncate(task->dead, n);
+}
+
+void
+sckpt_dead_drop_first(SckptTask *task, int n)
+{
+	for (int i = 0; i < n; i++)
+		free_letter(task, list_nth(task->dead, i));
+	task->dead = list_delete_first_n(task->dead, n);
+}
+
+/* ---- From a task to the head ---- */
+
+static void
+send_bytes(SckptParcel *parcel, const void *data, Size size)
+{
+	uint64		bytes = size;
+
+	sckpt_parcel_write(parcel, &bytes, sizeof(bytes));
+	sckpt_parcel_write(parcel, data, size);
+}
+
+static void *
+receive_bytes(SckptParcel *parcel)
+{
+	uint64		bytes;
+	void	   *data;
+
+	sckpt_parcel_read(parcel, &bytes, sizeof(bytes));
+	if (bytes == 0)
+		return NULL;
+	data = palloc_extended(bytes, MCXT_ALLOC_HUGE);
+	sckpt_parcel_read(parcel, data, bytes);
+	return data;
+}
+
+void
+sckpt_dead_send(SckptTask *part)
+{
+	SckptParcel *parcel = part->attempt->parcel;
+	ListCell   *lc;
+
+	foreach(lc, part->dead)
+	{
+		SckptDeadLetter *letter = lfirst(lc);
+		char		kind = SCKPT_PARCEL_LETTER;
+
+		sckpt_parcel_write(parcel, &kind, 1);
+		sckpt_parcel_write(parcel, letter, sizeof(*letter));
+		send_bytes(parcel, DatumGetPointer(letter->row), letter->row ? VARSIZE_ANY(DatumGetPointer(letter->row)) : 0);
+		send_bytes(parcel, DatumGetPointer(letter->image), letter->image ? VARSIZE_ANY(DatumGetPointer(letter->image)) : 0);
+		send_bytes(parcel, letter->error, strlen(letter->error) + 1);
+	}
+}
+
+void
+sckpt_dead_receive(SckptTask *head, SckptParcel *parcel, bool keep)
+{
+	MemoryContext old = MemoryContextSwitchTo(head->dead_context);
+	SckptDeadLetter *letter = palloc(sizeof(SckptDeadLetter));
+
+	sckpt_parcel_read(parcel, letter, sizeof(*letter));
+	letter->row = PointerGetDatum(receive_bytes(parcel));
+	letter->image = PointerGetDatum(receive_bytes(parcel));
+	letter->error = receive_bytes(parcel);
+	head->dead = lappend(head->dead, letter);
+	head->dead_bytes += letter->bytes;
+	if (!keep)
+		sckpt_dead_forget(head, list_length(head->dead) - 1);
+	MemoryContextSwitchTo(old);
 }
 
 /* ---- Retrying ---- */

@@ -41,5 +41,12 @@ extern void sckpt_dead_add_result(SckptTask *task, int stage, TupleTableSlot *ro
 extern void sckpt_dead_add_group(SckptTask *task, int stage, SckptRef ref, ErrorData *error);
 /* Forget all but the first n. */
 extern void sckpt_dead_forget(SckptTask *task, int n);
+/* The first n have been written. */
+extern void sckpt_dead_drop_first(SckptTask *task, int n);
+
+/* All of a parallel pipeline's task into its parcel; and one out of there, after its first byte: kept by the head, or left out. */
+struct SckptParcel;
+extern void sckpt_dead_send(SckptTask *part);
+extern void sckpt_dead_receive(SckptTask *head, struct SckptParcel *parcel, bool keep);
 
 #endif							/* SCKPT_DEAD_H */

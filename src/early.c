@@ -13,6 +13,7 @@
 #include "utils/timeout.h"
 
 #include "aggregate.h"
+#include "checkpoint_private.h"
 #include "early.h"
 #include "settings.h"
 #include "stream.h"
@@ -27,6 +28,7 @@ typedef struct EarlyWork
 	TransactionId xid;
 	SckptOperator *operator;	/* NULL: given up */
 	int64		rows;
+	uint64		taken;			/* of these, the task's own */
 	TimestampTz watermark;		/* of its rows; DT_NOBEGIN: none */
 } EarlyWork;
 
@@ -142,6 +144,7 @@ sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *bat
 	{
 		feed(task, work, &scan);
 		work->rows += rows;
+		work->taken += task->route ? scan.taken : rows;
 	}
 	PG_CATCH();
 	{
@@ -192,7 +195,7 @@ sckpt_early_merge(SckptTask *task, SckptLogTransaction *transaction, const Trans
 		EarlyWork  *work = find_work(task, xids[i]);
 		SckptOperator *operator = task->operators[0];
 
-		if (sckpt_state_rows(operator->state) == 0)
+		if (sckpt_state_rows(operator->state) == 0 && task->attempt->id == 0)
 		{
 			/* Nothing to add it to: it is the state from now on. */
 			operator->destroy(operator);
@@ -202,7 +205,7 @@ sckpt_early_merge(SckptTask *task, SckptLogTransaction *transaction, const Trans
 		else
 			operator->merge(operator, work->operator);
 		sckpt_task_advance(task, linitial_oid(task->query->streams), transaction->commit_lsn, transaction->commit_time, work->watermark, 0, 0, work->rows > 0);
-		task->rows_in += work->rows;
+		task->rows_in += work->taken;
 		if (work->rows > 0)
 			task->changed = true;
 	}

@@ -16,10 +16,12 @@
 #include "checkpoint.h"
 #include "early.h"
 #include "lane.h"
+#include "part.h"
 #include "settings.h"
 
 #define BATCH_BYTES			(4 * 1024 * 1024)	/* rows given to the tasks at a time */
 #define BATCH_TRANSACTIONS	10000	/* the same, of small transactions */
+#define CLAIM_BYTES			(16 * 1024 * 1024)	/* of log, that tasks of parallel pipelines claim at a time */
 #define READ_BYTES			(4 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
 #define TAP_BYTES			(1024 * 1024)	/* an open transaction with more is worked on before it commits */
@@ -438,12 +440,45 @@ end_early(SckptLane *lane, MergeArg *arg)
 		lane->tapped_xids = list_delete_int(lane->tapped_xids, (int) arg->xids[i]);
 }
 
+/*
+ * Tasks of parallel pipelines must not read past the barrier of a checkpoint, and claim what is read for them, so that none is set behind them.  True if
+ * the limit is the end of the log.
+ */
+static bool
+limit_reading(SckptLane *lane)
+{
+	XLogRecPtr	flushed = InvalidXLogRecPtr;
+	XLogRecPtr	limit = InvalidXLogRecPtr;
+	bool		barrier = false;
+	ListCell   *lc;
+
+	foreach(lc, lane->tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+		XLogRecPtr	upto;
+
+		if (task->number < 0 || task->status != SCKPT_RUNNING)
+			continue;
+		if (XLogRecPtrIsInvalid(limit))
+		{
+			flushed = GetFlushRecPtr(NULL);
+			limit = Min(flushed, sckpt_log_end_lsn(lane->reader) + CLAIM_BYTES);
+		}
+		upto = sckpt_part_claim(task, limit);
+		barrier |= upto < limit;
+		limit = upto;
+	}
+	sckpt_log_set_limit(lane->reader, limit);
+	return !barrier && limit == flushed;
+}
+
 bool
 sckpt_lane_read(SckptLane *lane, bool *delivered)
 {
 	TimestampTz started = GetCurrentTimestamp();
 	SckptBatch *batch = sckpt_batch_create(lane->context);
 	bool		at_end = false;
+	bool		limit_is_end = limit_reading(lane);
 	ListCell   *lc;
 
 	for (;;)
@@ -503,7 +538,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 		}
 		else
 		{
-			at_end = result == SCKPT_LOG_END;
+			at_end = result == SCKPT_LOG_END || (result == SCKPT_LOG_LIMIT && limit_is_end);
 			break;
 		}
 	}

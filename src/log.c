@@ -62,6 +62,7 @@ struct SckptLog
 	Oid			database;
 	XLogRecPtr	start;
 	XLogRecPtr	skip_until;
+	XLogRecPtr	limit;			/* Invalid: none */
 	SckptLogStore *store;
 	LogReader	reader;
 
@@ -464,6 +465,12 @@ process_record(SckptLog *log, SckptLogTransaction *transaction)
 	}
 }
 
+void
+sckpt_log_set_limit(SckptLog *log, XLogRecPtr limit)
+{
+	log->limit = limit;
+}
+
 SckptLogResult
 sckpt_log_next(SckptLog *log, Size max_bytes, SckptLogTransaction *transaction)
 {
@@ -478,6 +485,11 @@ sckpt_log_next(SckptLog *log, Size max_bytes, SckptLogTransaction *transaction)
 	{
 		CHECK_FOR_INTERRUPTS();
 
+		if (log->limit != InvalidXLogRecPtr && sckpt_log_end_lsn(log) >= log->limit)
+		{
+			result = SCKPT_LOG_LIMIT;
+			break;
+		}
 		if (!reader_next(&log->reader))
 		{
 			result = SCKPT_LOG_END;

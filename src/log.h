@@ -48,6 +48,7 @@ typedef enum SckptLogResult
 {
 	SCKPT_LOG_TRANSACTION,		/* a transaction is at hand: take its messages */
 	SCKPT_LOG_MORE,				/* nothing yet, but there is more log: call again */
+	SCKPT_LOG_LIMIT,			/* the next record starts at or after the limit */
 	SCKPT_LOG_END				/* everything flushed has been read */
 } SckptLogResult;
 
@@ -62,6 +63,8 @@ typedef enum SckptLogResult
 extern SckptLog *sckpt_log_open(MemoryContext parent, Oid database,
 								XLogRecPtr start, XLogRecPtr skip_until,
 								Size memory_limit);
+/* Read no record that starts at or after `limit`; Invalid: there is none. */
+extern void sckpt_log_set_limit(SckptLog *log, XLogRecPtr limit);
 extern void sckpt_log_close(SckptLog *log);
 extern void sckpt_log_set_memory_limit(SckptLog *log, Size memory_limit);
 

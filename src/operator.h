@@ -148,6 +148,9 @@ struct SckptOperator
 	void		(*hand_on) (SckptOperator *operator, const SckptTimes *times, bool final,
 							SckptPutAbove put, SckptBadResult bad, void *arg);
 
+	/* Of a stage that is spread over tasks: the hash by which an entry belongs to one (route.h). */
+	uint32		(*route) (SckptOperator *operator, SckptRef ref);
+
 	void		(*destroy) (SckptOperator *operator);
 
 	/* Can another operator of the same query, fed with other rows, be added to this one?  And that: `source` is used up. */

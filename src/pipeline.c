@@ -269,7 +269,12 @@ check_options(FunctionCallInfo fcinfo)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					 errmsg("%s must be at least 1", option)));
-		refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
+		if (i == 7 && PG_GETARG_INT32(i) > SCKPT_MAX_TASKS)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("%s must be at most %d", option, SCKPT_MAX_TASKS)));
+		if (i == 6)
+			refuse_option(option, psprintf("%d", PG_GETARG_INT32(i)));
 	}
 	check_duration("allowed_lateness", PG_GETARG_INTERVAL_P(8), true);
 	if (!PG_ARGISNULL(9))

@@ -18,6 +18,7 @@
 #include "catalog/pg_inherits.h"
 #include "executor/executor.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
@@ -426,6 +427,18 @@ refuse_clock_in_from(Query *query)
 	}
 }
 
+/* The expressions of GROUP BY. */
+static Node **
+group_exprs(Query *query)
+{
+	Node	  **exprs = palloc(Max(1, list_length(query->groupClause)) * sizeof(Node *));
+	ListCell   *lc;
+
+	foreach(lc, query->groupClause)
+		exprs[foreach_current_index(lc)] = get_sortgroupclause_expr(lfirst(lc), query->targetList);
+	return exprs;
+}
+
 SckptQuery *
 sckpt_query_analyze(const char *text, bool final, bool track)
 {
@@ -529,6 +542,10 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		stage->event_time = event_time;
 		stage->final = final;
 	}
+	if (result->level)
+		sckpt_query_find_routes(result, result->level, NULL);
+	else if (result->grouped)
+		sckpt_query_find_routes(result, expanded, group_exprs(expanded));
 	if (final)
 		sckpt_query_check_final(result);
 	return result;

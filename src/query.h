@@ -29,6 +29,9 @@
 /* Stages with state, at most: a query nests so deep. */
 #define SCKPT_MAX_STAGES 8
 
+/* Tasks of a pipeline, at most. */
+#define SCKPT_MAX_TASKS 64
+
 /* What a column holds of a window. */
 typedef enum SckptBound
 {
@@ -45,6 +48,7 @@ typedef struct SckptKey
 	Oid			eq_op;			/* a hashable equality operator */
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
+	int			below;			/* 1 + the number of the key of the stage below that it is; 0: it is another expression */
 	/* for keys that are bounds of windows that close, or of a session: */
 	SckptBound	bound;
 	const SckptWindowSpec *window;	/* NULL: it does not close */
@@ -135,6 +139,13 @@ typedef struct SckptQuery
 	Node	   *having;
 	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
 
+	/* how it can be spread over tasks (query_route.c) */
+	int			nspread;		/* of the first stage: so many stages, from the first one on, can; 0: none */
+	int			nroutes;		/* of those: routing keys, */
+	int		   *routes;			/* by their numbers among the stage's keys */
+	List	   *route_exprs;	/* of the first stage: of each, of each stream, the expression over its columns, as Vars of relation 1 */
+	struct Query *level;		/* of the first stage, where it was made of a level of the query: that */
+
 	bool		retracting;		/* its input can be taken back: the stage below is not final */
 	struct SckptQuery *above;	/* the next stage; NULL: this is the last one */
 
@@ -142,6 +153,7 @@ typedef struct SckptQuery
 	int64		lateness;		/* allowed_lateness, µs */
 	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
 	bool		final;			/* emit => 'final' */
+	int			task;			/* which of the pipeline's tasks it runs in */
 } SckptQuery;
 
 /*

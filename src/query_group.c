@@ -127,6 +127,12 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 				 errmsg("a GROUP BY expression that is not in the select list is not supported in a pipeline"),
 				 errhint("The result's rows are told apart by the group keys: select all of them.")));
 	sckpt_level_key_time(level, key);
+	if (level->below)
+	{
+		SckptKey   *below = sckpt_level_below_key(level, key->expr);
+
+		key->below = below ? below - level->input->keys + 1 : 0;
+	}
 }
 
 static bool

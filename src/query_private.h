@@ -129,6 +129,12 @@ extern void sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *agg
 /* query_group.c */
 extern void sckpt_level_split_group(SckptLevel *level);
 
+/*
+ * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;
+ * NULL: as they are in the stage.
+ */
+extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs);
+
 /* query_stage.c */
 /* A query with windows or grouped sub-selects; returns its first stage. */
 extern SckptQuery *sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query));

@@ -225,6 +225,7 @@ make_level(StagesContext *context, Query *query, bool last)
 	stage->result = ExecCleanTypeFromTL(query->targetList);
 	stage->retracting = level.below != 0 && !context->final;
 	level.stage = stage;
+	stage->level = level.below == 0 ? query : NULL;
 	if (stage->grouped && ++context->count > SCKPT_MAX_STAGES)
 		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
 						   "Create a pipeline for the sub-select.");

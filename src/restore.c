@@ -20,15 +20,16 @@
 
 #include "checkpoint.h"
 #include "codec.h"
+#include "route.h"
 #include "settings.h"
 
-/* A store's chunk with the highest id below `before`, copied into the current context; NULL after the last. */
+/* A store's chunk with the highest id below `before`, of those that a task has written, copied into the current context; NULL after the last. */
 static bytea *
-read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *entries)
+read_chunk(SckptTask *task, SckptStore *store, int writer, int64 before, int64 *id, uint32 *entries)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid			types[3] = {INT8OID, INT4OID, INT8OID};
-	Datum		values[3] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before)};
+	Oid			types[4] = {INT8OID, INT4OID, INT8OID, INT4OID};
+	Datum		values[4] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage), Int64GetDatum(before), Int32GetDatum(writer)};
 	bytea	   *payload = NULL;
 	SckptUser	saved;
 	bool		isnull;
@@ -36,8 +37,8 @@ read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *
 
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args("SELECT chunk_id, entries, crc, payload FROM stream_ckpt.chunk WHERE pipeline_id = $1 "
-							  "AND stage = $2 AND task = 0 AND chunk_id < $3 ORDER BY chunk_id DESC LIMIT 1",
-							  3, types, values, NULL, true, 0) != SPI_OK_SELECT)
+							  "AND stage = $2 AND task = $4 AND chunk_id < $3 ORDER BY chunk_id DESC LIMIT 1",
+							  4, types, values, NULL, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read a chunk");
 	if (SPI_processed > 0)
 	{
@@ -69,6 +70,14 @@ read_chunk(SckptTask *task, SckptStore *store, int64 before, int64 *id, uint32 *
 	return payload;
 }
 
+/* Chunks of another layout have entries of all tasks.  Elements are taken where their group is. */
+static bool
+is_mine(SckptTask *task, SckptOperator *operator, SckptStore *store, SckptRef ref)
+{
+	return !task->laid_out_anew || task->route == NULL || store->elements ||
+		sckpt_route_task(operator->route(operator, ref), task->ntasks) == task->number;
+}
+
 static void
 load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 entries, List **gone,
 		   MemoryContext gone_context)
@@ -79,7 +88,7 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 	const char *end = (char *) payload + VARSIZE(payload);
 	StringInfoData description;
 	char	   *stored;
-	int			index = sckpt_checkpoint_add_chunk(store, id, entries, task->run_context);
+	int			index = task->laid_out_anew ? -1 : sckpt_checkpoint_add_chunk(store, id, entries, task->run_context);
 
 	if (sckpt_codec_read_uint(&cursor, end) != SCKPT_CHUNK_VERSION)
 		ereport(ERROR,
@@ -128,7 +137,8 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 		if (flags & SCKPT_PACKED_GONE)
 		{
 			/* It is there until the older chunks have been read. */
-			store->chunks[index].gone++;
+			if (index >= 0)
+				store->chunks[index].gone++;
 			if (ref != SCKPT_NO_REF)
 			{
 				MemoryContext old = MemoryContextSwitchTo(gone_context);
@@ -137,20 +147,58 @@ load_chunk(SckptTask *task, SckptStore *store, bytea *payload, int64 id, uint32 
 				MemoryContextSwitchTo(old);
 			}
 		}
+		else if (ref != SCKPT_NO_REF && !is_mine(task, operator, store, ref))
+			operator->remove(operator, store->elements, ref);
 		else if (ref != SCKPT_NO_REF)
 		{
 			SckptEntry *entry = sckpt_state_address(state, ref);
 
-			entry->chunk = index + 1;
 			ItemPointerSetInvalid(&entry->tid);
 			if (flags & SCKPT_PACKED_EMITTED)
 				entry->flags |= SCKPT_ENTRY_EMITTED;
-			store->chunks[index].live++;
+			if (index >= 0)
+			{
+				entry->chunk = index + 1;
+				store->chunks[index].live++;
+			}
+			else
+			{
+				/* As it is, but in a chunk of this task. */
+				sckpt_state_mark_dirty(state, ref);
+				entry->flags |= SCKPT_ENTRY_REWRITE;
+			}
 		}
 		if ((i & 4095) == 0)
 			CHECK_FOR_INTERRUPTS();
 	}
 	operator->former = false;
+}
+
+/* The tasks that have written a store's chunks. */
+static List *
+chunk_writers(SckptTask *task, SckptStore *store)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid			types[2] = {INT8OID, INT4OID};
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int32GetDatum(store->stage)};
+	List	   *writers = NIL;
+	SckptUser	saved;
+	bool		isnull;
+
+	sckpt_catalog_enter(&saved);
+	if (SPI_execute_with_args("SELECT DISTINCT task FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage = $2 ORDER BY task",
+							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read chunks");
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		int			writer = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		writers = lappend_int(writers, writer);
+		MemoryContextSwitchTo(old);
+	}
+	sckpt_catalog_leave(&saved);
+	return writers;
 }
 
 /* The newest version of an entry comes first; of the others the operator says that it is there already. */
@@ -161,10 +209,7 @@ load_store(SckptTask *task, SckptStore *store, MemoryContext context)
 	SckptIdentity identity;
 	MemoryContext chunk_context = AllocSetContextCreate(context, "stream_ckpt restored chunk", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	int64		before = PG_INT64_MAX;
-	int64		id;
-	uint32		entries;
-	bytea	   *payload;
+	List	   *writers = task->laid_out_anew ? chunk_writers(task, store) : list_make1_int(Max(0, task->number));
 	List	   *gone = NIL;
 	ListCell   *lc;
 
@@ -173,14 +218,22 @@ load_store(SckptTask *task, SckptStore *store, MemoryContext context)
 	sckpt_task_become_self(&identity);
 
 	MemoryContextSwitchTo(chunk_context);
-	while ((payload = read_chunk(task, store, before, &id, &entries)) != NULL)
+	foreach(lc, writers)
 	{
-		before = id;
-		store->next_chunk = Max(store->next_chunk, id + 1);
-		sckpt_task_become_owner(task, &identity);
-		load_chunk(task, store, payload, id, entries, &gone, context);
-		sckpt_task_become_self(&identity);
-		MemoryContextReset(chunk_context);
+		int64		before = PG_INT64_MAX;
+		int64		id;
+		uint32		entries;
+		bytea	   *payload;
+
+		while ((payload = read_chunk(task, store, lfirst_int(lc), before, &id, &entries)) != NULL)
+		{
+			before = id;
+			store->next_chunk = Max(store->next_chunk, id + 1);
+			sckpt_task_become_owner(task, &identity);
+			load_chunk(task, store, payload, id, entries, &gone, context);
+			sckpt_task_become_self(&identity);
+			MemoryContextReset(chunk_context);
+		}
 	}
 
 	MemoryContextSwitchTo(context);
@@ -199,14 +252,23 @@ static void
 check_stages(SckptTask *task)
 {
 	Datum		stages[2 * SCKPT_MAX_STAGES];
+	int			nstages = 0;
+	int			number = 0;
 	Oid			types[2] = {INT8OID, INT4ARRAYOID};
 	Datum		values[2];
 	SckptUser	saved;
 
-	for (int i = 0; i < task->nstores; i++)
-		stages[i] = Int32GetDatum(task->stores[i].stage);
+	/* The head looks for all tasks. */
+	if (task->number >= 0)
+		return;
+	for (SckptQuery *query = task->query; query && query->grouped; query = query->above, number++)
+	{
+		stages[nstages++] = Int32GetDatum(2 * number);
+		if (query->nsets > 0)
+			stages[nstages++] = Int32GetDatum(2 * number + 1);
+	}
 	values[0] = Int64GetDatum(task->def->id);
-	values[1] = PointerGetDatum(construct_array(stages, task->nstores, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+	values[1] = PointerGetDatum(construct_array(stages, nstages, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 	sckpt_catalog_enter(&saved);
 	if (SPI_execute_with_args("SELECT FROM stream_ckpt.chunk WHERE pipeline_id = $1 AND stage <> ALL ($2) LIMIT 1",
 							  2, types, values, NULL, true, 0) != SPI_OK_SELECT)
@@ -245,7 +307,7 @@ restore_times(SckptTask *task)
 	task->times.clock = task->def->clock;
 	task->before = task->times;
 	task->times_lsn = InvalidXLogRecPtr;
-	task->late_rows = task->def->late_rows;
+	task->late_rows = task->number < 0 ? task->def->late_rows : 0;
 	task->dead_letters = task->def->dead_letters;
 	for (int i = 0; i < task->nstores; i++)
 		task->stores[i].next_chunk = Max(task->stores[i].next_chunk, 1);
@@ -274,6 +336,26 @@ sckpt_checkpoint_end_interrupted(void)
 	CommitTransactionCommand();
 }
 
+/* An attempt whose failure could not be written down; and restarts that are not in the tables yet. */
+static void
+end_attempts(SckptTask *task)
+{
+	SckptUser	saved;
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(task->def->id), Int64GetDatum(task->restarts)};
+
+	sckpt_catalog_enter(&saved);
+	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_log SET status = 'failed', completed_at = clock_timestamp(), "
+						  "error = 'the pipeline was restarted' "
+						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
+	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_task_log SET status = 'failed' "
+						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
+	if (task->restarts > 0)
+		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET restarts = restarts + $2 WHERE pipeline_id = $1",
+							  2, types, values, NULL, false, 0);
+	sckpt_catalog_leave(&saved);
+}
+
 void
 sckpt_checkpoint_restore(SckptTask *task)
 {
@@ -282,8 +364,8 @@ sckpt_checkpoint_restore(SckptTask *task)
 	uint64		state_rows;
 	Size		state_bytes;
 	SckptUser	saved;
-	Oid			types[6] = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID};
-	Datum		values[6];
+	Oid			types[7] = {INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID, INT4OID};
+	Datum		values[7];
 	bool		isnull;
 
 	if (!sckpt_catalog_hold(task->def->id))
@@ -291,39 +373,36 @@ sckpt_checkpoint_restore(SckptTask *task)
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("pipeline \"%s\" is being dropped", task->def->name)));
 
-	/* An attempt whose failure could not be written down. */
+	/* Of a parallel pipeline that is the head's to do. */
 	values[0] = Int64GetDatum(task->def->id);
-	sckpt_catalog_enter(&saved);
-	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_log SET status = 'failed', completed_at = clock_timestamp(), "
-						  "error = 'the pipeline was restarted' "
-						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
-	SPI_execute_with_args("UPDATE stream_ckpt.checkpoint_task_log SET status = 'failed' "
-						  "WHERE pipeline_id = $1 AND status = 'in_progress'", 1, types, values, NULL, false, 0);
-	if (task->restarts > 0)
-	{
-		values[1] = Int64GetDatum(task->restarts);
-		SPI_execute_with_args("UPDATE stream_ckpt.pipeline_position SET restarts = restarts + $2 WHERE pipeline_id = $1",
-							  2, types, values, NULL, false, 0);
-	}
-	sckpt_catalog_leave(&saved);
+	if (task->number < 0)
+		end_attempts(task);
 	restore_times(task);
 	if (task->def->last_checkpoint == 0)
 		return;
 
+	task->laid_out_anew = task->query->grouped && task->def->layout != sckpt_task_layout(task);
 	check_stages(task);
 	load_stores(task, context);
-	task->tids_unknown = task->nstores > 0 && !task->def->final;
+	task->tids_unknown = task->nstores > 0 && !task->def->final && task->number < 0;
 	sckpt_fault_point("restore");
+	if (task->laid_out_anew)
+		sckpt_fault_point("rescale");
+
+	/* The tasks of a parallel pipeline have restores of their own. */
+	if (task->number < 0 && task->ntasks > 1)
+		return;
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	values[1] = Int64GetDatum(task->def->last_checkpoint);
 	values[2] = TimestampTzGetDatum(started);
 	values[3] = Int64GetDatum(state_rows);
 	values[4] = Int64GetDatum(state_bytes);
 	values[5] = CStringGetTextDatum(task->cause);
+	values[6] = Int32GetDatum(Max(0, task->number));
 	sckpt_catalog_enter(&saved);
 	SPI_execute_with_args("INSERT INTO stream_ckpt.restore_log (pipeline_id, task, checkpoint_id, restored_at, duration, "
-						  "state_rows, state_bytes, cause) VALUES ($1, 0, $2, clock_timestamp(), clock_timestamp() - $3, "
-						  "$4, $5, $6) RETURNING restore_id", 6, types, values, NULL, false, 0);
+						  "state_rows, state_bytes, cause) VALUES ($1, $7, $2, clock_timestamp(), clock_timestamp() - $3, "
+						  "$4, $5, $6) RETURNING restore_id", 7, types, values, NULL, false, 0);
 	if (SPI_processed == 1)
 		task->restore_id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	values[1] = Int64GetDatum(sckpt_checkpoint_history);

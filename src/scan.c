@@ -37,6 +37,7 @@
 
 #include "compat.h"
 #include "record.h"
+#include "route.h"
 #include "scan.h"
 #include "stream.h"
 
@@ -65,6 +66,7 @@ typedef struct StreamScan
 	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
+	SckptRouteScan *route;		/* NULL: all rows are wanted */
 	HeapTupleData tuple;
 } StreamScan;
 
@@ -247,6 +249,8 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 	state->next_segment = armed_scan->first_segment;
 	state->seen = armed_scan->first_seen;
 	scans_left--;
+	if (armed_scan->route)
+		state->route = sckpt_route_begin(armed_scan->route, relid, &node->ss.ps);
 	node->fdw_state = state;
 }
 
@@ -358,6 +362,18 @@ stream_iterate(ForeignScanState *node)
 			ExecStoreVirtualTuple(slot);
 			slot->tts_tid = tuple->t_self;
 		}
+		if (state->route)
+		{
+			ExprContext *context = node->ss.ps.ps_ExprContext;
+
+			context->ecxt_scantuple = slot;
+			if (!sckpt_route_takes(state->route, slot, context))
+			{
+				MemoryContextReset(context->ecxt_per_tuple_memory);
+				continue;
+			}
+		}
+		state->scan->taken++;
 		if (state->bounded == 0 || !is_ahead(state, slot, number))
 			return slot;
 		CHECK_FOR_INTERRUPTS();

@@ -73,7 +73,7 @@ struct SckptSets
 	bool	   *nulls;
 	MemoryContext known_context;	/* NULL: not reading */
 	known_hash *known;
-	int64		highest_id;		/* read */
+	int64		highest_ids[SCKPT_MAX_TASKS];	/* read, of each task */
 };
 
 static inline SckptElement *
@@ -462,7 +462,7 @@ sckpt_sets_unpack(SckptSets *sets, const char **cursor, const char *end)
 	if (sets->known == NULL)
 		elog(ERROR, "sets are not being read");
 	id = (int64) sckpt_codec_read_uint(cursor, end);
-	sets->highest_id = Max(sets->highest_id, id);
+	sets->highest_ids[id % SCKPT_MAX_TASKS] = Max(sets->highest_ids[id % SCKPT_MAX_TASKS], id);
 	known = known_lookup(sets->known, id);
 	number = sckpt_codec_read_uint(cursor, end);
 	if (number >= sets->nsets)
@@ -526,7 +526,7 @@ sckpt_sets_end_unpack(SckptSets *sets)
 }
 
 int64
-sckpt_sets_highest_id(SckptSets *sets)
+sckpt_sets_highest_id(SckptSets *sets, int task)
 {
-	return sets->highest_id;
+	return sets->highest_ids[task];
 }

@@ -14,7 +14,8 @@
  *	- counted: how many times the value is there, which may pass through negative numbers while a batch of changes is being
  *	  taken in.  An element whose count has become 0 is SCKPT_ENTRY_GONE (operator.h) until the next checkpoint.
  *
- * In portable form an element names its group by a number that its operator gives each group once and never again.
+ * In portable form an element names its group by a number that its operator gives each group once and never again: the number of its
+ * task plus a multiple of SCKPT_MAX_TASKS, so that tasks do not give the same ones.
  *
  *-------------------------------------------------------------------------
  */
@@ -94,7 +95,7 @@ extern SckptRef sckpt_sets_unpack(SckptSets *sets, const char **cursor, const ch
 /* After the groups have been restored, before the first sckpt_sets_unpack(): learn their numbers; and when the last has been read. */
 extern void sckpt_sets_begin_unpack(SckptSets *sets);
 extern void sckpt_sets_end_unpack(SckptSets *sets);
-/* The highest number of a group that an element named, whether it was taken or not. */
-extern int64 sckpt_sets_highest_id(SckptSets *sets);
+/* The highest number given by a task that an element named, whether it was taken or not. */
+extern int64 sckpt_sets_highest_id(SckptSets *sets, int task);
 
 #endif							/* SCKPT_SET_H */

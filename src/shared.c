@@ -16,6 +16,7 @@
 #include "storage/shmem.h"
 
 #include "settings.h"
+#include "query.h"
 #include "shared.h"
 
 #define LOCK_TRANCHE "stream_ckpt"
@@ -39,9 +40,22 @@ pipelines_offset(void)
 }
 
 static Size
-holds_offset(void)
+parts_offset(void)
 {
 	return add_size(pipelines_offset(), MAXALIGN(mul_size(sckpt_max_pipelines, sizeof(SckptPipelineEntry))));
+}
+
+/* As many tasks of parallel pipelines as pipelines, and those of one with the most. */
+static int
+max_parts(void)
+{
+	return sckpt_max_pipelines + SCKPT_MAX_TASKS;
+}
+
+static Size
+holds_offset(void)
+{
+	return add_size(parts_offset(), MAXALIGN(mul_size(max_parts(), sizeof(SckptPartEntry))));
 }
 
 /* A backend has one hold at most, so that they never run out. */
@@ -81,12 +95,15 @@ shared_startup(void)
 		memset(base, 0, shared_size());
 		sckpt_shared->lock = &(GetNamedLWLockTranche(LOCK_TRANCHE))->lock;
 		ConditionVariableInit(&sckpt_shared->changed);
+		pg_atomic_init_u64(&sckpt_shared->epochs, 0);
 		pg_atomic_init_u64(&sckpt_shared->state_bytes, 0);
 		sckpt_shared->ndatabases = sckpt_max_databases;
 		sckpt_shared->npipelines = sckpt_max_pipelines;
+		sckpt_shared->nparts = max_parts();
 		sckpt_shared->nholds = MaxBackends;
 		sckpt_shared->databases = (SckptDatabase *) (base + databases_offset());
 		sckpt_shared->pipelines = (SckptPipelineEntry *) (base + pipelines_offset());
+		sckpt_shared->parts = (SckptPartEntry *) (base + parts_offset());
 		sckpt_shared->holds = (SckptHold *) (base + holds_offset());
 		for (int i = 0; i < sckpt_shared->ndatabases; i++)
 		{
@@ -260,10 +277,51 @@ sckpt_shared_get_pipeline(Oid database, int64 id)
 void
 sckpt_shared_release_pipeline(SckptPipelineEntry *entry)
 {
+	for (int i = 0; i < sckpt_shared->used_parts && entry->ntasks > 1; i++)
+	{
+		SckptPartEntry *part = &sckpt_shared->parts[i];
+
+		if (part->database == entry->database && part->id == entry->id)
+			part->database = InvalidOid;
+	}
+	while (sckpt_shared->used_parts > 0 && !OidIsValid(sckpt_shared->parts[sckpt_shared->used_parts - 1].database))
+		sckpt_shared->used_parts--;
 	entry->database = InvalidOid;
 	while (sckpt_shared->used_pipelines > 0 &&
 		   !OidIsValid(sckpt_shared->pipelines[sckpt_shared->used_pipelines - 1].database))
 		sckpt_shared->used_pipelines--;
+}
+
+SckptPartEntry *
+sckpt_shared_find_part(Oid database, int64 id, int task)
+{
+	for (int i = 0; i < sckpt_shared->used_parts; i++)
+	{
+		SckptPartEntry *part = &sckpt_shared->parts[i];
+
+		if (part->database == database && part->id == id && part->task == task)
+			return part;
+	}
+	return NULL;
+}
+
+SckptPartEntry *
+sckpt_shared_get_part(Oid database, int64 id, int task)
+{
+	SckptPartEntry *part = sckpt_shared_find_part(database, id, task);
+
+	for (int i = 0; i < sckpt_shared->nparts && part == NULL; i++)
+	{
+		if (OidIsValid(sckpt_shared->parts[i].database))
+			continue;
+		part = &sckpt_shared->parts[i];
+		memset(part, 0, sizeof(*part));
+		part->database = database;
+		part->id = id;
+		part->task = task;
+		sckpt_shared->used_parts = Max(sckpt_shared->used_parts, i + 1);
+	}
+	return part;
 }
 
 /*

@@ -24,6 +24,7 @@
 #include "storage/spin.h"
 
 #include "catalog.h"
+#include "parcel.h"
 
 #define SCKPT_ERROR_BYTES	512
 
@@ -81,15 +82,6 @@ typedef struct SckptHold
 	XLogRecPtr	restart_lsn;
 } SckptHold;
 
-typedef enum SckptStatus
-{
-	SCKPT_STARTING,				/* known, its worker has not loaded it yet */
-	SCKPT_RUNNING,
-	SCKPT_PAUSED,				/* by pause_pipeline() */
-	SCKPT_RESTARTING,			/* failed on something transient; waits for its back-off to end */
-	SCKPT_FAILED				/* stopped on an error; waits for resume_pipeline() or for memory */
-} SckptStatus;
-
 /* Counters of a pipeline, all since its creation unless said. */
 typedef struct SckptCounters
 {
@@ -103,6 +95,73 @@ typedef struct SckptCounters
 	double		busy_ms;		/* since the worker started */
 	double		idle_ms;
 } SckptCounters;
+
+/* A task of a parallel pipeline. */
+typedef enum SckptPartStatus
+{
+	SCKPT_PART_WAITING,			/* to be started, in this epoch */
+	SCKPT_PART_RUNNING,
+	SCKPT_PART_FAILED
+} SckptPartStatus;
+
+/* How it stands at a barrier: what the head writes down. */
+typedef struct SckptPartReport
+{
+	XLogRecPtr	commit;			/* SckptPosition */
+	XLogRecPtr	restart;
+	TimestampTz watermark;
+	TimestampTz clock;
+	int64		rows_in;		/* since the epoch began */
+	int64		late_rows;
+	int64		state_rows;
+	int64		state_bytes;
+	int64		checkpointed_rows;
+	int64		checkpointed_bytes;
+	int32		chunks;			/* that there are of it with this checkpoint */
+	int32		ndead;			/* dead letters in the parcel */
+	uint32		nchanges;		/* of result rows */
+	TimestampTz started_at;
+	TimestampTz packed_at;
+} SckptPartReport;
+
+/* Which entry is whose: under the lock.  The rest: under the mutex of the pipeline's entry, written by the task in its epoch. */
+typedef struct SckptPartEntry
+{
+	Oid			database;		/* InvalidOid: free entry */
+	int64		id;
+	int			task;
+	int			worker_pid;		/* 0: none has taken it */
+	uint64		epoch;
+	SckptPartStatus status;
+	XLogRecPtr	claimed;		/* it may have read up to here */
+	XLogRecPtr	commit;			/* SckptPosition, as of the last boundary */
+	XLogRecPtr	restart;
+	XLogRecPtr	end;
+	TimestampTz fed_time;
+	bool		changed;		/* something to checkpoint */
+	int64		packed;			/* the last checkpoint that it has handed its part of over, */
+	int64		settled;		/* and the last one whose outcome it has taken note of */
+	SckptPartReport report;		/* of the one packed */
+	SckptParcelHandle parcel;
+	SckptParcelHandle reply;	/* the head's: SckptOutcome of each change; empty: none */
+	SckptCounters counters;
+	TimestampTz next_close;
+	int64		restore_id;		/* of its restore in this epoch; 0: none */
+	/* FAILED: */
+	int			sqlerrcode;
+	bool		starved;		/* of state memory */
+	char		error[SCKPT_ERROR_BYTES];
+	char		hint[SCKPT_ERROR_BYTES];
+} SckptPartEntry;
+
+typedef enum SckptStatus
+{
+	SCKPT_STARTING,				/* known, its worker has not loaded it yet */
+	SCKPT_RUNNING,
+	SCKPT_PAUSED,				/* by pause_pipeline() */
+	SCKPT_RESTARTING,			/* failed on something transient; waits for its back-off to end */
+	SCKPT_FAILED				/* stopped on an error; waits for resume_pipeline() or for memory */
+} SckptStatus;
 
 #define SCKPT_ENTRY_STREAMS 16	/* streams of a pipeline that others hear of: max_lag, heartbeats */
 
@@ -131,6 +190,19 @@ typedef struct SckptPipelineEntry
 	XLogRecPtr	covered;		/* the last completed checkpoint covers everything before this */
 	int64		last_checkpoint;
 	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
+
+	/* Of a parallel one, what its head wants of its tasks. */
+	uint64		epoch;			/* never given twice */
+	bool		active;			/* the tasks of this epoch are to run */
+	int			ntasks;			/* 1: it is not parallel */
+	int64		barrier;		/* the checkpoint under way, which tasks reach at barrier_lsn; 0: none */
+	XLogRecPtr	barrier_lsn;
+	int64		outcome;		/* the last one that is decided */
+	bool		committed;		/* how */
+	bool		careful;		/* SckptTask */
+	TimestampTz careful_until;
+	uint64		careful_rows;
+	char		cause[SCKPT_ERROR_BYTES];	/* of the tasks' restore, in this epoch */
 } SckptPipelineEntry;
 
 typedef struct SckptShared
@@ -141,13 +213,17 @@ typedef struct SckptShared
 	bool		database_refused;	/* somebody found no free entry for a database: the launcher asks all again */
 	ConditionVariable changed;	/* broadcast whenever a worker starts or ends, a checkpoint ends, a status changes; and, with a
 								 * max_lag, whenever a pipeline has read on */
+	pg_atomic_uint64 epochs;	/* given so far */
 	pg_atomic_uint64 state_bytes;	/* dynamic shared memory taken for state, in the cluster */
 	int			ndatabases;		/* size of the arrays */
 	int			npipelines;
 	int			used_pipelines; /* entries from here on are free */
+	int			nparts;
+	int			used_parts;		/* the same of tasks of parallel pipelines */
 	int			nholds;
 	SckptDatabase *databases;
 	SckptPipelineEntry *pipelines;
+	SckptPartEntry *parts;
 	SckptHold  *holds;
 } SckptShared;
 
@@ -176,6 +252,10 @@ extern SckptPipelineEntry *sckpt_shared_find_pipeline(Oid database, int64 id);
 /* The same, made if there is none; NULL when the array is full.  And freed.  Exclusive lock held. */
 extern SckptPipelineEntry *sckpt_shared_get_pipeline(Oid database, int64 id);
 extern void sckpt_shared_release_pipeline(SckptPipelineEntry *entry);
+
+/* The same of a task of a parallel pipeline; it is freed with the pipeline's. */
+extern SckptPartEntry *sckpt_shared_find_part(Oid database, int64 id, int task);
+extern SckptPartEntry *sckpt_shared_get_part(Oid database, int64 id, int task);
 
 /*
  * Ask for a worker for a database (and wake the launcher), or wake the one that runs.

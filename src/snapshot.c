@@ -32,6 +32,7 @@
 
 #include "careful.h"
 #include "checkpoint_private.h"
+#include "part.h"
 #include "result.h"
 #include "sink.h"
 
@@ -229,8 +230,13 @@ fill_row(SckptTask *task, SckptSink *sink, TupleTableSlot *row)
 static void
 delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
 {
-	fill_row(task, sink, row);
-	sckpt_sink_delete(sink, &entry->tid);
+	if (task->attempt->parcel)
+		(void) sckpt_part_send_change(task, SCKPT_CHANGE_DELETE, row, &entry->tid, true);
+	else
+	{
+		fill_row(task, sink, row);
+		sckpt_sink_delete(sink, &entry->tid);
+	}
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
 	task->attempt->rows_out++;
 }
@@ -246,11 +252,16 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 		ItemPointerSetInvalid(&hint);
 	outcome->flags |= SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
 	ItemPointerSetInvalid(&outcome->tid);
+	task->attempt->rows_out++;
+	if (task->attempt->parcel)
+	{
+		outcome->change = sckpt_part_send_change(task, SCKPT_CHANGE_PUT, row, &hint, there);
+		return;
+	}
 	fill_row(task, sink, row);
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
-	task->attempt->rows_out++;
 }
 
 /*
@@ -370,7 +381,7 @@ snapshot_results(SckptTask *task, int number)
 	SckptOperator *last = sckpt_task_last(task);
 	SckptState *state = last->state;
 	uint64		ndirty = sckpt_state_dirty_count(state);
-	SckptSink  *sink;
+	SckptSink  *sink = NULL;
 	Packer		packer;
 
 	if (ndirty == 0)
@@ -383,10 +394,13 @@ snapshot_results(SckptTask *task, int number)
 		pack_entries(task, number);
 		return;
 	}
-	sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
-	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
-	if (task->tids_unknown)
-		learn_tids(task, ndirty);
+	if (task->attempt->parcel == NULL)
+	{
+		sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
+		if (task->tids_unknown)
+			learn_tids(task, ndirty);
+	}
 
 	/* Where keys never change and nothing is taken back, a walk is saved. */
 	if (last->moved || task->last->ttl > 0 || task->last->retracting)
@@ -428,10 +442,28 @@ snapshot_results(SckptTask *task, int number)
 		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
-	sckpt_sink_close(sink);
+	if (sink)
+		sckpt_sink_close(sink);
 }
 
 /* ---- Results: emit => 'final' ---- */
+
+static void
+send_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
+{
+	SckptOperator *last = sckpt_task_last(task);
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	for (uint64 i = 0; i < nclosing; i++)
+	{
+		TupleTableSlot *row;
+
+		CHECK_FOR_INTERRUPTS();
+		if (last->result(last, closing[i], &row))
+			(void) sckpt_part_send_change(task, SCKPT_CHANGE_APPEND, row, &nowhere, false);
+	}
+}
 
 /* Into a table of ours, without an executor: the rows are new, and the sink inserts many at a time. */
 static void
@@ -471,6 +503,11 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		sckpt_careful_append(task, closing, nclosing);
 		return;
 	}
+	if (task->attempt->parcel)
+	{
+		send_results(task, closing, nclosing);
+		return;
+	}
 	if (task->def->result_owned)
 	{
 		insert_results(task, closing, nclosing);
@@ -493,17 +530,20 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 void
 sckpt_snapshot_take(SckptTask *task)
 {
-	SckptOperator *last = sckpt_task_last(task);
+	SckptOperator *last = task->results ? sckpt_task_last(task) : NULL;
 	MemoryContext old = MemoryContextSwitchTo(task->attempt->context);
 	SckptRef   *closing;
 	uint64		nclosing = 0;
 
 	for (int i = 0; i < task->noperators; i++)
 		task->operators[i]->flush(task->operators[i]);
-	last->begin_results(last);
-	closing = last->close(last, &task->times, &nclosing);
-	if (task->def->final)
-		append_results(task, closing, nclosing);
+	if (last)
+	{
+		last->begin_results(last);
+		closing = last->close(last, &task->times, &nclosing);
+		if (task->def->final)
+			append_results(task, closing, nclosing);
+	}
 	for (int i = 0; i < task->nstores; i++)
 	{
 		SckptStore *store = &task->stores[i];
@@ -513,16 +553,33 @@ sckpt_snapshot_take(SckptTask *task)
 		else
 			snapshot_store(task, i);
 	}
-	last->end_results(last);
+	if (last)
+		last->end_results(last);
 	task->attempt->packed_at = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old);
 }
 
 /* ---- After the commit ---- */
 
+/*
+ * What became of an entry's result row that went with the parcel.
+ */
+static void
+take_change(SckptOutcome *outcome, const SckptOutcome *changes)
+{
+	const SckptOutcome *change;
+
+	if (outcome->change == 0)
+		return;
+	change = &changes[outcome->change - 1];
+	outcome->tid = change->tid;
+	if (!(change->flags & SCKPT_OUTCOME_EMITTED))
+		outcome->flags &= ~(SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT);
+}
+
 /* Every entry that was written is in its new chunk. */
 static void
-switch_store(SckptTask *task, int number)
+switch_store(SckptTask *task, int number, const SckptOutcome *changes)
 {
 	SckptStore *store = &task->stores[number];
 	SckptSnapshot *snapshot = &task->attempt->snapshots[number];
@@ -537,10 +594,13 @@ switch_store(SckptTask *task, int number)
 	if (operator == sckpt_task_last(task) && !store->elements)
 		outcome = task->attempt->outcomes;
 	sckpt_chunk_switch(store);
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; n++)
+	for (SckptRef ref = snapshot->refs ? SCKPT_NO_REF : sckpt_state_first_dirty(state);
+		 snapshot->refs ? n < snapshot->ndirty : ref != SCKPT_NO_REF; n++)
 	{
-		SckptEntry *entry = sckpt_state_address(state, ref);
+		SckptEntry *entry = sckpt_state_address(state, snapshot->refs ? snapshot->refs[n] : ref);
+		bool		removed = (entry->flags & SCKPT_ENTRY_REMOVED) != 0;
 
+		entry->flags &= ~SCKPT_ENTRY_INFLIGHT;
 		if (!is_skipped(snapshot, n))
 		{
 			if (left == 0)
@@ -552,9 +612,13 @@ switch_store(SckptTask *task, int number)
 				written++;
 			}
 			left--;
-			entry->chunk = index + 1;
-			if (outcome)
+			if (removed)
+				store->chunks[index].live--;
+			else
+				entry->chunk = index + 1;
+			if (outcome && !removed)
 			{
+				take_change(&outcome[n], changes);
 				entry->tid = outcome[n].tid;
 				if (outcome[n].flags & SCKPT_OUTCOME_EMITTED)
 					entry->flags |= SCKPT_ENTRY_EMITTED;
@@ -564,10 +628,14 @@ switch_store(SckptTask *task, int number)
 					operator->emitted(operator, entry);
 			}
 		}
-		ref = entry->next_dirty;
+		if (removed)
+			sckpt_state_free_removed(state, snapshot->refs[n]);
+		else if (snapshot->refs == NULL)
+			ref = entry->next_dirty;
 	}
 	Assert(n == snapshot->ndirty && left == 0 && written == store->nwritten);
-	sckpt_state_clear_dirty(state);
+	if (snapshot->refs == NULL)
+		sckpt_state_clear_dirty(state);
 	store->next_chunk += store->nwritten;
 }
 
@@ -582,16 +650,25 @@ remove_leaving(SckptTask *task, int number)
 
 	for (uint64 i = 0; i < snapshot->nleaving; i++)
 	{
-		((SckptEntry *) sckpt_state_address(state, snapshot->leaving[i]))->chunk = 0;
-		operator->remove(operator, store->elements, snapshot->leaving[i]);
+		SckptEntry *entry = sckpt_state_address(state, snapshot->leaving[i]);
+
+		entry->chunk = 0;
+		if (entry->flags & SCKPT_ENTRY_LEAVING)
+			operator->remove(operator, store->elements, snapshot->leaving[i]);
+		else
+		{
+			/* Rows have come for it again since it was packed; what was there of it is gone. */
+			entry->flags &= ~SCKPT_ENTRY_EMITTED;
+			ItemPointerSetInvalid(&entry->tid);
+		}
 	}
 }
 
-void
-sckpt_snapshot_switch(SckptTask *task)
+static void
+switch_stores(SckptTask *task, const SckptOutcome *changes)
 {
 	for (int i = 0; i < task->nstores; i++)
-		switch_store(task, i);
+		switch_store(task, i, changes);
 	/* Elements first: their groups take with them what is left of them. */
 	for (int elements = 1; elements >= 0; elements--)
 	{
@@ -603,4 +680,65 @@ sckpt_snapshot_switch(SckptTask *task)
 	}
 	for (int i = 0; i < task->nstores; i++)
 		sckpt_chunk_clean(task, &task->stores[i]);
+}
+
+void
+sckpt_snapshot_switch(SckptTask *task)
+{
+	switch_stores(task, NULL);
+}
+
+/* ---- A task that goes on before the commit ---- */
+
+void
+sckpt_snapshot_detach(SckptTask *task)
+{
+	/* What can fail, first. */
+	for (int i = 0; i < task->nstores; i++)
+	{
+		SckptSnapshot *snapshot = &task->attempt->snapshots[i];
+
+		snapshot->ndirty = sckpt_state_dirty_count(store_state(task, &task->stores[i]));
+		snapshot->refs = MemoryContextAllocHuge(task->attempt->context, Max(1, snapshot->ndirty) * sizeof(SckptRef));
+	}
+	for (int i = 0; i < task->nstores; i++)
+		sckpt_state_detach_dirty(store_state(task, &task->stores[i]), task->attempt->snapshots[i].refs);
+}
+
+/* Everything is as changed as it was. */
+static void
+take_back(SckptTask *task, int number)
+{
+	SckptSnapshot *snapshot = &task->attempt->snapshots[number];
+	SckptStore *store = &task->stores[number];
+	SckptState *state = store_state(task, store);
+
+	/* The list's order is that of the changes: the last one is first. */
+	for (uint64 i = snapshot->ndirty; i-- > 0;)
+	{
+		SckptEntry *entry = sckpt_state_address(state, snapshot->refs[i]);
+
+		entry->flags &= ~SCKPT_ENTRY_INFLIGHT;
+		if (entry->flags & SCKPT_ENTRY_REMOVED)
+		{
+			if (entry->chunk != 0)
+				sckpt_checkpoint_account(store, entry->chunk);
+			sckpt_state_free_removed(state, snapshot->refs[i]);
+		}
+		else
+			sckpt_state_mark_dirty(state, snapshot->refs[i]);
+	}
+}
+
+void
+sckpt_snapshot_settle(SckptTask *task, bool committed, const SckptOutcome *changes)
+{
+	if (committed)
+	{
+		switch_stores(task, changes);
+		return;
+	}
+	sckpt_chunk_reset(task);
+	for (int i = 0; i < task->nstores; i++)
+		take_back(task, i);
 }

@@ -531,7 +531,7 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 	uint32		hole = sckpt_state_home(entry->hash, mask);
 	uint32		at;
 
-	if (entry->chunk != 0 && state->account)
+	if (entry->chunk != 0 && state->account && !(entry->flags & SCKPT_ENTRY_INFLIGHT))
 		state->account(state->account_arg, entry->chunk);
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 	{
@@ -572,7 +572,25 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 	part->slots[hole].ref = SCKPT_NO_REF;
 	part->used--;
 	state->rows--;
+	if (entry->flags & SCKPT_ENTRY_INFLIGHT)
+	{
+		/* Its place on the dirty list tells how large it is. */
+		entry->flags &= ~SCKPT_ENTRY_DIRTY;
+		entry->flags |= SCKPT_ENTRY_REMOVED;
+		entry->next_dirty = (uint32) bytes;
+		entry->prev_dirty = (uint32) ((uint64) bytes >> 32);
+		return;
+	}
 	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + bytes);
+}
+
+void
+sckpt_state_free_removed(SckptState *state, SckptRef ref)
+{
+	SckptEntry *entry = sckpt_state_address(state, ref);
+
+	Assert(entry->flags & SCKPT_ENTRY_REMOVED);
+	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + (Size) ((uint64) entry->prev_dirty << 32 | entry->next_dirty));
 }
 
 void
@@ -616,6 +634,24 @@ sckpt_state_clear_dirty(SckptState *state)
 		SckptEntry *entry = sckpt_state_address(state, ref);
 
 		entry->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
+		ref = entry->next_dirty;
+	}
+	state->base.first_dirty = SCKPT_NO_REF;
+	state->base.ndirty = 0;
+}
+
+void
+sckpt_state_detach_dirty(SckptState *state, SckptRef *refs)
+{
+	uint64		n = 0;
+
+	for (SckptRef ref = state->base.first_dirty; ref != SCKPT_NO_REF;)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
+		refs[n++] = ref;
+		entry->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
+		entry->flags |= SCKPT_ENTRY_INFLIGHT;
 		ref = entry->next_dirty;
 	}
 	state->base.first_dirty = SCKPT_NO_REF;

@@ -44,6 +44,8 @@ typedef uint32 SckptRef;
 #define SCKPT_ENTRY_LEAVING		0x08	/* on the dirty list; the next checkpoint's commit removes it */
 #define SCKPT_ENTRY_RETRACT		0x10	/* LEAVING, and its result row with it */
 #define SCKPT_ENTRY_GONE		0x20	/* LEAVING, and nothing in older versions tells that: a tombstone is stored */
+#define SCKPT_ENTRY_INFLIGHT	0x40	/* in the checkpoint being taken, while the task goes on (part.h) */
+#define SCKPT_ENTRY_REMOVED		0x80	/* INFLIGHT, and removed meanwhile: only its memory is still there */
 
 typedef struct SckptEntry
 {
@@ -205,6 +207,12 @@ extern SckptRef sckpt_state_insert(SckptState *state, uint32 hash, Size bytes);
  */
 extern void sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes);
 
+/*
+ * Of an entry that is INFLIGHT only the memory stays, REMOVED, until this frees it.  The chunk's account is told by the caller, who knows what has become of
+ * the checkpoint.
+ */
+extern void sckpt_state_free_removed(SckptState *state, SckptRef ref);
+
 /* Who is told of removed entries with a stored version, by the number of the chunk. */
 typedef void (*SckptChunkAccount) (void *arg, uint32 chunk);
 extern void sckpt_state_set_account(SckptState *state, SckptChunkAccount account, void *arg);
@@ -252,6 +260,11 @@ sckpt_state_dirty_count(SckptState *state)
 
 /* After a checkpoint's commit: take every entry off the list and clear DIRTY and REWRITE. */
 extern void sckpt_state_clear_dirty(SckptState *state);
+
+/*
+ * Take every entry off the dirty list, into an array in its order, and mark it INFLIGHT.  `refs` has room for all of them.
+ */
+extern void sckpt_state_detach_dirty(SckptState *state, SckptRef *refs);
 
 /* Walk all entries, in no order; the table must not change meanwhile. *cursor starts at 0; SCKPT_NO_REF at the end. */
 extern SckptRef sckpt_state_next(SckptState *state, uint64 *cursor);

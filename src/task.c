@@ -28,9 +28,12 @@
 #include "checkpoint_private.h"
 #include "dead.h"
 #include "early.h"
+#include "head.h"
 #include "linear.h"
+#include "part.h"
 #include "progress.h"
 #include "record.h"
+#include "route.h"
 #include "settings.h"
 #include "sink.h"
 #include "stream.h"
@@ -128,6 +131,7 @@ sckpt_task_create(MemoryContext parent, SckptPipeline *def)
 	task->known_since = GetCurrentTimestamp();
 	task->attempt = MemoryContextAllocZero(context, sizeof(SckptAttempt));
 	task->output_watermark = DT_NOBEGIN;
+	task->number = -1;
 	return task;
 }
 
@@ -146,6 +150,7 @@ sckpt_task_drop_pending(SckptTask *task)
 void
 sckpt_task_stop(SckptTask *task)
 {
+	sckpt_head_end(task);
 	sckpt_task_drop_pending(task);
 	sckpt_early_drop(task, InvalidTransactionId);
 	for (int i = 0; i < task->noperators; i++)
@@ -158,6 +163,9 @@ sckpt_task_stop(SckptTask *task)
 	task->run_context = NULL;
 	task->query = NULL;
 	task->last = NULL;
+	task->route = NULL;
+	task->handing_context = NULL;
+	task->laid_out_anew = false;
 	task->inflows = NULL;
 	task->ninflows = 0;
 	memset(task->stores, 0, sizeof(task->stores));
@@ -269,12 +277,59 @@ add_operator(SckptTask *task, SckptOperator *operator)
 	{
 		SckptStore *store = &task->stores[task->nstores++];
 
-		store->stage = 2 * number + elements;
+		store->stage = 2 * (task->first_stage + number) + elements;
 		store->operator = number;
 		store->elements = elements;
 		store->next_chunk = 1;
 	}
 	sckpt_task_set_operator(task, number, operator);
+}
+
+/* How many stages are spread over tasks, and over how many; those above run in the head. */
+static int
+spread_stages(SckptTask *task, int nstages)
+{
+	int			nspread = task->query->nspread;
+
+	task->ntasks = 1;
+	if (task->def->parallelism == 1 || nspread == 0)
+		return 0;
+
+	/* A row that the head's stage refuses would have to be taken back below, where it has been handed on already. */
+	if (task->def->keep_dead && nspread < nstages)
+		return 0;
+	task->ntasks = task->def->parallelism;
+	return nspread;
+}
+
+/* Its stages: those spread over tasks, in a task; the others, in a head; or all. */
+static void
+add_operators(SckptTask *task)
+{
+	int			nstages = 0;
+	int			nspread;
+	int			stage = 0;
+
+	for (SckptQuery *query = task->query; query; query = query->above)
+		nstages++;
+	nspread = spread_stages(task, nstages);
+	task->first_stage = task->number < 0 ? nspread : 0;
+	task->results = task->number < 0 || nspread == nstages;
+	task->handing_context = AllocSetContextCreate(task->run_context, "stream_ckpt row handed over", ALLOCSET_DEFAULT_SIZES);
+	for (SckptQuery *query = task->query; query; query = query->above, stage++)
+	{
+		query->task = Max(0, task->number);
+		if (stage >= task->first_stage && (task->number < 0 || stage < nspread))
+			add_operator(task, sckpt_aggregate_create(query, task->run_context));
+	}
+	if (task->number >= 0)
+		task->route = sckpt_route_create(task->query, task->number, task->ntasks, task->run_context);
+}
+
+int
+sckpt_task_layout(SckptTask *task)
+{
+	return task->ntasks + (task->ntasks > 1 ? task->query->nspread << 8 : 0);
 }
 
 /*
@@ -306,11 +361,12 @@ sckpt_task_start(SckptTask *task)
 	}
 	map_result(task);
 	sckpt_progress_prepare(task);
+	task->ntasks = 1;
+	task->first_stage = 0;
 	if (task->query->grouped)
 	{
 		task->stage.sql = task->query->source;
-		for (SckptQuery *query = task->query; query; query = query->above)
-			add_operator(task, sckpt_aggregate_create(query, task->run_context));
+		add_operators(task);
 	}
 	else if (task->query->nwindows > 0)
 	{
@@ -321,7 +377,7 @@ sckpt_task_start(SckptTask *task)
 		task->stage.sql = sckpt_task_insert_sql(task->def->result, task->query);
 	sckpt_task_become_self(&identity);
 
-	task->rows_in = task->def->rows_in;
+	task->rows_in = task->number < 0 ? task->def->rows_in : 0;
 	task->rows_out = task->def->rows_out;
 	task->fed = task->def->position;
 	task->read_lsn = task->def->position;
@@ -336,8 +392,11 @@ sckpt_task_start(SckptTask *task)
 			task->operators[i]->start(task->operators[i]);
 		sckpt_task_become_self(&identity);
 	}
-	task->changed = task->def->last_checkpoint == 0;
+	task->changed = task->def->last_checkpoint == 0 || task->laid_out_anew;
+	task->handed_over = 0;
 	MemoryContextSwitchTo(old);
+	if (task->number < 0 && task->ntasks > 1)
+		sckpt_head_begin(task);
 }
 
 /* ---- Work ---- */
@@ -371,6 +430,8 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->end = PG_UINT64_MAX;
 	scan->first_segment = 0;
 	scan->first_seen = 0;
+	scan->route = task->route;
+	scan->taken = 0;
 	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
 	scan->arg = task;
 	return sckpt_scan_count(scan);
@@ -514,7 +575,7 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		settle_late(task, batch);
 		sckpt_task_end_work(&identity);
 	}
-	task->rows_in += rows;
+	task->rows_in += task->route ? scan.taken : rows;
 	task->changed = true;
 	task->fed_time = batch->commit_time;
 }
@@ -547,11 +608,8 @@ bury_group(void *arg, SckptRef ref, ErrorData *error)
 }
 
 void
-sckpt_task_propagate(SckptTask *task)
+sckpt_task_hand_on(SckptTask *task)
 {
-	SckptIdentity identity;
-
-	sckpt_task_begin_work(task, &identity);
 	for (int i = 0; i + 1 < task->noperators; i++)
 	{
 		SckptOperator *below = task->operators[i];
@@ -564,9 +622,42 @@ sckpt_task_propagate(SckptTask *task)
 		above->end_rows(above);
 		above->end_batch(above);
 	}
+	if (!task->results)
+	{
+		SckptOperator *last = task->operators[task->noperators - 1];
+
+		last->hand_on(last, &task->times, task->def->final, sckpt_part_send_row, NULL, task);
+	}
+}
+
+void
+sckpt_task_propagate(SckptTask *task)
+{
+	SckptIdentity identity;
+
+	sckpt_task_begin_work(task, &identity);
+	sckpt_task_hand_on(task);
 	sckpt_task_end_work(&identity);
 }
 
+XLogRecPtr
+sckpt_task_requested(SckptTask *task)
+{
+	SckptPipelineEntry *entry;
+	XLogRecPtr	requested = InvalidXLogRecPtr;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
+	if (entry)
+	{
+		SpinLockAcquire(&entry->mutex);
+		if (entry->requested > entry->covered)
+			requested = entry->requested;
+		SpinLockRelease(&entry->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	return requested;
+}
 
 void
 sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes)
@@ -639,9 +730,11 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	TimestampTz closes = task->query ? next_close(task) : DT_NOEND;
 	SckptInflow *inflows = task->query ? task->inflows : task->def->inflows;
 	int			ninflows = Min(list_length(task->def->streams), SCKPT_ENTRY_STREAMS);
+	SckptCounters state = {0};
 	bool		changed;
 
-	if (!sckpt_task_claim(task))
+	/* Those of parallel pipelines say how they are in entries of their own. */
+	if (task->number >= 0 || !sckpt_task_claim(task))
 		return;
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
@@ -649,6 +742,13 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	status = task->starved ? SCKPT_FAILED : task->status;
+	if (task->head)
+	{
+		sckpt_head_counters(task, &state);
+		closes = Min(closes, sckpt_head_next_close(task));
+		if (status == SCKPT_RUNNING && !sckpt_head_is_ready(task))
+			status = SCKPT_STARTING;
+	}
 	SpinLockAcquire(&entry->mutex);
 	changed = entry->status != status || entry->last_checkpoint != task->def->last_checkpoint ||
 		entry->covered < covered || (sckpt_max_lag > 0 && entry->read_lsn != read_lsn);
@@ -658,11 +758,11 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
 	entry->counters.late_rows = task->query ? task->late_rows : task->def->late_rows;
 	entry->counters.dead_letters = task->query ? task->dead_letters : task->def->dead_letters;
-	entry->counters.state_rows = state_rows;
-	entry->counters.state_bytes = state_bytes;
+	entry->counters.state_rows = state.state_rows + state_rows;
+	entry->counters.state_bytes = state.state_bytes + state_bytes;
 	entry->counters.restarts = task->restarts;
-	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0);
-	entry->counters.busy_ms = task->busy_us / 1000.0;
+	entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - task->known_since - task->busy_us) / 1000.0) + state.idle_ms;
+	entry->counters.busy_ms = task->busy_us / 1000.0 + state.busy_ms;
 	entry->ninflows = ninflows;
 	memcpy(entry->inflows, inflows, ninflows * sizeof(SckptInflow));
 	entry->result = task->def->result;

@@ -68,6 +68,8 @@ typedef struct SckptPending
 
 typedef struct SckptAttempt SckptAttempt;	/* checkpoint_private.h */
 
+typedef struct SckptHead SckptHead; /* head.c */
+
 typedef struct SckptTask
 {
 	MemoryContext context;		/* everything here, for as long as the pipeline exists unchanged */
@@ -82,6 +84,15 @@ typedef struct SckptTask
 	char		error[SCKPT_ERROR_BYTES];
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
 
+	/*
+	 * A parallel pipeline is a head and several tasks (part.h); of a pipeline that is not, all is in one SckptTask.
+	 */
+	int			number;			/* of a task of a parallel pipeline; -1: it is none */
+	uint64		epoch;			/* the one it runs in; 0: none */
+	int64		handed_over;	/* the last checkpoint whose barrier it has reached */
+	int			ntasks;			/* of the pipeline; while RUNNING */
+	SckptHead  *head;			/* NULL: it is none */
+
 	/* see careful.h */
 	bool		careful;
 	XLogRecPtr	careful_lsn;	/* until a checkpoint is here, */
@@ -92,6 +103,11 @@ typedef struct SckptTask
 	MemoryContext run_context;
 	SckptQuery *query;
 	SckptStage	stage;
+	int			first_stage;	/* its first operator's, from 0 */
+	bool		results;		/* its last operator's results go to the sink */
+	bool		laid_out_anew;	/* all of its state has to be stored anew, in place of what there is */
+	struct SckptRoute *route;	/* NULL: all rows are its own */
+	MemoryContext handing_context;	/* reset with each row handed over */
 	int			noperators;		/* 0: the query is linear */
 	SckptOperator *operators[SCKPT_MAX_STAGES];	/* in the order of the stages; the last one's results go to the sink */
 	SckptStore	stores[2 * SCKPT_MAX_STAGES];
@@ -224,5 +240,11 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
  * undefined then.
  */
 extern void sckpt_task_propagate(SckptTask *task);
+/* The same within the transaction at hand; a task of a parallel pipeline hands on to the head, too, if that has the next stage. */
+extern void sckpt_task_hand_on(SckptTask *task);
+/* How its chunks are spread over tasks: pipeline_position.layout. */
+extern int	sckpt_task_layout(SckptTask *task);
+/* What a checkpoint has been asked to cover, and none does yet; Invalid: nothing. */
+extern XLogRecPtr sckpt_task_requested(SckptTask *task);
 
 #endif							/* SCKPT_TASK_H */

@@ -29,6 +29,7 @@
 #include "dead.h"
 #include "early.h"
 #include "linear.h"
+#include "part.h"
 #include "progress.h"
 #include "record.h"
 #include "settings.h"
@@ -134,7 +135,13 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 		: Min((int64) task->backoff * 2, sckpt_restart_backoff_max);
 
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
+	if (task->number >= 0)
+	{
+		sckpt_part_fail(task, error, starved);
+		return;
+	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&
+		!task->attempt->undefined &&
 		task->status == SCKPT_RUNNING &&
 		++task->failed_checkpoints <= sckpt_tolerable_failed_checkpoints)
 	{

@@ -30,6 +30,7 @@
 PG_FUNCTION_INFO_V1(stream_ckpt_checkpoint_pipeline);
 PG_FUNCTION_INFO_V1(stream_ckpt_checkpoint_all);
 PG_FUNCTION_INFO_V1(stream_ckpt_pipeline_stats);
+PG_FUNCTION_INFO_V1(stream_ckpt_task_stats);
 PG_FUNCTION_INFO_V1(stream_ckpt_database_stats);
 
 static const char *const status_names[] = {
@@ -294,6 +295,66 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 		values[n++] = TimestampTzGetDatum(entry->watermark);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
+	return (Datum) 0;
+}
+
+/* Tasks of parallel pipelines whose heads run. */
+Datum
+stream_ckpt_task_stats(PG_FUNCTION_ARGS)
+{
+	static const char *const names[] = {
+		[SCKPT_PART_WAITING] = "starting",
+		[SCKPT_PART_RUNNING] = "running",
+		[SCKPT_PART_FAILED] = "failed",
+	};
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	SckptPartEntry *copies;
+	int			ncopies = 0;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (sckpt_shared == NULL)
+		return (Datum) 0;
+	copies = palloc(sckpt_shared->nparts * sizeof(SckptPartEntry));
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	for (int i = 0; i < sckpt_shared->used_parts; i++)
+	{
+		SckptPartEntry *entry = &sckpt_shared->parts[i];
+		SckptPipelineEntry *pipeline;
+
+		if (entry->database != MyDatabaseId)
+			continue;
+		pipeline = sckpt_shared_find_pipeline(MyDatabaseId, entry->id);
+		if (pipeline == NULL)
+			continue;
+		SpinLockAcquire(&pipeline->mutex);
+		if (pipeline->active && entry->epoch == pipeline->epoch && entry->task < pipeline->ntasks)
+			copies[ncopies++] = *entry;
+		SpinLockRelease(&pipeline->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+
+	for (int i = 0; i < ncopies; i++)
+	{
+		SckptPartEntry *entry = &copies[i];
+		Datum		values[10];
+		bool		nulls[10] = {false};
+		int			n = 0;
+
+		values[n++] = Int64GetDatum(entry->id);
+		values[n++] = Int32GetDatum(entry->task);
+		nulls[n] = entry->worker_pid == 0;
+		values[n++] = Int32GetDatum(entry->worker_pid);
+		values[n++] = CStringGetTextDatum(names[entry->status]);
+		nulls[n] = entry->commit == InvalidXLogRecPtr;
+		values[n++] = LSNGetDatum(entry->commit);
+		values[n++] = Int64GetDatum(entry->counters.rows_in);
+		values[n++] = Int64GetDatum(entry->counters.state_rows);
+		values[n++] = Int64GetDatum(entry->counters.state_bytes);
+		values[n++] = Float8GetDatum(entry->counters.busy_ms);
+		values[n++] = Float8GetDatum(entry->counters.idle_ms);
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	pfree(copies);
 	return (Datum) 0;
 }
 

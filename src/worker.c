@@ -49,10 +49,12 @@
 #include "attach.h"
 #include "catalog.h"
 #include "checkpoint.h"
+#include "head.h"
 #include "lag.h"
 #include "lane.h"
 #include "log.h"
 #include "note.h"
+#include "part.h"
 #include "progress.h"
 #include "segment.h"
 #include "settings.h"
@@ -79,6 +81,7 @@ static SckptDatabase *database;
 static int	number;				/* of this worker; 0: it is the leader */
 static int	leader_pid;
 static List *tasks = NIL;		/* all pipelines that are this worker's */
+static List *parts = NIL;		/* tasks of parallel pipelines that are this worker's */
 static SckptLane *main_lane;	/* follows the end of the log */
 static List *other_lanes = NIL; /* catch up */
 static uint64 generation;
@@ -216,9 +219,50 @@ check_paused_tasks(void)
 
 /* Which worker has a pipeline?  Known to all of them. */
 static int
-worker_of(SckptPipeline *def)
+worker_of(SckptPipeline *def, int task)
 {
-	return (int) (def->id % Min(database->nworkers, SCKPT_MAX_WORKERS));
+	return (int) ((def->id + task) % Min(database->nworkers, SCKPT_MAX_WORKERS));
+}
+
+static SckptTask *
+find_part(int64 id, int task)
+{
+	ListCell   *lc;
+
+	foreach(lc, parts)
+	{
+		SckptTask  *part = lfirst(lc);
+
+		if (part->def->id == id && part->number == task)
+			return part;
+	}
+	return NULL;
+}
+
+/* The tasks of a parallel pipeline that this worker has to run, when its head wants them. */
+static void
+sync_parts(SckptPipeline *def)
+{
+	MemoryContext old = MemoryContextSwitchTo(worker_context);
+
+	for (int i = 0; i < def->parallelism && def->parallelism > 1; i++)
+	{
+		SckptTask  *part;
+
+		helpers[worker_of(def, i)].needed = true;
+		if (worker_of(def, i) != number)
+			continue;
+		part = find_part(def->id, i);
+		if (part == NULL)
+		{
+			part = sckpt_task_create(worker_context, def);
+			part->number = i;
+			part->status = SCKPT_STARTING;
+			parts = lappend(parts, part);
+		}
+		part->seen = true;
+	}
+	MemoryContextSwitchTo(old);
 }
 
 /* The leader keeps the log for pipelines of others, too. */
@@ -270,6 +314,8 @@ sync_tasks(void)
 		helpers[i].needed = false;
 	foreach(lc, tasks)
 		((SckptTask *) lfirst(lc))->seen = false;
+	foreach(lc, parts)
+		((SckptTask *) lfirst(lc))->seen = false;
 	foreach(lc, sckpt_catalog_pipelines())
 	{
 		SckptPipeline *def = lfirst(lc);
@@ -279,9 +325,9 @@ sync_tasks(void)
 		/* It has come since we looked for such: whoever restored it will wake us. */
 		if (!def->at_home)
 			continue;
-		if (number == 0)
-			helpers[worker_of(def)].needed = true;
-		if (worker_of(def) != number)
+		helpers[worker_of(def, 0)].needed = true;
+		sync_parts(def);
+		if (worker_of(def, 0) != number)
 		{
 			if (number == 0)
 				note_other(def);
@@ -327,6 +373,17 @@ sync_tasks(void)
 		else
 			sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
+	foreach(lc, parts)
+	{
+		SckptTask  *part = lfirst(lc);
+
+		if (part->seen)
+			continue;
+		parts = foreach_delete_current(parts, lc);
+		leave_lanes(part);
+		sckpt_part_release(part);
+		sckpt_task_destroy(part);
+	}
 	check_paused_tasks();
 	pg_atomic_write_u64(&database->workers[number].synced, generation);
 	sckpt_shared_broadcast();
@@ -363,17 +420,12 @@ replace_lost_slot(void)
 	check_paused_tasks();
 }
 
+/* Where its last checkpoint ended, as the tables say: after an error in a commit we might not know. */
 static void
-start_task(SckptTask *task, void *arg)
+refresh(SckptTask *task)
 {
 	ListCell   *lc;
 
-	StartTransactionCommand();
-	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
-	if (!sckpt_catalog_lock_extension())
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
-
-	/* Where its last checkpoint ended, as the tables say: after an error in a commit we might not know. */
 	foreach(lc, sckpt_catalog_pipelines())
 	{
 		SckptPipeline *def = lfirst(lc);
@@ -393,7 +445,32 @@ start_task(SckptTask *task, void *arg)
 		memcpy(task->def->inflows, def->inflows, list_length(def->streams) * sizeof(SckptInflow));
 		task->def->arriving = def->arriving;
 		task->def->chunks = def->chunks;
+		task->def->layout = def->layout;
 	}
+}
+
+static void
+start_part(SckptTask *part, void *arg)
+{
+	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+	if (!sckpt_catalog_lock_extension())
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
+	refresh(part);
+	sckpt_part_start(part);
+	disable_timeout(STATEMENT_TIMEOUT, false);
+	CommitTransactionCommand();
+}
+
+static void
+start_task(SckptTask *task, void *arg)
+{
+	StartTransactionCommand();
+	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
+	if (!sckpt_catalog_lock_extension())
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
+
+	refresh(task);
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
 		disable_timeout(STATEMENT_TIMEOUT, false);
@@ -411,16 +488,36 @@ start_task(SckptTask *task, void *arg)
 		task->error[0] = '\0';
 }
 
-/*
- * Start the tasks that can be.  Those that are not further back than the main lane join it; the others get one together.
- */
+/* Tasks that are to get a lane of their own, together. */
+typedef struct Behind
+{
+	List	   *tasks;
+	XLogRecPtr	start;
+	XLogRecPtr	skip_until;
+} Behind;
+
+/* Those that are not further back than the main lane join it. */
+static void
+enter_lane(SckptTask *task, Behind *behind)
+{
+	if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
+	{
+		sckpt_lane_add(main_lane, task);
+		return;
+	}
+	behind->tasks = lappend(behind->tasks, task);
+	if (XLogRecPtrIsInvalid(behind->start) || task->def->restart < behind->start)
+		behind->start = task->def->restart;
+	if (XLogRecPtrIsInvalid(behind->skip_until) || task->def->position < behind->skip_until)
+		behind->skip_until = task->def->position;
+}
+
+/* Start the tasks that can be. */
 static void
 start_tasks(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	XLogRecPtr	start = InvalidXLogRecPtr;
-	XLogRecPtr	skip_until = InvalidXLogRecPtr;
-	List	   *behind = NIL;
+	Behind		behind = {NIL, InvalidXLogRecPtr, InvalidXLogRecPtr};
 	SckptLane  *lane;
 	MemoryContext old;
 	ListCell   *lc;
@@ -443,24 +540,24 @@ start_tasks(void)
 		task->waiting[0] = '\0';
 		if (released || (sckpt_task_guard(task, start_task, NULL) && task->status == SCKPT_RUNNING))
 		{
-			if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
-				sckpt_lane_add(main_lane, task);
-			else
-			{
-				behind = lappend(behind, task);
-				if (XLogRecPtrIsInvalid(start) || task->def->restart < start)
-					start = task->def->restart;
-				if (XLogRecPtrIsInvalid(skip_until) || task->def->position < skip_until)
-					skip_until = task->def->position;
-			}
+			/* The head of a parallel pipeline reads nothing. */
+			if (task->head == NULL)
+				enter_lane(task, &behind);
 		}
 		sckpt_task_publish(task, InvalidXLogRecPtr);
 	}
-	if (behind == NIL && main_lane != NULL)
+	foreach(lc, parts)
+	{
+		SckptTask  *part = lfirst(lc);
+
+		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+			enter_lane(part, &behind);
+	}
+	if (behind.tasks == NIL && main_lane != NULL)
 		return;
 
-	lane = sckpt_lane_open(worker_context, behind ? start : slot_lsn, skip_until);
-	foreach(lc, behind)
+	lane = sckpt_lane_open(worker_context, behind.tasks ? behind.start : slot_lsn, behind.skip_until);
+	foreach(lc, behind.tasks)
 		sckpt_lane_add(lane, lfirst(lc));
 	if (main_lane == NULL)
 		main_lane = lane;
@@ -500,25 +597,6 @@ end_lane(SckptLane *lane)
 
 /* ---- Checkpoints ---- */
 
-static XLogRecPtr
-requested_position(SckptTask *task)
-{
-	SckptPipelineEntry *entry;
-	XLogRecPtr	requested = InvalidXLogRecPtr;
-
-	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
-	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
-	if (entry)
-	{
-		SpinLockAcquire(&entry->mutex);
-		if (entry->requested > entry->covered)
-			requested = entry->requested;
-		SpinLockRelease(&entry->mutex);
-	}
-	LWLockRelease(sckpt_shared->lock);
-	return requested;
-}
-
 static void
 take_checkpoint(SckptTask *task, void *arg)
 {
@@ -533,7 +611,7 @@ checkpoint_interval(SckptTask *task)
 }
 
 static void
-take_checkpoints(SckptLane *lane, SckptPosition *position)
+take_checkpoints(SckptLane *lane, SckptPosition *position, bool at_end)
 {
 	ListCell   *lc;
 
@@ -547,7 +625,12 @@ take_checkpoints(SckptLane *lane, SckptPosition *position)
 
 		if (task->status != SCKPT_RUNNING)
 			continue;
-		requested = requested_position(task);
+		if (task->number >= 0)
+		{
+			sckpt_part_step(task, &at, at_end);
+			continue;
+		}
+		requested = sckpt_task_requested(task);
 		if (requested != InvalidXLogRecPtr && position->end < requested)
 			requested = InvalidXLogRecPtr;	/* not there yet */
 
@@ -605,7 +688,7 @@ run_lane(SckptLane *lane, bool *delivered)
 	sckpt_lane_drop_stopped(lane);
 	sckpt_lane_position(lane, &position);
 	if (position.commit != InvalidXLogRecPtr)
-		take_checkpoints(lane, &position);
+		take_checkpoints(lane, &position, at_end);
 	hold_tasks(lane);
 	sckpt_lane_drop_stopped(lane);
 	return at_end;
@@ -630,6 +713,15 @@ store_idle_positions(SckptPosition *position)
 	}
 	if (idle)
 		sckpt_checkpoint_store_positions(idle, position);
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+		SckptPosition at;
+
+		if (task->status == SCKPT_RUNNING && task->head && sckpt_head_idle_position(task, &at) &&
+			task->def->position < at.commit)
+			sckpt_checkpoint_store_positions(list_make1(task), &at);
+	}
 }
 
 /* Let the slot follow what is still needed, which is on disk already. */
@@ -793,11 +885,13 @@ time_to_wait(bool active)
 				until = (task->checkpoint_at - now) / 1000 + 1;
 			if (task->held)
 				until = LOOK_MS;
-			else if (requested_position(task) != InvalidXLogRecPtr)
+			else if (sckpt_task_requested(task) != InvalidXLogRecPtr)
 				until = Min(until, UNFLUSHED_MS);
 		}
 		else if (task->retry_at != 0)
 			until = (task->retry_at - now) / 1000 + 1;
+		if (task->head)
+			until = Min(until, UNFLUSHED_MS);
 		wait = Min(wait, Max(1, until));
 	}
 	return (long) wait;
@@ -867,6 +961,16 @@ keep_freed_memory(void)
 #endif
 }
 
+/* What tasks have handed over may be in files. */
+static void
+release_parts(int code, Datum arg)
+{
+	ListCell   *lc;
+
+	foreach(lc, parts)
+		sckpt_part_release(lfirst(lc));
+}
+
 void
 sckpt_worker_main(Datum arg)
 {
@@ -918,6 +1022,7 @@ sckpt_worker_main(Datum arg)
 	}
 	stored_at = GetFlushRecPtr(NULL);
 	pgstat_report_activity(STATE_RUNNING, "stream_ckpt worker");
+	before_shmem_exit(release_parts, (Datum) 0);
 
 	for (;;)
 	{
@@ -952,6 +1057,13 @@ sckpt_worker_main(Datum arg)
 			at_end &= run_lane(lane, &delivered);
 			if (end_lane(lane))
 				other_lanes = foreach_delete_current(other_lanes, lc);
+		}
+		foreach(lc, tasks)
+		{
+			SckptTask  *task = lfirst(lc);
+
+			if (task->status == SCKPT_RUNNING && task->head)
+				sckpt_head_step(task, checkpoint_interval(task));
 		}
 		sckpt_lane_position(main_lane, &position);
 		if (position.commit != InvalidXLogRecPtr)

@@ -1,0 +1,89 @@
+/*-------------------------------------------------------------------------
+ *
+ * part.h
+ *		A task of a parallel pipeline, in whichever worker it runs.
+ *
+ * A pipeline with parallelism n > 1 consists of n tasks, each of which reads all rows and takes those that belong to it (route.h), and a
+ * head, in the worker of task 0, which has the stages that are not spread, and takes the checkpoints (head.h).  They meet in shared memory: the
+ * pipeline's entry says what the head wants, each task's entry how far it is.
+ *
+ *		head									task
+ *		epoch, active		──────────────────►	starts from the last completed checkpoint, RUNNING
+ *												claims a range of the log before it reads it
+ *		barrier: the furthest that any task
+ *		has claimed			──────────────────►	stops there, packs what has changed into a parcel,
+ *							◄──────────────────	acknowledges, and goes on
+ *		when all have: one transaction
+ *		outcome				──────────────────►	switches (or takes back), and drops the parcel: settled
+ *							◄──────────────────
+ *		when all have settled: the next one
+ *
+ * While a checkpoint is under way, entries that are in it are INFLIGHT (state.h): they change and leave like others.  What the checkpoint means for them is
+ * noted when its outcome is known.
+ *
+ * A task that fails says so, and the head decides what becomes of the pipeline: all tasks go back together, in a new epoch.  A worker that ends is a
+ * failure of its tasks.  When the head is gone, its tasks stop.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_PART_H
+#define SCKPT_PART_H
+
+#include "checkpoint_private.h"
+#include "lane.h"
+
+/* What a parcel consists of: a byte, then what it says. */
+#define SCKPT_PARCEL_INFLOWS	'I' /* SckptInflow of each stream */
+#define SCKPT_PARCEL_ROW		'R' /* int32 weight, row: for the stage above */
+#define SCKPT_PARCEL_CHANGE		'C' /* SckptChange, row of the result */
+#define SCKPT_PARCEL_CHUNK		'S' /* SckptParcelChunk, payload */
+#define SCKPT_PARCEL_DELETIONS	'D' /* int32 stage, int32 count, int64 ids of chunks */
+#define SCKPT_PARCEL_LETTER		'L' /* a dead letter: dead.c */
+/* Rows: uint32 length, MinimalTuple. */
+
+typedef enum SckptChangeKind
+{
+	SCKPT_CHANGE_PUT,
+	SCKPT_CHANGE_DELETE,
+	SCKPT_CHANGE_APPEND
+} SckptChangeKind;
+
+/* To a row of the sink; see sink.h. */
+typedef struct SckptChange
+{
+	uint8		kind;
+	bool		there;
+	ItemPointerData hint;
+} SckptChange;
+
+typedef struct SckptParcelChunk
+{
+	int32		stage;
+	uint32		entries;
+	int64		id;
+	uint64		bytes;
+} SckptParcelChunk;
+
+/* Into the parcel of the checkpoint being taken.  Returns 1 + the change's number. */
+extern uint32 sckpt_part_send_change(SckptTask *part, SckptChangeKind kind, TupleTableSlot *row, ItemPointer hint, bool there);
+extern void sckpt_part_send_chunk(SckptTask *part, int stage, int64 id, uint32 entries, const char *payload, Size bytes);
+extern void sckpt_part_send_deletions(SckptTask *part, int stage, Datum *ids, int nids);
+/* For the stage above: a SckptPutAbove. */
+extern bool sckpt_part_send_row(void *part, TupleTableSlot *row, int32 weight);
+
+/* ---- In the worker's loop ---- */
+
+/* Is it to be started: does its head want it, in an epoch in which it has not failed?  Stops it where the head does not. */
+extern bool sckpt_part_wanted(SckptTask *part);
+/* Load the last checkpoint: RUNNING.  In a transaction.  Throws. */
+extern void sckpt_part_start(SckptTask *part);
+/* Before reading: up to where may the log be read, at most to `upto`?  A barrier, or `upto`, which is claimed then. */
+extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto);
+/* At a boundary: settle what is decided; at a barrier, hand over; say how far it is. */
+extern void sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end);
+/* Its epoch is over for it: the head is told why. */
+extern void sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved);
+/* Before the worker exits. */
+extern void sckpt_part_release(SckptTask *part);
+
+#endif							/* SCKPT_PART_H */
