@@ -21,6 +21,8 @@
 #include "utils/syscache.h"
 
 #include "aggregate_private.h"
+#include "compat.h"
+#include "former.h"
 
 static void
 check_execute(Oid function, Oid owner, ObjectType type)
@@ -44,6 +46,7 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	Expr	   *expr;
 	Datum		initial;
 	StringInfoData signature;
+	Oid			former;
 	HeapTuple	proc;
 
 	if (!HeapTupleIsValid(tuple))
@@ -151,6 +154,13 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	for (int i = 0; i < ninputs; i++)
 		appendStringInfo(&signature, "%s%s", i ? "," : "",
 						 format_type_extended(input_types[i], -1, FORMAT_TYPE_FORCE_QUALIFY));
+	former = sckpt_former_type(aggref->aggfnoid, call->type);
+	if (OidIsValid(former))
+	{
+		call->former_signature = psprintf("%s) as %s", signature.data,
+										  format_type_extended(former, -1, FORMAT_TYPE_FORCE_QUALIFY));
+		sckpt_codec_init(&call->former_codec, former, -1, agg->context);
+	}
 	appendStringInfo(&signature, ") as %s", format_type_extended(call->type, -1, FORMAT_TYPE_FORCE_QUALIFY));
 	call->signature = signature.data;
 	ReleaseSysCache(tuple);

@@ -17,6 +17,7 @@
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
+#include "compat.h"
 #include "careful.h"
 
 /* ---- When ---- */
@@ -362,7 +363,7 @@ hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryConte
 	{
 		old = MemoryContextSwitchTo(scratch);
 		slot_getallattrs(slot);
-		row = heap_form_minimal_tuple(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+		row = heap_form_minimal_tuple(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull, 0);
 		MemoryContextSwitchTo(old);
 	}
 	if (same_row(agg, entry, row))

@@ -136,6 +136,13 @@ find_column(TupleDesc desc, char **fields)
 	return -1;
 }
 
+/* Is it what an older version of PostgreSQL has stored of the call (former.h)? */
+static bool
+is_former(SckptAggCall *call, char **fields)
+{
+	return call->former_signature && strcmp(fields[4], call->former_signature) == 0;
+}
+
 /* Which call it is now; -1: none; -2: that, but what is stored of it cannot be used. */
 static int
 find_call(SckptAggregate *agg, char **fields, int number, bool same)
@@ -144,7 +151,7 @@ find_call(SckptAggregate *agg, char **fields, int number, bool same)
 	{
 		SckptAggCall *call = &agg->calls[i];
 
-		if (strcmp(fields[4], call->signature) != 0)
+		if (strcmp(fields[4], call->signature) != 0 && !is_former(call, fields))
 			continue;
 		if (same ? i != number : strcmp(fields[5], call->source->canonical) != 0)
 			continue;
@@ -163,6 +170,7 @@ read_call(SckptAggregate *agg, SckptAggForm *form, char **fields)
 	if (call == -2)
 		return false;
 	form->calls[number] = call;
+	form->former[number] = call >= 0 && is_former(&agg->calls[call], fields);
 	form->collected[number] = strcmp(fields[1], mode_names[SCKPT_CALL_COLLECT]) == 0;
 	if (call >= 0 && set >= 0 && set < form->sets.nsets)
 	{
@@ -254,6 +262,7 @@ sckpt_aggregate_adapt(SckptOperator *operator, bool elements, const char *descri
 	form->handed = palloc0(nlines * sizeof(int));
 	form->calls = palloc0(nlines * sizeof(int));
 	form->collected = palloc0(nlines * sizeof(bool));
+	form->former = palloc0(nlines * sizeof(bool));
 	form->sets.sets = palloc0(nlines * sizeof(int));
 	form->sets.marks = palloc(nlines * SCKPT_SET_MARKS);
 	taken = palloc0(Max(1, agg->key->ncolumns) * sizeof(bool));

@@ -18,6 +18,8 @@
 #include "utils/memutils.h"
 
 #include "aggregate_private.h"
+#include "compat.h"
+#include "former.h"
 #include "stream.h"
 
 /* ---- Portable form ---- */
@@ -128,7 +130,7 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 		nulls[column] = false;
 		values[column] = read_sized(&codecs[column], cursor, end);
 	}
-	return heap_form_minimal_tuple(desc, values, nulls);
+	return heap_form_minimal_tuple(desc, values, nulls, 0);
 }
 
 /*
@@ -342,9 +344,18 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 				call = &agg->calls[i];
 				sckpt_aggregate_release(agg, call, &values[i]);
 				flags[i] = stored_flags;
+				if (!call->strict)
+					flags[i] &= ~VALUE_ABSENT;	/* it may have been, in an older version of PostgreSQL */
 				if (!has_value)
 					continue;
-				if (call->internal)
+				if (agg->form->former[stored])
+				{
+					bytea	   *converted = sckpt_former_convert(call->source->aggref->aggfnoid,
+																 sckpt_codec_read(&call->former_codec, &at, bytes + len));
+
+					memcpy(sckpt_aggregate_flat_room(agg, &values[i], VARSIZE(converted)), converted, VARSIZE(converted));
+				}
+				else if (call->internal)
 				{
 					char	   *room = sckpt_aggregate_flat_room(agg, &values[i], len + VARHDRSZ);
 

@@ -126,7 +126,9 @@ typedef struct SckptAggCall
 	bool		result_by_value;
 	int16		result_length;
 	SckptCodec	codec;			/* of the transition value, unless internal */
-	char	   *signature;		/* names the aggregate and its argument types */
+	char	   *signature;		/* names the aggregate, its argument types, and the type above */
+	char	   *former_signature;	/* the same with the type of older versions of PostgreSQL; NULL: it has always been this one */
+	SckptCodec	former_codec;	/* of a transition value of that type */
 } SckptAggCall;
 
 /*
@@ -148,6 +150,7 @@ typedef struct SckptAggForm
 	int			ncalls;
 	int		   *calls;			/* by stored call: the query's, or -1 */
 	bool	   *collected;		/* the same: it has no value */
+	bool	   *former;			/* of each, too: stored by an older version of PostgreSQL, in another form (former.h) */
 	SckptSetForm sets;
 } SckptAggForm;
 

@@ -11,6 +11,8 @@
 
 #include "utils/dsa.h"
 
+#include "compat.h"
+
 /*
  * Allocate, or return InvalidDsaPointer when stream_ckpt.state_memory or the
  * system has no more.  The system refusing a segment can also be an ERROR
@@ -25,6 +27,6 @@ extern void sckpt_area_release(dsa_pointer pointer, Size bytes);
 /* If `bytes` are all that this process has taken, release them together and return true. */
 extern bool sckpt_area_close(Size bytes);
 /* ereport(ERROR, 53200): taking `bytes` failed. */
-extern void sckpt_area_report_full(Size bytes) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_area_report_full(Size bytes);
 
 #endif							/* SCKPT_AREA_H */

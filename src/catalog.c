@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -63,10 +64,11 @@ sckpt_catalog_extension(void)
 	return get_extension_oid("stream_ckpt", true);
 }
 
-Oid
-sckpt_catalog_owner(void)
+/* The extension's row: its oid, or InvalidOid, and if asked for its owner and version. */
+static Oid
+read_extension(Oid *owner, char **version)
 {
-	Oid			owner = InvalidOid;
+	Oid			oid = InvalidOid;
 	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
@@ -76,11 +78,26 @@ sckpt_catalog_owner(void)
 				CStringGetDatum("stream_ckpt"));
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	if (HeapTupleIsValid(tuple = systable_getnext(scan)))
-		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+	{
+		bool		isnull;
+
+		oid = ((Form_pg_extension) GETSTRUCT(tuple))->oid;
+		if (owner)
+			*owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+		if (version)
+			*version = TextDatumGetCString(heap_getattr(tuple, Anum_pg_extension_extversion, RelationGetDescr(rel), &isnull));
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+	return oid;
+}
 
-	if (!OidIsValid(owner))
+Oid
+sckpt_catalog_owner(void)
+{
+	Oid			owner = InvalidOid;
+
+	if (!OidIsValid(read_extension(&owner, NULL)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("extension \"stream_ckpt\" does not exist in database \"%s\"",
@@ -88,17 +105,53 @@ sckpt_catalog_owner(void)
 	return owner;
 }
 
+/*
+ * Tables and functions of another version may be made otherwise in any way.
+ * A worker ends, and is started again until they fit: it does not become an
+ * error of the pipeline that it happened to be working on.
+ */
+static void
+check_version(const char *version)
+{
+	bool		worker = MyBgworkerEntry != NULL && strcmp(MyBgworkerEntry->bgw_library_name, "stream_ckpt") == 0;
+
+	if (strcmp(version, SCKPT_EXTENSION_VERSION) != 0)
+		ereport(worker ? FATAL : ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"stream_ckpt\" has version %s in database \"%s\", but the library that is loaded has version %s",
+						version, get_database_name(MyDatabaseId), SCKPT_EXTENSION_VERSION),
+				 errdetail("Pipelines stand still until the versions are the same; what is inserted meanwhile is kept for them."),
+				 errhint("Restart the server if a new version has been installed since it was started, then run ALTER EXTENSION stream_ckpt UPDATE.")));
+}
+
+void
+sckpt_catalog_require_version(void)
+{
+	char	   *version;
+
+	if (OidIsValid(read_extension(NULL, &version)))
+		check_version(version);
+}
+
 bool
 sckpt_catalog_lock_extension(void)
 {
 	Oid			extension = sckpt_catalog_extension();
+	char	   *version;
 
 	if (!OidIsValid(extension))
 		return false;
 	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
 
-	/* A drop may have committed while we waited. */
-	return sckpt_catalog_extension() == extension;
+	/* A drop or an update may have committed while we waited. */
+	if (read_extension(NULL, &version) != extension)
+		return false;
+
+	/* On a standby all we do is to keep the log, which does not depend on it. */
+	if (!RecoveryInProgress())
+		check_version(version);
+	pfree(version);
+	return true;
 }
 
 Oid

@@ -81,11 +81,19 @@ typedef struct SckptPipeline
 	int			layout;			/* how these are spread over tasks: sckpt_task_layout(); 0: not known */
 } SckptPipeline;
 
+/* The extension's version that this library goes with: default_version in stream_ckpt.control. */
+#define SCKPT_EXTENSION_VERSION "1.0"
+
 /* Oid of the extension in this database, or InvalidOid; and of its owner (errors when absent). */
 extern Oid	sckpt_catalog_extension(void);
 extern Oid	sckpt_catalog_owner(void);
-/* Lock the extension against DROP until the transaction ends; false when it does not exist. */
+/*
+ * Lock the extension against DROP and UPDATE until the transaction ends; false when it does not exist.  With another version than
+ * the library's, sessions get an error, and workers end.
+ */
 extern bool sckpt_catalog_lock_extension(void);
+/* An error if the extension is there with another version. */
+extern void sckpt_catalog_require_version(void);
 /* Oid of the foreign server stream_ckpt that belongs to the extension, or InvalidOid. */
 extern Oid	sckpt_catalog_server(void);
 

@@ -30,6 +30,7 @@
 
 #include "careful.h"
 #include "checkpoint_private.h"
+#include "compat.h"
 #include "dead.h"
 #include "halt.h"
 #include "head.h"
@@ -207,7 +208,7 @@ start_transaction(SckptTask *task)
 
 		SET_LOCKTAG_RELATION(tag, MyDatabaseId, task->def->result);
 		holders = GetLockConflicts(&tag, RowExclusiveLock, &count);
-		proc = count > 0 ? BackendIdGetProc(holders[0].backendId) : NULL;
+		proc = count > 0 ? sckpt_virtual_transaction_process(holders[0]) : NULL;
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for a lock on relation \"%s\" that process %d holds",
 				 get_rel_name(task->def->result), proc ? proc->pid : 0);
 		CommitTransactionCommand();

@@ -11,6 +11,7 @@
 #include "port/pg_bswap.h"
 
 #include "codec.h"
+#include "compat.h"
 
 /* Kinds of representation; the first four are one to eight bytes by value. */
 typedef enum SckptCodecKind
@@ -29,7 +30,7 @@ typedef enum SckptCodecKind
 	KIND_TEXT					/* output and input functions */
 } SckptCodecKind;
 
-extern void sckpt_codec_report_corrupted(const char *detail) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_codec_report_corrupted(const char *detail);
 
 /* Arrays and composites, codec_nested.c. */
 extern void sckpt_codec_init_row(SckptCodec *codec, MemoryContext context);

@@ -4,20 +4,219 @@
  *		Differences between PostgreSQL's major versions; the only file that
  *		asks for the version.
  *
+ * Where a function of the server has got more arguments, or another name, our
+ * calls are written as for the newest version, and macros of the same name
+ * make older versions take them; where callers would have to know too much,
+ * there is a function of our own.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef SCKPT_COMPAT_H
 #define SCKPT_COMPAT_H
 
+#include "access/tableam.h"
+#include "access/tupdesc.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_proc.h"
+#include "executor/executor.h"
+#include "executor/nodeModifyTable.h"
+#include "nodes/parsenodes.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_relation.h"
+#include "rewrite/rewriteManip.h"
+#include "storage/proc.h"
+#include "storage/procarray.h"
+#include "utils/acl.h"
+
 #if PG_VERSION_NUM < 150000
 #error "stream_ckpt needs PostgreSQL 15 or later"
 #endif
 
+/* ---------- 16 ---------- */
+
 #if PG_VERSION_NUM >= 160000
+
 #define sckpt_flatten_join_alias_vars(query, node) flatten_join_alias_vars(NULL, query, node)
+#define pg_database_ownercheck(oid, role) object_ownercheck(DatabaseRelationId, oid, role)
+#define pg_extension_ownercheck(oid, role) object_ownercheck(ExtensionRelationId, oid, role)
+#define pg_foreign_server_aclcheck(oid, role, mode) object_aclcheck(ForeignServerRelationId, oid, role, mode)
+#define pg_proc_aclcheck(oid, role, mode) object_aclcheck(ProcedureRelationId, oid, role, mode)
+
+/* Where the executor looks for the columns that an UPDATE changes: `updatedCols`. */
+typedef RTEPermissionInfo SckptColumnUse;
+
+/* The columns of a relation of the query's range table that the query names. */
+static inline Bitmapset *
+sckpt_selected_columns(Query *query, RangeTblEntry *rte)
+{
+	return rte->perminfoindex > 0 ? getRTEPermissionInfo(query->rteperminfos, rte)->selectedCols : NULL;
+}
+
+/* Append a sub-select's range table, whose references to itself are shifted already. */
+static inline void
+sckpt_append_range_table(Query *query, Query *subquery)
+{
+	CombineRangeTables(&query->rtable, &query->rteperminfos, subquery->rtable, subquery->rteperminfos);
+}
+
 #else
+
 #define sckpt_flatten_join_alias_vars(query, node) flatten_join_alias_vars(query, node)
+
+/* Indexes that only summarize came with 16: here all are updated, or none. */
+typedef bool TU_UpdateIndexes;
+#define TU_None false
+#define ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, only_summarizing) \
+	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters)
+#define EvalPlanQualInit(epq, estate, plan, marks, param, relations) EvalPlanQualInit(epq, estate, plan, marks, param)
+
+typedef RangeTblEntry SckptColumnUse;
+
+static inline Bitmapset *
+sckpt_selected_columns(Query *query, RangeTblEntry *rte)
+{
+	return rte->selectedCols;
+}
+
+static inline void
+sckpt_append_range_table(Query *query, Query *subquery)
+{
+	query->rtable = list_concat(query->rtable, subquery->rtable);
+}
+
 #endif
+
+/* ---------- 17 ---------- */
+
+#if PG_VERSION_NUM >= 170000
+
+#define sckpt_virtual_transaction_process(vxid) ProcNumberGetProc((vxid).procNumber)
+#define sckpt_local_transaction_id() (MyProc->vxid.lxid)
+
+#else
+
+#define sckpt_virtual_transaction_process(vxid) BackendIdGetProc((vxid).backendId)
+#define sckpt_local_transaction_id() (MyProc->lxid)
+#define ReplicationSlotCreate(name, db_specific, persistency, two_phase, failover, synced) \
+	ReplicationSlotCreate(name, db_specific, persistency, two_phase)
+
+#endif
+
+/* ---------- 18 ---------- */
+
+#if PG_VERSION_NUM >= 180000
+
+/* Have expressions over a query's groups name what the groups are made of, as they did up to 17. */
+static inline void
+sckpt_flatten_groups(Query *query)
+{
+	RangeTblEntry *rte = query->hasGroupRTE ? llast_node(RangeTblEntry, query->rtable) : NULL;
+
+	if (rte == NULL)
+		return;
+	if (rte->rtekind != RTE_GROUP)
+		elog(ERROR, "the groups of a query are not the last in its range table");
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+	query->havingQual = flatten_group_exprs(NULL, query, query->havingQual);
+	query->rtable = list_truncate(query->rtable, list_length(query->rtable) - 1);
+	query->hasGroupRTE = false;
+}
+
+#else
+
+#define pg_noreturn pg_attribute_noreturn()
+#define ExecInitGenerated(result, estate, command) ExecInitStoredGenerated(result, estate, command)
+#define heap_form_minimal_tuple(desc, values, nulls, extra) heap_form_minimal_tuple(desc, values, nulls)
+#define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys) \
+	index_beginscan(heap, index, snapshot, nkeys, norderbys)
+#define ReplicationSlotAcquire(name, nowait, error_if_invalid) ReplicationSlotAcquire(name, nowait)
+#define expandRTE(rte, index, sublevels_up, returning_type, ...) expandRTE(rte, index, sublevels_up, __VA_ARGS__)
+#define ReplaceVarsFromTargetList(node, varno, sublevels_up, rte, targets, result_relation, ...) \
+	ReplaceVarsFromTargetList(node, varno, sublevels_up, rte, targets, __VA_ARGS__)
+
+/* A column's description was written by hand. */
+static inline void
+populate_compact_attribute(TupleDesc desc, int column)
+{
+	TupleDescAttr(desc, column)->attcacheoff = -1;
+}
+
+#define sckpt_flatten_groups(query) ((void) (query))
+
+#endif
+
+/* The path of a foreign scan of which nothing is known but rows and costs. */
+#if PG_VERSION_NUM >= 180000
+#define sckpt_foreign_path(root, rel, startup, total) \
+	create_foreignscan_path(root, rel, NULL, (rel)->rows, 0, startup, total, NIL, (rel)->lateral_relids, NULL, NIL, NIL)
+#elif PG_VERSION_NUM >= 170000
+#define sckpt_foreign_path(root, rel, startup, total) \
+	create_foreignscan_path(root, rel, NULL, (rel)->rows, startup, total, NIL, (rel)->lateral_relids, NULL, NIL, NIL)
+#else
+#define sckpt_foreign_path(root, rel, startup, total) \
+	create_foreignscan_path(root, rel, NULL, (rel)->rows, startup, total, NIL, (rel)->lateral_relids, NULL, NIL)
+#endif
+
+/*
+ * BEFORE ROW triggers.  Their argument for MERGE is in 18, and also in the
+ * later minor versions of 17, which know it by another name: so older names
+ * and no MERGE.
+ */
+#if PG_VERSION_NUM >= 180000
+#define sckpt_before_update(estate, epq, result, tid, slot) \
+	ExecBRUpdateTriggers(estate, epq, result, tid, NULL, slot, NULL, NULL, false)
+#define sckpt_before_delete(estate, epq, result, tid) \
+	ExecBRDeleteTriggers(estate, epq, result, tid, NULL, NULL, NULL, NULL, false)
+#elif PG_VERSION_NUM >= 160000
+#define sckpt_before_update(estate, epq, result, tid, slot) \
+	ExecBRUpdateTriggers(estate, epq, result, tid, NULL, slot, NULL, NULL)
+#define sckpt_before_delete(estate, epq, result, tid) \
+	ExecBRDeleteTriggers(estate, epq, result, tid, NULL, NULL, NULL, NULL)
+#else
+#define sckpt_before_update(estate, epq, result, tid, slot) \
+	ExecBRUpdateTriggers(estate, epq, result, tid, NULL, slot, NULL)
+#define sckpt_before_delete(estate, epq, result, tid) \
+	ExecBRDeleteTriggers(estate, epq, result, tid, NULL, NULL)
+#endif
+
+/*
+ * Make the range table of an executor of one relation.  Returns where the
+ * columns go that are updated.
+ */
+static inline SckptColumnUse *
+sckpt_init_range_table(EState *estate, RangeTblEntry *rte)
+{
+#if PG_VERSION_NUM >= 160000
+	List	   *uses = NIL;
+	RTEPermissionInfo *use = addRTEPermissionInfo(&uses, rte);
+
+#if PG_VERSION_NUM >= 180000
+	ExecInitRangeTable(estate, list_make1(rte), uses, bms_make_singleton(1));
+#else
+	ExecInitRangeTable(estate, list_make1(rte), uses);
+#endif
+	return use;
+#else
+	ExecInitRangeTable(estate, list_make1(rte));
+	return rte;
+#endif
+}
+
+/*
+ * Make the expressions of generated columns ready, for rows inserted and
+ * updated.  Those of an UPDATE depend on the columns updated at this moment,
+ * so let that be all that ever will be.
+ */
+static inline void
+sckpt_init_generated(ResultRelInfo *result, EState *estate)
+{
+	ExecInitGenerated(result, estate, CMD_INSERT);
+#if PG_VERSION_NUM >= 160000
+	ExecInitGenerated(result, estate, CMD_UPDATE);
+#endif
+}
 
 /* All of so many bytes, or an error. */
 #if PG_VERSION_NUM >= 160000

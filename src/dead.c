@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "careful.h"
+#include "compat.h"
 #include "dead.h"
 #include "hook.h"
 #include "part.h"
@@ -379,7 +380,7 @@ write_json(Letter *letter, TupleDesc desc, int64 pipeline)
 	tuple.t_tableOid = InvalidOid;
 	tuple.t_data = composite;
 	heap_deform_tuple(&tuple, desc, values, nulls);
-	row = heap_form_minimal_tuple(desc, values, nulls);
+	row = heap_form_minimal_tuple(desc, values, nulls, 0);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(desc, i);

@@ -48,6 +48,7 @@
 #include "utils/syscache.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "hook.h"
 #include "launcher.h"
 #include "pipeline.h"
@@ -763,6 +764,24 @@ reassign_pipelines(Node *stmt)
 	sckpt_catalog_reassign(roleSpecsToIds(reassign->roles), get_rolespec_oid(reassign->newrole, false));
 }
 
+/*
+ * ALTER EXTENSION … UPDATE: not while a worker, or a session that changes pipelines, is in the middle of a transaction; and the
+ * worker shall look at the new version.  Whoever may not do it gets the error without having waited.
+ */
+static void
+prepare_update(AlterExtensionStmt *stmt)
+{
+	Oid			extension;
+
+	if (strcmp(stmt->extname, "stream_ckpt") != 0)
+		return;
+	extension = sckpt_catalog_extension();
+	if (!OidIsValid(extension) || !pg_extension_ownercheck(extension, GetUserId()))
+		return;
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessExclusiveLock);
+	sckpt_hook_wake_at_commit(true);
+}
+
 static void
 run_command(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 			ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *queryEnv,
@@ -809,6 +828,8 @@ process_utility(PlannedStmt *pstmt, const char *queryString, bool readOnlyTree,
 		check_rename(((AlterObjectSchemaStmt *) stmt)->relation);
 	else if (IsA(stmt, CreateForeignTableStmt))
 		prepare_stream((CreateForeignTableStmt *) stmt);
+	else if (IsA(stmt, AlterExtensionStmt))
+		prepare_update((AlterExtensionStmt *) stmt);
 
 	roles = dropped_roles(stmt);
 	database = database_to_block(stmt, context == PROCESS_UTILITY_TOPLEVEL);

@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "compat.h"
 #include "lag.h"
 #include "pipeline.h"
 #include "record.h"
@@ -117,9 +118,9 @@ sckpt_lag_wait(Oid stream)
 {
 	static LocalTransactionId asked = InvalidLocalTransactionId;
 
-	if (sckpt_max_lag == 0 || asked == MyProc->lxid)
+	if (sckpt_max_lag == 0 || asked == sckpt_local_transaction_id())
 		return;
-	asked = MyProc->lxid;
+	asked = sckpt_local_transaction_id();
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) || !reader_behind(stream, false) || in_the_way())
 		return;
 

@@ -16,6 +16,7 @@
 #ifndef SCKPT_NOTE_H
 #define SCKPT_NOTE_H
 
+#include "compat.h"
 #include "task.h"
 
 /* Write a note on those of the tasks that are idle and whose log a base backup of now would lack, once per checkpoint of the server. */
@@ -29,6 +30,6 @@ extern bool sckpt_note_find(SckptPipeline *pipeline, XLogRecPtr *commit, XLogRec
 
 /* Is the log that a pipeline needs there, or a note from which it could go on?  And what to say when neither is: 55000. */
 extern bool sckpt_note_log_exists(SckptPipeline *pipeline);
-extern void sckpt_note_report_gone(SckptPipeline *pipeline) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_note_report_gone(SckptPipeline *pipeline);
 
 #endif							/* SCKPT_NOTE_H */

@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "careful.h"
+#include "compat.h"
 #include "dead.h"
 #include "part.h"
 #include "record.h"
@@ -215,7 +216,7 @@ send_tuple(SckptTask *part, TupleTableSlot *row)
 	MinimalTuple tuple;
 
 	slot_getallattrs(row);
-	tuple = heap_form_minimal_tuple(row->tts_tupleDescriptor, row->tts_values, row->tts_isnull);
+	tuple = heap_form_minimal_tuple(row->tts_tupleDescriptor, row->tts_values, row->tts_isnull, 0);
 	MemoryContextSwitchTo(old);
 	sckpt_parcel_write(part->attempt->parcel, &tuple->t_len, sizeof(uint32));
 	sckpt_parcel_write(part->attempt->parcel, tuple, tuple->t_len);

@@ -87,6 +87,7 @@ sckpt_pipeline_require(const char *name)
 	SckptPipeline *pipeline;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	pipeline = sckpt_catalog_pipeline(name, false);
 	if (!has_privs_of_role(GetUserId(), pipeline->owner))
 		ereport(ERROR,
@@ -140,6 +141,7 @@ stream_ckpt_create_stream(PG_FUNCTION_ARGS)
 	PlannedStmt *wrapper;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	require_argument(fcinfo, 0, "name");
 	require_argument(fcinfo, 1, "columns");
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
@@ -197,6 +199,7 @@ stream_ckpt_drop_stream(PG_FUNCTION_ARGS)
 	Oid			relid;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	relid = RangeVarGetRelid(range_var(name), NoLock, true);
 	sckpt_stream_require(relid, name);
 	sckpt_pipeline_run_sql(psprintf("DROP FOREIGN TABLE %s%s",
@@ -492,6 +495,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	XLogRecPtr	restart;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	require_argument(fcinfo, 0, "name");
 	require_argument(fcinfo, 1, "query");
 	check_options(fcinfo);

@@ -30,6 +30,7 @@
 #include "utils/ruleutils.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "query_private.h"
 #include "stream.h"
 
@@ -39,6 +40,7 @@ typedef struct StreamUse
 	List	   *streams;		/* oids, each once */
 	int			count;			/* how often one is seen, anywhere */
 	List	   *columns;		/* of the one stream that are used; 0: all */
+	Query	   *query;			/* whose range table we are in */
 } StreamUse;
 
 static bool find_in_query(Query *query, StreamUse *use);
@@ -67,11 +69,12 @@ count_streams(Node *node, StreamUse *use)
 			return false;
 		if (sckpt_catalog_is_stream(rte->relid))
 		{
+			Bitmapset  *columns = sckpt_selected_columns(use->query, rte);
 			int			column = -1;
 
 			use->streams = list_append_unique_oid(use->streams, rte->relid);
 			use->count++;
-			while ((column = bms_next_member(rte->selectedCols, column)) >= 0)
+			while ((column = bms_next_member(columns, column)) >= 0)
 				use->columns = lappend_int(use->columns, column + FirstLowInvalidHeapAttributeNumber);
 		}
 		else if (rte->inh && has_subclass(rte->relid))
@@ -91,8 +94,29 @@ count_streams(Node *node, StreamUse *use)
 		return false;
 	}
 	if (IsA(node, Query))
-		return query_tree_walker((Query *) node, count_streams, use, QTW_EXAMINE_RTES_BEFORE);
+	{
+		Query	   *outer = use->query;
+
+		use->query = (Query *) node;
+		(void) query_tree_walker(use->query, count_streams, use, QTW_EXAMINE_RTES_BEFORE);
+		use->query = outer;
+		return false;
+	}
 	return expression_tree_walker(node, count_streams, use);
+}
+
+/* In all of a query. */
+static bool
+flatten_groups(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+	{
+		sckpt_flatten_groups((Query *) node);
+		return query_tree_walker((Query *) node, flatten_groups, context, 0);
+	}
+	return expression_tree_walker(node, flatten_groups, context);
 }
 
 bool
@@ -105,7 +129,7 @@ sckpt_query_reads_stream(Query *query)
 	copy->canSetTag = true;
 	foreach(lc, QueryRewrite(copy))
 	{
-		StreamUse	use = {NIL, 0, NIL};
+		StreamUse	use = {NIL, 0, NIL, NULL};
 
 		count_streams(lfirst(lc), &use);
 		if (use.count > 0)
@@ -117,7 +141,7 @@ sckpt_query_reads_stream(Query *query)
 static bool
 contains_stream(Node *node)
 {
-	StreamUse	use = {NIL, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL, NULL};
 
 	count_streams(node, &use);
 	return use.count > 0;
@@ -336,7 +360,7 @@ find_in_query(Query *query, StreamUse *use)
 static void
 check_linear(Query *expanded)
 {
-	StreamUse	use = {NIL, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL, NULL};
 	bool		found = sckpt_union_is(expanded) ? find_in_union(expanded, &use) :
 		find_in_join_tree((Node *) expanded->jointree, expanded, &use);
 
@@ -419,7 +443,7 @@ SckptQuery *
 sckpt_query_analyze(const char *text, bool final, bool track)
 {
 	SckptQuery *result;
-	StreamUse	use = {NIL, 0, NIL};
+	StreamUse	use = {NIL, 0, NIL, NULL};
 	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	RawStmt    *statement;
 	List	   *rewritten;
@@ -448,6 +472,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 * row-level security and changed views take effect when it is planned.
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
+	(void) flatten_groups((Node *) query, NULL);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));

@@ -52,6 +52,19 @@ aggregate_traits(Aggref *aggref)
 	traits.storable = form->aggtranstype != INTERNALOID ||
 		(OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn));
 	traits.combines = OidIsValid(form->aggcombinefn);
+
+	/*
+	 * What is stored must not depend on PostgreSQL's version, or it would not survive pg_upgrade: 15 cannot store these.
+	 * Besides, with DISTINCT their values are sorted, as they are elsewhere.
+	 */
+	switch (aggref->aggfnoid)
+	{
+		case F_ARRAY_AGG_ANYNONARRAY:
+		case F_ARRAY_AGG_ANYARRAY:
+		case F_STRING_AGG_TEXT_TEXT:
+		case F_STRING_AGG_BYTEA_BYTEA:
+			traits.storable = traits.combines = false;
+	}
 	ReleaseSysCache(tuple);
 	return traits;
 }

@@ -167,7 +167,7 @@ join_side(Query *query, Node *side, List **names, List **vars, List **numbers)
 		side_vars = copyObject(rte->joinaliasvars);
 	}
 	else
-		expandRTE(rte, index, 0, -1, false, &side_names, &side_vars);
+		expandRTE(rte, index, 0, VAR_RETURNING_DEFAULT, -1, false, &side_names, &side_vars);
 	foreach(lc, side_vars)
 	{
 		number++;
@@ -378,7 +378,7 @@ flatten_subselect(FlattenContext *context, int index)
 		context->windows = lappend_int(context->windows, lfirst_int(lc) + offset);
 	OffsetVarNodes((Node *) subquery, offset, 0);
 	IncrementVarSublevelsUp((Node *) subquery, -1, 1);
-	query->rtable = list_concat(query->rtable, subquery->rtable);
+	sckpt_append_range_table(query, subquery);
 	query->hasSubLinks |= subquery->hasSubLinks;
 	context->quals = list_concat(context->quals, make_ands_implicit((Expr *) subquery->jointree->quals));
 
@@ -468,7 +468,7 @@ flatten_query(Query *query)
 		Node	   *replaced;
 
 		blank_relation(query, flat->index);
-		replaced = ReplaceVarsFromTargetList((Node *) query, flat->index, 0, flat->rte, flat->targets,
+		replaced = ReplaceVarsFromTargetList((Node *) query, flat->index, 0, flat->rte, flat->targets, 0,
 											 REPLACEVARS_REPORT_ERROR, 0, NULL);
 		memcpy(query, replaced, sizeof(Query));
 	}

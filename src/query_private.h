@@ -16,6 +16,7 @@
 #include "nodes/bitmapset.h"
 #include "nodes/parsenodes.h"
 
+#include "compat.h"
 #include "query.h"
 
 /* Columns of the stage below are Vars of this relation until it is known where they stand in the row. */
@@ -50,7 +51,7 @@ typedef struct SckptLevel
 } SckptLevel;
 
 /* query.c */
-extern void sckpt_query_refuse(const char *construct, const char *hint) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_query_refuse(const char *construct, const char *hint);
 extern void sckpt_query_refuse_clock(Node *node, const char *where);
 /* Refuse what no query level on the stream's way can have. */
 extern void sckpt_query_check_level(Query *query);

@@ -35,6 +35,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "record.h"
 #include "route.h"
 #include "scan.h"
@@ -100,9 +101,7 @@ stream_paths(PlannerInfo *root, RelOptInfo *baserel, Oid relid)
 {
 	Cost		run = baserel->tuples * (cpu_tuple_cost + baserel->baserestrictcost.per_tuple);
 
-	add_path(baserel, (Path *) create_foreignscan_path(root, baserel, NULL, baserel->rows,
-													   baserel->baserestrictcost.startup, run, NIL,
-													   baserel->lateral_relids, NULL, NIL));
+	add_path(baserel, (Path *) sckpt_foreign_path(root, baserel, baserel->baserestrictcost.startup, run));
 }
 
 static ForeignScan *
@@ -194,7 +193,7 @@ map_segment(RowMap *map, SckptSegment *segment, Relation rel)
 			att->attalign = segment->columns[i].align;
 			att->attbyval = segment->columns[i].by_value;
 			att->attnum = i + 1;
-			att->attcacheoff = -1;
+			populate_compact_attribute(map->old_type, i);
 		}
 	}
 }

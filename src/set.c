@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
+#include "compat.h"
 #include "set.h"
 
 typedef struct SckptElement
@@ -389,7 +390,7 @@ sckpt_sets_drop(SckptSets *sets, SckptRef group)
 
 /* ---------- portable form ---------- */
 
-static pg_attribute_noreturn() void
+pg_noreturn static void
 report_corrupted(const char *detail)
 {
 	ereport(ERROR,

@@ -50,6 +50,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "compat.h"
 #include "sink.h"
 #include "sink_lookup.h"
 
@@ -66,7 +67,7 @@ struct SckptSink
 	/* What the executor's functions want. */
 	EState	   *estate;
 	ResultRelInfo *result;
-	RangeTblEntry *rte;
+	SckptColumnUse *use;
 	EPQState	epq;
 
 	/* Columns that rows fill, and defaults of the others. */
@@ -110,7 +111,7 @@ init_executor(SckptSink *sink)
 	rte->relid = RelationGetRelid(sink->relation);
 	rte->relkind = sink->relation->rd_rel->relkind;
 	rte->rellockmode = RowExclusiveLock;
-	ExecInitRangeTable(estate, list_make1(rte));
+	sink->use = sckpt_init_range_table(estate, rte);
 	InitResultRelInfo(result, sink->relation, 1, NULL, 0);
 
 	/* Where triggers look for it. */
@@ -118,11 +119,12 @@ init_executor(SckptSink *sink)
 	estate->es_output_cid = GetCurrentCommandId(true);
 	sink->estate = estate;
 	sink->result = result;
-	sink->rte = rte;
-	EvalPlanQualInit(&sink->epq, estate, NULL, NIL, -1);
+	EvalPlanQualInit(&sink->epq, estate, NULL, NIL, -1, NIL);
 
 	/* All of them, or what an INSERT needs would depend on whether an UPDATE came first. */
-	ExecInitStoredGenerated(result, estate, CMD_INSERT);
+	sink->use->updatedCols = bms_add_range(NULL, 1 - FirstLowInvalidHeapAttributeNumber,
+										   sink->desc->natts - FirstLowInvalidHeapAttributeNumber);
+	sckpt_init_generated(result, estate);
 	ExecOpenIndices(result, true);
 }
 
@@ -403,7 +405,7 @@ sckpt_sink_flush(SckptSink *sink)
 
 		/* Nothing to recheck: a deferrable constraint has a trigger, and then we do not collect rows. */
 		if (sink->result->ri_NumIndices > 0)
-			(void) ExecInsertIndexTuples(sink->result, slot, sink->estate, false, false, NULL, NIL);
+			(void) ExecInsertIndexTuples(sink->result, slot, sink->estate, false, false, NULL, NIL, false);
 		*sink->batch_tids[i] = slot->tts_tid;
 		ExecClearTuple(slot);
 	}
@@ -423,7 +425,7 @@ insert_speculatively(SckptSink *sink, List **recheck)
 
 	table_tuple_insert_speculative(sink->relation, sink->next, sink->estate->es_output_cid, 0, NULL, token);
 	*recheck = ExecInsertIndexTuples(sink->result, sink->next, sink->estate, false, true,
-									 &conflict, sink->arbiters);
+									 &conflict, sink->arbiters, false);
 	table_tuple_complete_speculative(sink->relation, sink->next, token, !conflict);
 	SpeculativeInsertionLockRelease(xid);
 	return !conflict;
@@ -486,7 +488,7 @@ insert_row(SckptSink *sink, bool missing, ItemPointer tid)
 	{
 		table_tuple_insert(sink->relation, next, sink->estate->es_output_cid, 0, NULL);
 		if (sink->result->ri_NumIndices > 0)
-			recheck = ExecInsertIndexTuples(sink->result, next, sink->estate, false, false, NULL, NIL);
+			recheck = ExecInsertIndexTuples(sink->result, next, sink->estate, false, false, NULL, NIL, false);
 	}
 	*tid = next->tts_tid;
 	ExecARInsertTriggers(sink->estate, sink->result, next, recheck, NULL);
@@ -533,7 +535,7 @@ merge_row(SckptSink *sink)
 	ExecStoreVirtualTuple(next);
 
 	/* Which UPDATE OF triggers fire, and how strong a lock the row needs. */
-	sink->rte->updatedCols = key_changed ? sink->updated_keys : sink->updated;
+	sink->use->updatedCols = key_changed ? sink->updated_keys : sink->updated;
 	return changed;
 }
 
@@ -547,7 +549,7 @@ update_row(SckptSink *sink, ItemPointer where, ItemPointer tid)
 	TM_FailureData failure;
 	TM_Result	result;
 	LockTupleMode mode;
-	bool		update_indexes;
+	TU_UpdateIndexes update_indexes;
 
 	if (!merge_row(sink))
 	{
@@ -561,8 +563,7 @@ update_row(SckptSink *sink, ItemPointer where, ItemPointer tid)
 
 		/* The slot was stored anew. */
 		(void) merge_row(sink);
-		if (!ExecBRUpdateTriggers(sink->estate, &sink->epq, sink->result,
-								  &sink->stored->tts_tid, NULL, sink->next, NULL))
+		if (!sckpt_before_update(sink->estate, &sink->epq, sink->result, &sink->stored->tts_tid, sink->next))
 		{
 			ItemPointerSetInvalid(tid);
 			return true;
@@ -579,8 +580,9 @@ update_row(SckptSink *sink, ItemPointer where, ItemPointer tid)
 								&failure, &mode, &update_indexes);
 	if (!row_done(sink, result, &failure, where))
 		return false;
-	if (update_indexes && sink->result->ri_NumIndices > 0)
-		recheck = ExecInsertIndexTuples(sink->result, sink->next, sink->estate, true, false, NULL, NIL);
+	if (update_indexes != TU_None && sink->result->ri_NumIndices > 0)
+		recheck = ExecInsertIndexTuples(sink->result, sink->next, sink->estate, true, false, NULL, NIL,
+										update_indexes == TU_Summarizing);
 	*tid = sink->next->tts_tid;
 	ExecARUpdateTriggers(sink->estate, sink->result, NULL, NULL, &old, NULL, sink->next,
 						 recheck, NULL, false);
@@ -599,7 +601,7 @@ delete_row(SckptSink *sink, ItemPointer where)
 	{
 		if (!lock_row(sink, LockTupleExclusive, where))
 			return false;
-		if (!ExecBRDeleteTriggers(sink->estate, &sink->epq, sink->result, &old, NULL, NULL))
+		if (!sckpt_before_delete(sink->estate, &sink->epq, sink->result, &old))
 			return true;
 	}
 	if (!sink->may_delete)

@@ -43,6 +43,7 @@
 #include "utils/snapmgr.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "sink_lookup.h"
 
 /* How to compare one key column. */
@@ -117,7 +118,7 @@ open_index(SckptLookup *lookup, Oid indexid)
 		ScanKeyEntryInitialize(&lookup->nullkeys[i], SK_ISNULL | SK_SEARCHNULL, i + 1,
 							   InvalidStrategy, InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
 	}
-	lookup->scan = index_beginscan(lookup->relation, index, &lookup->dirty, lookup->nscankeys, 0);
+	lookup->scan = index_beginscan(lookup->relation, index, &lookup->dirty, NULL, lookup->nscankeys, 0);
 }
 
 SckptLookup *

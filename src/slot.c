@@ -28,6 +28,7 @@
 #include "storage/spin.h"
 
 #include "catalog.h"
+#include "compat.h"
 #include "slot.h"
 
 static void
@@ -190,7 +191,7 @@ make_slot(Oid database)
 	/* Ephemeral until it retains something: an error or a crash leaves nothing behind. */
 	PG_TRY();
 	{
-		ReplicationSlotCreate(name, false, RS_EPHEMERAL, false);
+		ReplicationSlotCreate(name, false, RS_EPHEMERAL, false, false, false);
 		ReplicationSlotReserveWal();
 		ReplicationSlotPersist();
 		restart_lsn = MyReplicationSlot->data.restart_lsn;
@@ -249,7 +250,7 @@ move_slot(Oid database, XLogRecPtr lsn, bool back)
 		ReplicationSlot *slot;
 		bool		moved = false;
 
-		ReplicationSlotAcquire(name, true);
+		ReplicationSlotAcquire(name, true, false);
 		slot = MyReplicationSlot;
 
 		/* It may have been invalidated, or replaced, since it was looked at. */

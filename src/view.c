@@ -296,6 +296,7 @@ stream_ckpt_checkpoint_all(PG_FUNCTION_ARGS)
 	ListCell   *lc;
 
 	sckpt_shared_require();
+	sckpt_catalog_require_version();
 	PreventCommandDuringRecovery("checkpoint()");
 	pipelines = sckpt_catalog_pipelines();
 	foreach(lc, pipelines)
@@ -340,6 +341,8 @@ stream_ckpt_pipeline_stats(PG_FUNCTION_ARGS)
 	int			ncopies;
 	XLogRecPtr	insert;
 
+	/* Another version's may have other columns. */
+	sckpt_catalog_require_version();
 	InitMaterializedSRF(fcinfo, 0);
 	if (sckpt_shared == NULL)
 		return (Datum) 0;
@@ -449,6 +452,7 @@ stream_ckpt_database_stats(PG_FUNCTION_ARGS)
 	bool		nulls[5] = {true, true, true, true, true};
 	SckptDatabase copy = {0};
 
+	sckpt_catalog_require_version();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	if (sckpt_shared)

@@ -17,6 +17,8 @@
 #include "common/int.h"
 #include "datatype/timestamp.h"
 
+#include "compat.h"
+
 typedef enum SckptWindowKind
 {
 	SCKPT_WINDOW_TUMBLE,		/* one after the other */
@@ -52,7 +54,7 @@ extern void sckpt_window_init(SckptWindowSpec *spec, SckptWindowKind kind, bool 
 extern int	sckpt_window_assign(const SckptWindowSpec *spec, int64 time, int64 *starts, int64 *ends);
 /* The end of the window that starts there, of cumulate the longest.  start must be one that was assigned. */
 extern int64 sckpt_window_end_of(const SckptWindowSpec *spec, int64 start);
-extern void sckpt_window_out_of_range(void) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_window_out_of_range(void);
 
 /* Where the bin of a fixed width that contains the finite time starts; it may lie outside of the range of timestamps. */
 static inline int64
