@@ -576,8 +576,12 @@ start_tasks(void)
 	foreach(lc, parts)
 	{
 		SckptTask  *part = lfirst(lc);
+		bool		wanted = sckpt_part_wanted(part);
 
-		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+		/* It may have been stopped just now, and go on in another lane. */
+		if (part->query == NULL)
+			leave_lanes(part);
+		if (wanted && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
 			enter_lane(part, &behind);
 	}
 	if (behind.tasks == NIL && main_lane != NULL)
