@@ -138,4 +138,3 @@ SELECT * FROM stops ORDER BY k;
 
 SET client_min_messages = warning;
 DROP SCHEMA parallel CASCADE;
-SELECT count(*) FROM stream_ckpt.task_stats();
