@@ -532,6 +532,8 @@ typedef struct Behind
 static void
 enter_lane(SckptTask *task, Behind *behind)
 {
+	/* If it failed outside of a lane's work, it is still in the one it was in. */
+	leave_lanes(task);
 	if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 	{
 		sckpt_lane_add(main_lane, task);
@@ -581,12 +583,8 @@ start_tasks(void)
 	foreach(lc, parts)
 	{
 		SckptTask  *part = lfirst(lc);
-		bool		wanted = sckpt_part_wanted(part);
 
-		/* It may have been stopped just now, and go on in another lane. */
-		if (part->query == NULL)
-			leave_lanes(part);
-		if (wanted && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
 			enter_lane(part, &behind);
 	}
 	if (behind.tasks == NIL && main_lane != NULL)
