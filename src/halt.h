@@ -19,6 +19,7 @@
 #ifndef SCKPT_HALT_H
 #define SCKPT_HALT_H
 
+#include "compat.h"
 #include "task.h"
 
 /*
@@ -26,7 +27,7 @@
  */
 extern bool sckpt_halt_go_back(SckptTask *task);
 /* This row raises the error by itself.  Throws it. */
-extern void sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, ErrorData *error) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, ErrorData *error);
 /* After a checkpoint: what was looked for has not come again. */
 extern void sckpt_halt_end_if_past(SckptTask *task);
 /* Is this transaction the bad one?  Then all before it must be fed, and the other runs under sckpt_task_guard(): it always throws. */

@@ -171,7 +171,7 @@ copy_parts(SckptTask *task)
 	return found;
 }
 
-/* The barrier of a checkpoint: the furthest that any task may have read. */
+/* The barrier of a checkpoint: the furthest that any task may have read, and not before the last checkpoint, which they have. */
 static void
 publish_barrier(SckptTask *task)
 {
@@ -181,7 +181,7 @@ publish_barrier(SckptTask *task)
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
 	if (entry)
 	{
-		XLogRecPtr	barrier = InvalidXLogRecPtr;
+		XLogRecPtr	barrier = task->def->position + 1;
 
 		SpinLockAcquire(&entry->mutex);
 		for (int i = 0; i < task->head->ntasks; i++)

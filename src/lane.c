@@ -118,6 +118,7 @@ sckpt_lane_add(SckptLane *lane, SckptTask *task)
 {
 	MemoryContext old = MemoryContextSwitchTo(lane->context);
 
+	Assert(!list_member_ptr(lane->tasks, task));
 	lane->tasks = lappend(lane->tasks, task);
 	tasks_changed(lane);
 	MemoryContextSwitchTo(old);

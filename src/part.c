@@ -131,6 +131,7 @@ sckpt_part_wanted(SckptTask *part)
 	if (part->query != NULL && part->epoch == wish.epoch)
 		return false;
 	stop(part);
+	part->epoch = wish.epoch;
 	return wish.part_epoch == wish.epoch && wish.status == SCKPT_PART_WAITING;
 }
 
@@ -141,9 +142,8 @@ sckpt_part_start(SckptTask *part)
 	SckptPartEntry *entry;
 	Wish		wish;
 
-	if (!get_wish(part, &wish))
+	if (!get_wish(part, &wish) || !wish.active || wish.epoch != part->epoch)
 		return;
-	part->epoch = wish.epoch;
 	part->careful = wish.careful;
 	part->careful_rows = wish.careful_rows;
 	strlcpy(part->cause, wish.cause, SCKPT_ERROR_BYTES);
@@ -201,13 +201,13 @@ sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved)
 }
 
 void
-sckpt_part_give_up(SckptTask *part)
+sckpt_part_leave(SckptTask *part)
 {
-	ErrorData	error = {.sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE};
+	ErrorData	error = {.sqlerrcode = ERRCODE_ADMIN_SHUTDOWN};
 
 	if (part->query == NULL)
 		return;
-	snprintf(part->error, SCKPT_ERROR_BYTES, "task %d moves to another worker", part->number);
+	snprintf(part->error, SCKPT_ERROR_BYTES, "task %d goes to another worker", part->number);
 	sckpt_part_fail(part, &error, false);
 }
 
@@ -324,7 +324,7 @@ hand_over(SckptTask *part, void *arg)
 	sckpt_task_state_size(part, &state_rows, &state_bytes);
 	for (int i = 0; i < part->nstores; i++)
 		state_rows -= attempt->snapshots[i].nleaving;
-	report.commit = over->position->commit;
+	report.commit = Max(over->position->commit, part->def->position);
 	report.restart = over->position->restart;
 	report.watermark = part->times.watermark;
 	report.clock = part->times.clock;
@@ -506,16 +506,18 @@ sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end)
 	if (part->status != SCKPT_RUNNING || !get_wish(part, &wish) || wish.epoch != part->epoch)
 		return;
 	part->careful = wish.careful;
-	if (part->attempt->id != 0 && wish.outcome == part->attempt->id)
+	/* One that was decided before we had handed over has failed; there may have been others since. */
+	if (part->attempt->id != 0 && wish.outcome >= part->attempt->id)
 	{
-		Settling	settling = {wish.committed, &wish.reply};
+		Settling	settling = {wish.committed && wish.outcome == part->attempt->id, &wish.reply};
 
 		if (!sckpt_task_guard(part, settle, &settling))
 			return;
 	}
 	if (wish.barrier != 0 && part->attempt->id == 0 && wish.barrier != part->handed_over)
 	{
-		if (position->end >= wish.barrier_lsn)
+		/* What its state has must have been read: else its position would be behind that. */
+		if (position->end >= wish.barrier_lsn && position->end > part->def->position)
 		{
 			HandOver	over = {wish.barrier, position};
 

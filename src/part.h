@@ -75,16 +75,16 @@ extern bool sckpt_part_send_row(void *part, TupleTableSlot *row, int32 weight);
 
 /* Is it to be started: does its head want it, in an epoch in which it has not failed?  Stops it where the head does not. */
 extern bool sckpt_part_wanted(SckptTask *part);
-/* Load the last checkpoint: RUNNING.  In a transaction.  Throws. */
+/* After that: load the last checkpoint: RUNNING, unless it is not wanted any more.  In a transaction.  Throws. */
 extern void sckpt_part_start(SckptTask *part);
 /* Before reading: up to where may the log be read, at most to `upto`?  A barrier, or `upto`, which is claimed then. */
 extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto);
 /* At a boundary: settle what is decided; at a barrier, hand over; say how far it is. */
 extern void sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end);
-/* It is to run in another worker from now on: the head starts a new epoch. */
-extern void sckpt_part_give_up(SckptTask *part);
 /* Its epoch is over for it: the head is told why. */
 extern void sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved);
+/* It is not this worker's any more: the same. */
+extern void sckpt_part_leave(SckptTask *part);
 /* Before the worker exits. */
 extern void sckpt_part_release(SckptTask *part);
 

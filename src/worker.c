@@ -260,14 +260,9 @@ sync_parts(SckptPipeline *def)
 		SckptTask  *part;
 
 		helpers[worker_of(def, i)].needed = true;
-		part = find_part(def->id, i);
 		if (worker_of(def, i) != number)
-		{
-			/* Fewer workers share the tasks than did. */
-			if (part)
-				sckpt_part_give_up(part);
 			continue;
-		}
+		part = find_part(def->id, i);
 		if (part && part->def->version != def->version)
 		{
 			parts = list_delete_ptr(parts, part);
@@ -406,6 +401,7 @@ sync_tasks(void)
 		if (part->seen)
 			continue;
 		parts = foreach_delete_current(parts, lc);
+		sckpt_part_leave(part);
 		drop_part(part);
 	}
 	check_paused_tasks();
@@ -584,7 +580,12 @@ start_tasks(void)
 	{
 		SckptTask  *part = lfirst(lc);
 
-		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+		if (!sckpt_part_wanted(part))
+			continue;
+
+		/* One that had to stop a moment ago may still be in its lane, and nothing may be fed twice. */
+		leave_lanes(part);
+		if (sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
 			enter_lane(part, &behind);
 	}
 	if (behind.tasks == NIL && main_lane != NULL)
@@ -1046,7 +1047,7 @@ report_statistics(void)
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 }
 
-/* What tasks have handed over may be in files. */
+/* What tasks and heads have handed over may be in files. */
 static void
 release_parts(int code, Datum arg)
 {
@@ -1054,6 +1055,8 @@ release_parts(int code, Datum arg)
 
 	foreach(lc, parts)
 		sckpt_part_release(lfirst(lc));
+	foreach(lc, tasks)
+		sckpt_head_end(lfirst(lc));
 }
 
 void
