@@ -22,6 +22,7 @@
 #ifndef SCKPT_HALT_H
 #define SCKPT_HALT_H
 
+#include "compat.h"
 #include "task.h"
 
 /*
@@ -29,7 +30,7 @@
  */
 extern bool sckpt_halt_go_back(SckptTask *task);
 /* This row raises the error by itself.  Throws it. */
-extern void sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, ErrorData *error) pg_attribute_noreturn();
+pg_noreturn extern void sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row, ErrorData *error);
 /* Of a head: one of its tasks has found that. */
 extern void sckpt_halt_found(SckptTask *task, XLogRecPtr commit_lsn, int code, const char *message, const char *detail);
 /* After a checkpoint: what was looked for has not come again. */
