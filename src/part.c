@@ -34,6 +34,8 @@ typedef struct Wish
 	bool		committed;
 	bool		careful;
 	uint64		careful_rows;
+	bool		halting;
+	XLogRecPtr	halt_before;
 	SckptParcelHandle reply;
 	char		cause[SCKPT_ERROR_BYTES];
 	SckptPartStatus status;		/* the task's, as its entry has it */
@@ -69,6 +71,8 @@ get_wish(SckptTask *part, Wish *wish)
 		wish->committed = pipeline->committed;
 		wish->careful = pipeline->careful;
 		wish->careful_rows = pipeline->careful_rows;
+		wish->halting = pipeline->halting;
+		wish->halt_before = pipeline->halt_before;
 		strlcpy(wish->cause, pipeline->cause, SCKPT_ERROR_BYTES);
 		wish->reply = entry->reply;
 		wish->status = entry->status;
@@ -146,6 +150,9 @@ sckpt_part_start(SckptTask *part)
 		return;
 	part->careful = wish.careful;
 	part->careful_rows = wish.careful_rows;
+	part->halting = wish.halting;
+	part->halt_found = false;
+	part->halt_before = InvalidXLogRecPtr;
 	strlcpy(part->cause, wish.cause, SCKPT_ERROR_BYTES);
 	sckpt_task_start(part);
 	part->status = SCKPT_RUNNING;
@@ -189,8 +196,9 @@ sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved)
 			entry->status = SCKPT_PART_FAILED;
 			entry->sqlerrcode = error->sqlerrcode;
 			entry->starved = starved;
-			strlcpy(entry->error, part->error, SCKPT_ERROR_BYTES);
-			strlcpy(entry->hint, error->hint ? error->hint : "", SCKPT_ERROR_BYTES);
+			entry->halt_before = part->halt_found ? part->halt_before : InvalidXLogRecPtr;
+			strlcpy(entry->error, part->halt_found ? part->halt_message : part->error, SCKPT_ERROR_BYTES);
+			strlcpy(entry->hint, part->halt_found ? part->halt_detail : error->hint ? error->hint : "", SCKPT_ERROR_BYTES);
 			if (part->careful_rows == 1)
 				pipeline->careful_rows = 1;
 		}
@@ -293,6 +301,7 @@ typedef struct HandOver
 {
 	int64		id;
 	SckptPosition *position;
+	XLogRecPtr	halt_before;
 } HandOver;
 
 static void
@@ -325,6 +334,8 @@ hand_over(SckptTask *part, void *arg)
 	for (int i = 0; i < part->nstores; i++)
 		state_rows -= attempt->snapshots[i].nleaving;
 	report.commit = Max(over->position->commit, part->def->position);
+	if (over->halt_before != InvalidXLogRecPtr && over->position->end >= over->halt_before)
+		report.commit = over->halt_before - 1;
 	report.restart = over->position->restart;
 	report.watermark = part->times.watermark;
 	report.clock = part->times.clock;
@@ -419,7 +430,7 @@ settle(SckptTask *part, void *arg)
 /* ---- The loop ---- */
 
 XLogRecPtr
-sckpt_part_claim(SckptTask *part, XLogRecPtr upto)
+sckpt_part_claim(SckptTask *part, XLogRecPtr upto, bool *halted)
 {
 	SckptPipelineEntry *pipeline;
 	SckptPartEntry *entry;
@@ -433,6 +444,11 @@ sckpt_part_claim(SckptTask *part, XLogRecPtr upto)
 		{
 			if (pipeline->barrier != 0 && entry->packed != pipeline->barrier)
 				limit = Min(limit, pipeline->barrier_lsn);
+			else if (pipeline->halt_before != InvalidXLogRecPtr && pipeline->halt_before <= limit)
+			{
+				limit = pipeline->halt_before;
+				*halted = true;
+			}
 			entry->claimed = Max(entry->claimed, limit);
 		}
 		SpinLockRelease(&pipeline->mutex);
@@ -506,6 +522,7 @@ sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end)
 	if (part->status != SCKPT_RUNNING || !get_wish(part, &wish) || wish.epoch != part->epoch)
 		return;
 	part->careful = wish.careful;
+	part->halting = wish.halting;
 	/* One that was decided before we had handed over has failed; there may have been others since. */
 	if (part->attempt->id != 0 && wish.outcome >= part->attempt->id)
 	{
@@ -519,7 +536,7 @@ sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end)
 		/* What its state has must have been read: else its position would be behind that. */
 		if (position->end >= wish.barrier_lsn && position->end > part->def->position)
 		{
-			HandOver	over = {wish.barrier, position};
+			HandOver	over = {wish.barrier, position, wish.halt_before};
 
 			part->handed_over = wish.barrier;
 			if (!sckpt_task_guard(part, hand_over, &over))

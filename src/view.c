@@ -415,7 +415,15 @@ stream_ckpt_task_stats(PG_FUNCTION_ARGS)
 			continue;
 		SpinLockAcquire(&pipeline->mutex);
 		if (pipeline->active && entry->epoch == pipeline->epoch && entry->task < pipeline->ntasks)
-			copies[ncopies++] = *entry;
+		{
+			copies[ncopies] = *entry;
+			if (entry->task == 0)
+			{
+				copies[ncopies].counters.state_rows += pipeline->own_state_rows;
+				copies[ncopies].counters.state_bytes += pipeline->own_state_bytes;
+			}
+			ncopies++;
+		}
 		SpinLockRelease(&pipeline->mutex);
 	}
 	LWLockRelease(sckpt_shared->lock);
