@@ -86,7 +86,7 @@ SELECT * FROM counts ORDER BY g;
 SELECT g, i, t, st FROM arrays WHERE g = 1;
 SELECT g, pf, pi, piv, pt, mt, none FROM ordered_sets ORDER BY g;
 SELECT g, n, t, t5, t9, never FROM filters ORDER BY g;
--- 1.0 and 1.00 are one value, as are 1 day and 24 hours: the one that came first
+-- 1.0 and 1.00 are one value to DISTINCT, as are 1 day and 24 hours: one of them, whichever came first; without DISTINCT each counts as it is
 CREATE FUNCTION public.calls_of(pipeline text) RETURNS SETOF text LANGUAGE sql AS $$SELECT trim(line) FROM stream_ckpt.explain_pipeline(pipeline) line WHERE line ~ 'Aggregate:'$$;
 SELECT create_pipeline('first', 'SELECT g, array_agg(DISTINCT n ORDER BY n) AS n, array_agg(DISTINCT iv ORDER BY iv) AS iv, mode() WITHIN GROUP (ORDER BY n) AS m FROM s GROUP BY g');
 INSERT INTO live.s (g, n, iv) VALUES (1, 2.00, '1 day'), (1, 1.0, '24 hours'), (1, 2, '1 hour'), (1, 1.00, '60 min'), (2, 1.000, '24 hours'), (2, 1, '1 day');

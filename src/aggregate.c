@@ -8,7 +8,8 @@
  *		SckptEntry | SckptAggValue × ncalls | parts that the query needs | flags × ncalls | key (group.h)
  *
  * where the parts are a timer's links (groups that close or are forgotten), when it was touched (state_ttl), a weight (rows can be taken
- * back), the result handed on (there is a stage above), the head of its elements (DISTINCT, ordered aggregates), a session's times.
+ * back), the result handed on (there is a stage above), counts of inputs (aggregate_inverse.c), the head of its elements (DISTINCT, ordered
+ * aggregates), a session's times.
  *
  * A transition value lives in one of three ways:
  *	- by value: in its slot;
@@ -37,26 +38,32 @@
 /* ---- Groups ---- */
 
 void
+sckpt_aggregate_initialize_value(SckptAggregate *agg, int index, SckptEntry *entry)
+{
+	SckptAggCall *call = &agg->calls[index];
+	SckptAggValue *value = &entry_values(entry)[index];
+	uint8	   *flags = &entry_flags(agg, entry)[index];
+
+	*flags = 0;
+	if (call->mode == SCKPT_CALL_COLLECT)
+		return;
+	if (call->mode == SCKPT_CALL_INVERSE)
+		entry_counts(agg, entry)[call->count] = 0;
+	if (call->initial_null)
+		*flags = VALUE_NULL | (call->strict ? VALUE_ABSENT : 0);
+	else if (call->by_value)
+		value->value = call->initial;
+	else
+		sckpt_aggregate_set_flat(agg, call, value, call->initial);
+}
+
+void
 sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref)
 {
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
-	SckptAggValue *values = entry_values(entry);
-	uint8	   *flags = entry_flags(agg, entry);
 
 	for (int i = 0; i < agg->ncalls; i++)
-	{
-		SckptAggCall *call = &agg->calls[i];
-
-		flags[i] = 0;
-		if (call->mode == SCKPT_CALL_COLLECT)
-			continue;
-		if (call->initial_null)
-			flags[i] = VALUE_NULL | (call->strict ? VALUE_ABSENT : 0);
-		else if (call->by_value)
-			values[i].value = call->initial;
-		else
-			sckpt_aggregate_set_flat(agg, call, &values[i], call->initial);
-	}
+		sckpt_aggregate_initialize_value(agg, i, entry);
 }
 
 Size
@@ -230,7 +237,7 @@ sckpt_aggregate_advance(SckptAggregate *agg, int call, SckptRef ref, const Datum
 	advance(agg, call, ref, sckpt_state_address(agg->operator.state, ref), values, nulls);
 }
 
-/* Counts are the only transition values that rows taken back are subtracted from; what else there is, is collected. */
+/* Counts of rows that can be taken back: the only such values in TRANSITION mode. */
 static inline void
 count_weight(SckptAggregate *agg, int index, SckptEntry *entry, const bool *nulls, int32 weight)
 {
@@ -356,9 +363,11 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 	{
 		SckptAggCall *call = &agg->calls[i];
 
-		if (call->mode != SCKPT_CALL_TRANSITION || !passes_filter(call, values, nulls))
+		if ((call->mode != SCKPT_CALL_TRANSITION && call->mode != SCKPT_CALL_INVERSE) || !passes_filter(call, values, nulls))
 			continue;
-		if (agg->weight_offset)
+		if (call->mode == SCKPT_CALL_INVERSE)
+			sckpt_aggregate_advance_inverse(agg, i, ref, values, nulls, weight);
+		else if (agg->weight_offset)
 			count_weight(agg, i, entry, nulls, weight);
 		else
 			advance(agg, i, ref, entry, values, nulls);
@@ -429,12 +438,17 @@ aggregate_begin_rows(SckptOperator *operator, const SckptInput *input, const Sck
 	if (times)
 		agg->times = *times;
 	agg->nblock = 0;
+	agg->stale = NIL;
 }
 
 static void
 aggregate_end_rows(SckptOperator *operator)
 {
-	take_block((SckptAggregate *) operator);
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	take_block(agg);
+	if (agg->stale)
+		sckpt_aggregate_refresh(agg);
 }
 
 /* Take a row with its windows, if it has any, or put it into the block. */
@@ -581,6 +595,7 @@ prepare_sets(SckptAggregate *agg)
 		defs[i].ncolumns = set->ncolumns = columns->ncolumns;
 		defs[i].columns = columns->columns;
 		defs[i].counted = set->counted = columns->counted;
+		defs[i].order = columns->order;
 		set->source = columns->source;
 		set->calls = palloc(agg->ncalls * sizeof(int));
 		set->values = palloc(columns->ncolumns * sizeof(Datum));
@@ -613,6 +628,13 @@ lay_out(SckptAggregate *agg)
 {
 	SckptQuery *query = agg->query;
 	Size		offset = SCKPT_ENTRY_HEADER + agg->ncalls * sizeof(SckptAggValue);
+	int			ncounts = 0;
+
+	for (int i = 0; i < agg->ncalls; i++)
+	{
+		if (agg->calls[i].mode == SCKPT_CALL_INVERSE)
+			agg->calls[i].count = ncounts++;
+	}
 
 	if (agg->ndues > 0 || query->nsession > 0 || query->ttl > 0)
 		agg->timer_offset = take_offset(&offset, sizeof(SckptTimerLink));
@@ -622,8 +644,10 @@ lay_out(SckptAggregate *agg)
 		agg->weight_offset = take_offset(&offset, sizeof(int64));
 	if (query->above && !query->final)
 		agg->handed_offset = take_offset(&offset, sizeof(SckptRef));
+	if (ncounts > 0)
+		agg->counts_offset = take_offset(&offset, ncounts * sizeof(int64));
 	if (query->nsets > 0)
-		agg->head_offset = take_offset(&offset, sizeof(SckptSetHead));
+		agg->head_offset = take_offset(&offset, SCKPT_SET_HEAD_SIZE(query->nsets));
 	if (query->nsession > 0)
 		agg->session_offset = take_offset(&offset, sizeof(SckptAggSession));
 	agg->flags_offset = offset;
@@ -642,6 +666,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->context = context;
 	agg->query = query;
 	agg->row_context = AllocSetContextCreate(context, "stream_ckpt row", ALLOCSET_DEFAULT_SIZES);
+	agg->stale_context = AllocSetContextCreate(context, "stream_ckpt stale values", ALLOCSET_SMALL_SIZES);
 
 	/* Of an AggState, aggregate functions look at nothing but the context. */
 	live = CreateStandaloneExprContext();

@@ -48,6 +48,9 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	StringInfoData signature;
 	Oid			former;
 	HeapTuple	proc;
+	bool		moving = source->mode == SCKPT_CALL_INVERSE;
+	Oid			transition_oid;
+	bool		final_extra;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
@@ -58,10 +61,11 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	proc = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggref->aggfnoid));
 	owner = ((Form_pg_proc) GETSTRUCT(proc))->proowner;
 	ReleaseSysCache(proc);
-	check_execute(form->aggtransfn, owner, OBJECT_FUNCTION);
+	transition_oid = moving ? form->aggmtransfn : form->aggtransfn;
+	check_execute(transition_oid, owner, OBJECT_FUNCTION);
 
 	ninputs = get_aggregate_argtypes(aggref, input_types);
-	call->type = resolve_aggregate_transtype(aggref->aggfnoid, form->aggtranstype, input_types, ninputs);
+	call->type = resolve_aggregate_transtype(aggref->aggfnoid, moving ? form->aggmtranstype : form->aggtranstype, input_types, ninputs);
 	call->internal = call->type == INTERNALOID;
 	get_typlenbyval(call->type, &call->length, &call->by_value);
 	call->source = source;
@@ -74,16 +78,29 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	get_typlenbyval(aggref->aggtype, &call->result_length, &call->result_by_value);
 
 	build_aggregate_transfn_expr(input_types, ninputs, 0, aggref->aggvariadic, call->type, aggref->inputcollid,
-								 form->aggtransfn, InvalidOid, &expr, NULL);
-	fmgr_info_cxt(form->aggtransfn, &call->transition, agg->context);
+								 transition_oid, InvalidOid, &expr, NULL);
+	fmgr_info_cxt(transition_oid, &call->transition, agg->context);
 	fmgr_info_set_expr((Node *) expr, &call->transition);
 	call->strict = call->transition.fn_strict;
 	call->fcinfo = palloc0(SizeForFunctionCallInfo(call->nargs + 1));
 	InitFunctionCallInfoData(*call->fcinfo, &call->transition, call->nargs + 1, aggref->inputcollid,
 							 (Node *) agg->agg_state, NULL);
+	if (moving)
+	{
+		Expr	   *inverse_expr;
+
+		check_execute(form->aggminvtransfn, owner, OBJECT_FUNCTION);
+		build_aggregate_transfn_expr(input_types, ninputs, 0, aggref->aggvariadic, call->type, aggref->inputcollid,
+									 transition_oid, form->aggminvtransfn, &expr, &inverse_expr);
+		fmgr_info_cxt(form->aggminvtransfn, &call->inverse, agg->context);
+		fmgr_info_set_expr((Node *) inverse_expr, &call->inverse);
+		call->inverse_fcinfo = palloc0(SizeForFunctionCallInfo(call->nargs + 1));
+		InitFunctionCallInfoData(*call->inverse_fcinfo, &call->inverse, call->nargs + 1, aggref->inputcollid,
+								 (Node *) agg->agg_state, NULL);
+	}
 
 #ifdef USE_FLOAT8_BYVAL
-	switch (form->aggtransfn)
+	switch (transition_oid)
 	{
 		case F_INT8INC:
 		case F_INT8INC_ANY:
@@ -97,14 +114,28 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 			break;
 	}
 #endif
+	switch (transition_oid)
+	{
+		case F_INT2AND:
+		case F_INT4AND:
+		case F_INT8AND:
+		case F_BITAND:
+		case F_INT2OR:
+		case F_INT4OR:
+		case F_INT8OR:
+		case F_BITOR:
+			call->idempotent = true;
+			break;
+	}
 
-	final_oid = form->aggfinalfn;
+	final_oid = moving ? form->aggmfinalfn : form->aggfinalfn;
+	final_extra = moving ? form->aggmfinalextra : form->aggfinalextra;
 	call->has_final = OidIsValid(final_oid);
-	call->final_reads_only = form->aggfinalmodify == AGGMODIFY_READ_ONLY;
+	call->final_reads_only = (moving ? form->aggmfinalmodify : form->aggfinalmodify) == AGGMODIFY_READ_ONLY;
 	if (call->has_final)
 	{
 		check_execute(final_oid, owner, OBJECT_FUNCTION);
-		call->final_nargs = form->aggfinalextra ? ninputs + 1 : 1;
+		call->final_nargs = final_extra ? ninputs + 1 : 1;
 		build_aggregate_finalfn_expr(input_types, call->final_nargs, call->type, aggref->aggtype,
 									 aggref->inputcollid, final_oid, &expr);
 		fmgr_info_cxt(final_oid, &call->final, agg->context);
@@ -112,7 +143,8 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 		call->final_strict = call->final.fn_strict;
 	}
 
-	if (OidIsValid(form->aggcombinefn))
+	/* An internal state that moves is the ordinary one (query_call.c); others need not be combined. */
+	if (OidIsValid(form->aggcombinefn) && (!moving || call->internal))
 	{
 		check_execute(form->aggcombinefn, owner, OBJECT_FUNCTION);
 		build_aggregate_transfn_expr(&call->type, 1, 0, false, call->type, aggref->inputcollid,
@@ -138,7 +170,8 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 	else
 		sckpt_codec_init(&call->codec, call->type, -1, agg->context);
 
-	initial = SysCacheGetAttr(AGGFNOID, tuple, Anum_pg_aggregate_agginitval, &call->initial_null);
+	initial = SysCacheGetAttr(AGGFNOID, tuple, moving ? Anum_pg_aggregate_aggminitval : Anum_pg_aggregate_agginitval,
+							  &call->initial_null);
 	if (!call->initial_null)
 	{
 		Oid			input;

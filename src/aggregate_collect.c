@@ -7,7 +7,8 @@
  * The inputs of such a call are a counted set (set.h).  When a result is asked for, its elements are sorted: by the call's ORDER
  * BY, then by the other columns as their types are ordered, then by bytes, so that it does not depend on the order in which rows came.  An
  * ordinary aggregate is then run over them, as nodeAgg.c does it, from its initial value; percentile_disc, percentile_cont and mode are
- * read off the sorted elements, whose counts spare walking over every row.
+ * read off the sorted elements, whose counts spare walking over every row.  The set of an aggregate that is its first value by some order
+ * (min, max, bool_and and their like: pg_aggregate.aggsortop) is kept in that order, and nothing is sorted.
  *
  * Aggregate functions get an AggState of their own here, so that what they keep in the aggregate context goes with each result, and the
  * operator's other aggregates are not concerned, whatever fails.
@@ -56,8 +57,7 @@ typedef struct CollectCall
 {
 	CollectKind kind;
 	int			ncolumns;		/* of the set */
-	int16	   *lengths;
-	bool	   *by_value;
+	SckptGroupColumn *columns;	/* lengths */
 	int			norders;
 	CollectOrder *orders;
 	int		   *args;			/* columns of the set */
@@ -191,10 +191,9 @@ prepare_collect(SckptAggregate *agg, int index)
 
 	collect->kind = kind_of(call->source->aggref);
 	collect->ncolumns = set->ncolumns;
-	collect->lengths = palloc(set->ncolumns * sizeof(int16));
-	collect->by_value = palloc(set->ncolumns * sizeof(bool));
+	collect->columns = palloc0(set->ncolumns * sizeof(SckptGroupColumn));
 	for (int i = 0; i < set->ncolumns; i++)
-		get_typlenbyval(set->columns[i].type, &collect->lengths[i], &collect->by_value[i]);
+		get_typlenbyval(set->columns[i].type, &collect->columns[i].length, &collect->columns[i].by_value);
 	prepare_orders(collect, call->source, set);
 
 	collect->args = palloc(Max(1, call->nargs) * sizeof(int));
@@ -217,24 +216,19 @@ prepare_collect(SckptAggregate *agg, int index)
 
 /* ---- Sorting ---- */
 
+/* By the first so many columns of the order. */
 static int
-compare_images(Datum a, Datum b, int16 length, bool by_value)
+compare_orders(CollectCall *collect, int norders, const SckptElementValue *a, const SckptElementValue *b)
 {
-	Size		a_length;
-	Size		b_length;
-	int			order;
+	int			order = 0;
 
-	if (by_value)
-		return (int64) a < (int64) b ? -1 : (int64) a > (int64) b;
-	if (length == -2)
-		return strcmp(DatumGetCString(a), DatumGetCString(b));
-	if (length > 0)
-		return memcmp(DatumGetPointer(a), DatumGetPointer(b), length);
-	a_length = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
-	b_length = VARSIZE_ANY_EXHDR(DatumGetPointer(b));
-	order = memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), Min(a_length, b_length));
-	if (order == 0)
-		order = a_length < b_length ? -1 : a_length > b_length;
+	for (int i = 0; i < norders && order == 0; i++)
+	{
+		CollectOrder *by = &collect->orders[i];
+
+		order = ApplySortComparator(a->values[by->column], a->nulls[by->column], b->values[by->column], b->nulls[by->column],
+									&by->sort);
+	}
 	return order;
 }
 
@@ -244,27 +238,35 @@ compare_elements(const void *left, const void *right, void *arg)
 	const SckptElementValue *a = (const SckptElementValue *) left;
 	const SckptElementValue *b = (const SckptElementValue *) right;
 	CollectCall *collect = (CollectCall *) arg;
-	int			order;
+	int			order = compare_orders(collect, collect->norders, a, b);
 
-	for (int i = 0; i < collect->norders; i++)
-	{
-		CollectOrder *by = &collect->orders[i];
-
-		order = ApplySortComparator(a->values[by->column], a->nulls[by->column], b->values[by->column], b->nulls[by->column],
-									&by->sort);
-		if (order != 0)
-			return order;
-	}
+	if (order != 0)
+		return order;
 	for (int i = 0; i < collect->ncolumns; i++)
 	{
 		if (a->nulls[i] || b->nulls[i])
 			order = (int) a->nulls[i] - (int) b->nulls[i];
 		else
-			order = compare_images(a->values[i], b->values[i], collect->lengths[i], collect->by_value[i]);
+			order = sckpt_group_compare_images(&collect->columns[i], a->values[i], b->values[i]);
 		if (order != 0)
 			return order;
 	}
 	return 0;
+}
+
+/* Of values that are equal, and do not look the same, DISTINCT leaves the first. */
+static uint64
+drop_equal(SckptAggCall *call, CollectCall *collect, SckptElementValue *elements, uint64 n)
+{
+	uint64		kept = 0;
+
+	for (uint64 i = 1; i < n; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (compare_orders(collect, call->source->nsort, &elements[kept], &elements[i]) != 0)
+			elements[++kept] = elements[i];
+	}
+	return kept + 1;
 }
 
 /* The elements in order; of an ordered-set aggregate without NULLs, and with *rows, the sum of their counts. */
@@ -288,6 +290,8 @@ sorted_elements(SckptAggregate *agg, SckptAggCall *call, CollectCall *collect, S
 	*count = n;
 	if (n > 1)
 		qsort_interruptible(elements, n, sizeof(SckptElementValue), compare_elements, collect);
+	if (call->source->aggref->aggdistinct && n > 1)
+		*count = drop_equal(call, collect, elements, n);
 	return elements;
 }
 
@@ -328,7 +332,7 @@ static void
 run_element(SckptCollector *collector, SckptAggCall *call, CollectCall *collect, Running *running, const SckptElementValue *element)
 {
 	FunctionCallInfo fcinfo = collect->fcinfo;
-	int64		times = call->source->aggref->aggdistinct != NIL ? 1 : element->count;
+	int64		times = call->source->aggref->aggdistinct != NIL || call->idempotent ? 1 : element->count;
 
 	for (int i = 0; i < call->nargs; i++)
 	{
@@ -531,6 +535,13 @@ sckpt_aggregate_collect(SckptAggregate *agg, int index, SckptRef ref, bool *isnu
 	int64		rows;
 
 	Assert(call->mode == SCKPT_CALL_COLLECT);
+	if (OidIsValid(call->source->first))
+	{
+		Datum		first = (Datum) 0;
+
+		*isnull = !sckpt_sets_first(agg->sets, ref, call->set, &first);
+		return first;
+	}
 	if (agg->collector == NULL)
 		agg->collector = create_collector(agg);
 	if (agg->collector->calls[index] == NULL)

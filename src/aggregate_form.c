@@ -31,6 +31,7 @@
 static const char *const mode_names[] = {
 	[SCKPT_CALL_TRANSITION] = "value",
 	[SCKPT_CALL_DISTINCT] = "distinct",
+	[SCKPT_CALL_INVERSE] = "inverse",
 	[SCKPT_CALL_COLLECT] = "collected",
 };
 
@@ -172,6 +173,7 @@ read_call(SckptAggregate *agg, SckptAggForm *form, char **fields)
 	form->calls[number] = call;
 	form->former[number] = call >= 0 && is_former(&agg->calls[call], fields);
 	form->collected[number] = strcmp(fields[1], mode_names[SCKPT_CALL_COLLECT]) == 0;
+	form->counts[number] = strcmp(fields[1], mode_names[SCKPT_CALL_INVERSE]) == 0;
 	if (call >= 0 && set >= 0 && set < form->sets.nsets)
 	{
 		form->sets.sets[set] = agg->calls[call].set;
@@ -262,6 +264,7 @@ sckpt_aggregate_adapt(SckptOperator *operator, bool elements, const char *descri
 	form->handed = palloc0(nlines * sizeof(int));
 	form->calls = palloc0(nlines * sizeof(int));
 	form->collected = palloc0(nlines * sizeof(bool));
+	form->counts = palloc0(nlines * sizeof(bool));
 	form->former = palloc0(nlines * sizeof(bool));
 	form->sets.sets = palloc0(nlines * sizeof(int));
 	form->sets.marks = palloc(nlines * SCKPT_SET_MARKS);

@@ -135,8 +135,8 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
 
 /*
  * key columns: 0 for NULL, else 1 and the value; then the parts that entries have: a session's start and end, the number for elements,
- * when touched, weight, the row handed on; then for each call its flags and, unless NULL or collected, the value (what
- * serialfn gave, for internal ones) with its length.
+ * when touched, weight, the row handed on; then for each call its flags, the count of inputs if it has one, and, unless NULL or collected, the
+ * value (what serialfn gave, for internal ones) with its length.
  */
 bool
 sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
@@ -189,6 +189,8 @@ sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, 
 		SckptAggCall *call = &agg->calls[i];
 
 		appendStringInfoCharMacro(buf, flags[i]);
+		if (call->mode == SCKPT_CALL_INVERSE)
+			sckpt_codec_write_uint(buf, (uint64) entry_counts(agg, entry)[call->count]);
 		if ((flags[i] & VALUE_NULL) || call->mode == SCKPT_CALL_COLLECT)
 			continue;
 		if (call->internal)
@@ -334,6 +336,7 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 				int			i = agg->form->calls[stored];
 				SckptAggCall *call;
 				uint8		stored_flags = (uint8) sckpt_codec_read_uint(cursor, end);
+				int64		count = agg->form->counts[stored] ? (int64) sckpt_codec_read_uint(cursor, end) : 0;
 				bool		has_value = !(stored_flags & VALUE_NULL) && !agg->form->collected[stored];
 				Size		len = 0;
 				const char *bytes = has_value ? sckpt_codec_read_bytes(cursor, end, &len) : NULL;
@@ -344,6 +347,8 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 				call = &agg->calls[i];
 				sckpt_aggregate_release(agg, call, &values[i]);
 				flags[i] = stored_flags;
+				if (call->mode == SCKPT_CALL_INVERSE)
+					entry_counts(agg, entry)[call->count] = count;
 				if (!call->strict)
 					flags[i] &= ~VALUE_ABSENT;	/* it may have been, in an older version of PostgreSQL */
 				if (!has_value)

@@ -25,6 +25,7 @@
 #define BLOCK_ROWS 64
 
 #define VALUE_NULL		0x01	/* the transition value is NULL */
+#define VALUE_STALE		0x04	/* until the end of a run: it is to be computed from its set */
 #define VALUE_ABSENT	0x02	/* nothing but NULLs so far: the first input becomes the value (strict transition functions) */
 
 /* What an entry holds of a transition value. */
@@ -103,12 +104,16 @@ typedef struct SckptAggCall
 	SckptCall  *source;
 	FmgrInfo	transition;
 	FunctionCallInfo fcinfo;
+	FmgrInfo	inverse;		/* of an INVERSE call */
+	FunctionCallInfo inverse_fcinfo;
+	int			count;			/* of an INVERSE call: which of the entry's counts */
 	int			nargs;
 	AttrNumber *args;			/* columns of the source */
 	AttrNumber	filter;
 	bool		strict;
 	bool		internal;
 	SckptAggPlain plain;
+	bool		idempotent;		/* the same input once more changes nothing */
 	bool		by_value;
 	int16		length;
 	Oid			type;			/* of the transition value */
@@ -150,9 +155,17 @@ typedef struct SckptAggForm
 	int			ncalls;
 	int		   *calls;			/* by stored call: the query's, or -1 */
 	bool	   *collected;		/* the same: it has no value */
+	bool	   *counts;			/* the same: it has a count */
 	bool	   *former;			/* of each, too: stored by an older version of PostgreSQL, in another form (former.h) */
 	SckptSetForm sets;
 } SckptAggForm;
+
+/* A value whose inverse has failed. */
+typedef struct SckptAggStale
+{
+	SckptRef	entry;
+	int			call;
+} SckptAggStale;
 
 typedef struct SckptSessions SckptSessions;
 typedef struct SckptCollector SckptCollector;
@@ -175,6 +188,7 @@ typedef struct SckptAggregate
 	Size		touched_offset;
 	Size		weight_offset;
 	Size		handed_offset;
+	Size		counts_offset;
 	Size		head_offset;
 	Size		session_offset;
 	Size		flags_offset;
@@ -201,6 +215,8 @@ typedef struct SckptAggregate
 	/* the run at hand */
 	const SckptInput *input;	/* NULL: from the stage below */
 	SckptTimes	times;			/* then */
+	List	   *stale;			/* SckptAggStale: values with VALUE_STALE, among others; in stale_context, reset at the end of a run */
+	MemoryContext stale_context;
 	SckptUndo  *undo;			/* what rows change is noted here; NULL: it is not */
 	/* of the checkpoint being read back */
 	SckptTimes	unpack_times;
@@ -266,6 +282,13 @@ static inline SckptRef *
 entry_handed(SckptAggregate *agg, SckptEntry *entry)
 {
 	return (SckptRef *) ((char *) entry + agg->handed_offset);
+}
+
+/* By INVERSE call: inputs that its value is made of. */
+static inline int64 *
+entry_counts(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (int64 *) ((char *) entry + agg->counts_offset);
 }
 
 static inline SckptSetHead *
@@ -341,12 +364,19 @@ extern Size sckpt_aggregate_entry_bytes(SckptAggregate *agg, Datum *values, bool
 extern void sckpt_aggregate_combine(SckptAggregate *agg, SckptRef ref, SckptAggregate *other, SckptRef other_ref);
 /* Call the transition function with a row's values. */
 extern void sckpt_aggregate_advance(SckptAggregate *agg, int call, SckptRef ref, const Datum *values, const bool *nulls);
+/* A value, which holds nothing, gets its initial value. */
+extern void sckpt_aggregate_initialize_value(SckptAggregate *agg, int call, SckptEntry *entry);
 /* Give a new entry's values, or those of one that starts anew, their initial values. */
 extern void sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref);
 
 /* aggregate_merge.c: adding up two aggregates of the same query; see operator.h. */
 extern void sckpt_aggregate_merge(SckptOperator *operator, SckptOperator *source);
 extern bool sckpt_aggregate_mergeable(SckptOperator *operator);
+
+/* aggregate_inverse.c: INVERSE calls.  A row comes or is taken back; at the end of a run. */
+extern void sckpt_aggregate_advance_inverse(SckptAggregate *agg, int call, SckptRef ref, const Datum *values, const bool *nulls,
+											int32 weight);
+extern void sckpt_aggregate_refresh(SckptAggregate *agg);
 
 /* aggregate_close.c: when groups close or are forgotten, and leave; handing on. */
 extern void sckpt_aggregate_prepare_dues(SckptAggregate *agg);

@@ -34,6 +34,7 @@ typedef struct UndoEntry
 	TimestampTz touched;
 	int64		weight;
 	SckptAggSession session;
+	int64	   *counts;
 	uint8	   *value_flags;
 	Datum	   *values;			/* of values by reference, but not internal, a copy */
 } UndoEntry;
@@ -129,6 +130,12 @@ sckpt_undo_entry(SckptAggregate *agg, SckptRef ref)
 	saved->weight = agg->weight_offset ? *entry_weight(agg, entry) : 0;
 	if (agg->session_offset)
 		saved->session = *entry_session(agg, entry);
+	if (agg->counts_offset)
+	{
+		saved->counts = palloc(agg->ncalls * sizeof(int64));
+		for (int i = 0; i < agg->ncalls; i++)
+			saved->counts[i] = agg->calls[i].mode == SCKPT_CALL_INVERSE ? entry_counts(agg, entry)[agg->calls[i].count] : 0;
+	}
 	saved->value_flags = palloc(Max(1, agg->ncalls));
 	memcpy(saved->value_flags, entry_flags(agg, entry), agg->ncalls);
 	saved->values = palloc0(Max(1, agg->ncalls) * sizeof(Datum));
@@ -216,6 +223,8 @@ restore_entry(SckptAggregate *agg, UndoEntry *saved)
 		flags[i] = saved->value_flags[i];
 		if (call->mode == SCKPT_CALL_COLLECT)
 			continue;
+		if (call->mode == SCKPT_CALL_INVERSE)
+			entry_counts(agg, entry)[call->count] = saved->counts[i];
 		if (call->by_value && !call->internal)
 		{
 			values[i].value = saved->values[i];

@@ -178,6 +178,8 @@ explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 				 ? psprintf("%s(*)", get_func_name(call->aggref->aggfnoid))
 				 : format_procedure(call->aggref->aggfnoid),
 				 call->aggref->aggdistinct ? ", distinct" : "",
+				 call->mode == SCKPT_CALL_INVERSE ? (call->set < 0 ? ", with its inverse" : ", with its inverse, and all its values") :
+				 OidIsValid(call->first) ? ", the first of all its values" :
 				 call->mode == SCKPT_CALL_COLLECT ? ", of all its values" : "");
 	}
 	if (query->having)

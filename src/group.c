@@ -50,6 +50,22 @@ hash_image(const unsigned char *bytes, Size len)
 	return (uint32) mix_bits(h ^ word);
 }
 
+/* What the store gives for a value: the bits beyond its type's are those of its sign, whoever made it. */
+static inline Datum
+by_value_image(Datum value, int16 length)
+{
+	switch (length)
+	{
+		case sizeof(int8):
+			return CharGetDatum(DatumGetChar(value));
+		case sizeof(int16):
+			return Int16GetDatum(DatumGetInt16(value));
+		case sizeof(int32):
+			return Int32GetDatum(DatumGetInt32(value));
+	}
+	return value;
+}
+
 /* Does the type's equality, under this collation, mean that the bytes are equal? */
 static bool
 equal_is_image(const SckptKey *key)
@@ -94,11 +110,14 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 		column->by_value = att->attbyval;
 		column->align = att->attalign;
 		column->collation = source->collation;
-		column->image = equal_is_image(source);
-		if (!get_op_hash_functions(source->eq_op, &left_hash, &right_hash))
-			elog(ERROR, "no hash function for operator %u", source->eq_op);
-		fmgr_info_cxt(left_hash, &column->hash, context);
-		fmgr_info_cxt(get_opcode(source->eq_op), &column->equal, context);
+		column->image = !OidIsValid(source->eq_op) || equal_is_image(source);
+		if (OidIsValid(source->eq_op))
+		{
+			if (!get_op_hash_functions(source->eq_op, &left_hash, &right_hash))
+				elog(ERROR, "no hash function for operator %u", source->eq_op);
+			fmgr_info_cxt(left_hash, &column->hash, context);
+			fmgr_info_cxt(get_opcode(source->eq_op), &column->equal, context);
+		}
 		sckpt_codec_init(&column->codec, source->type, source->typmod, context);
 	}
 	MemoryContextSwitchTo(old);
@@ -128,7 +147,7 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 		if (!column->image)
 			h = DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i]));
 		else if (column->by_value)
-			h = (uint32) mix_bits((uint64) values[i]);
+			h = (uint32) mix_bits((uint64) by_value_image(values[i], column->length));
 		else if (column->length == -1)
 			h = hash_image((unsigned char *) VARDATA_ANY(values[i]), VARSIZE_ANY_EXHDR(values[i]));
 		else
@@ -162,7 +181,7 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 		}
 		else if (column->by_value)
 		{
-			if (value != values[i])
+			if (value != by_value_image(values[i], column->length))
 				return false;
 		}
 		else if (column->length == -1)
@@ -261,4 +280,29 @@ sckpt_group_key_load(SckptGroupKey *key, const char *stored, Datum *values, bool
 		values[i] = fetch_att(data, column->by_value, column->length);
 		data = (const char *) att_addlength_pointer((uintptr_t) data, column->length, data);
 	}
+}
+
+int
+sckpt_group_compare_images(const SckptGroupColumn *column, Datum a, Datum b)
+{
+	Size		a_length;
+	Size		b_length;
+	int			order;
+
+	if (column->by_value)
+	{
+		a = by_value_image(a, column->length);
+		b = by_value_image(b, column->length);
+		return (int64) a < (int64) b ? -1 : (int64) a > (int64) b;
+	}
+	if (column->length == -2)
+		return strcmp(DatumGetCString(a), DatumGetCString(b));
+	if (column->length > 0)
+		return memcmp(DatumGetPointer(a), DatumGetPointer(b), column->length);
+	a_length = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
+	b_length = VARSIZE_ANY_EXHDR(DatumGetPointer(b));
+	order = memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), Min(a_length, b_length));
+	if (order == 0)
+		order = a_length < b_length ? -1 : a_length > b_length;
+	return order;
 }

@@ -5,8 +5,9 @@
  *
  * A key is stored as a bitmap of its non-null columns followed by their values, as in a heap tuple
  * (short varlena headers, padding by alignment).  Columns of types whose equality is that of their bytes
- * (btree's "equalimage" support function says so) are hashed and compared as bytes; the others by the
- * functions of their default hash operator class, with the key's collation.
+ * (btree's "equalimage" support function says so) are hashed and compared as bytes, and so is a column without
+ * an equality operator (eq_op), of which only the image counts; the others by the functions of their default hash operator class, with the
+ * key's collation.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,7 +26,7 @@ typedef struct SckptGroupColumn
 	int16		length;
 	bool		by_value;
 	char		align;
-	bool		image;			/* equal means equal bytes */
+	bool		image;			/* equal means equal bytes, or is to mean that */
 	Oid			collation;
 	FmgrInfo	hash;
 	FmgrInfo	equal;
@@ -52,6 +53,8 @@ extern bool sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const 
 extern Size sckpt_group_key_size(SckptGroupKey *key, Datum *values, bool *nulls);
 /* Store into zeroed MAXALIGNed + `offset` bytes; see sckpt_group_key_size. */
 extern void sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nulls);
+/* The order of two values' images, which are flat. */
+extern int	sckpt_group_compare_images(const SckptGroupColumn *column, Datum a, Datum b);
 /* By-reference values point into the stored bytes. */
 extern void sckpt_group_key_load(SckptGroupKey *key, const char *stored, Datum *values, bool *nulls);
 

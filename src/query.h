@@ -80,6 +80,8 @@ typedef enum SckptCallMode
 {
 	SCKPT_CALL_TRANSITION,		/* each row advances the transition value */
 	SCKPT_CALL_DISTINCT,		/* the same, for values that were not there yet: a marked set */
+	SCKPT_CALL_INVERSE,			/* each row advances the transition value, and rows taken back do the inverse; with a counted set of the values where the
+								 * inverse may fail */
 	SCKPT_CALL_COLLECT			/* a counted set of the values; computed from it when a result is asked for */
 } SckptCallMode;
 
@@ -91,12 +93,13 @@ typedef struct SckptCall
 	AttrNumber *args;			/* columns of the source; of a COLLECT call, the ORDER BY columns follow */
 	AttrNumber	filter;			/* column of the source; 0: none */
 	SckptCallMode mode;
-	int			set;			/* of a DISTINCT or COLLECT call: which of the query's sets */
+	int			set;			/* of a DISTINCT, INVERSE or COLLECT call: which of the query's sets; -1: none */
 	/* of a COLLECT call: columns (from 0) of the set's values by which they are sorted */
 	int			nsort;
 	int		   *sort_columns;
 	Oid		   *sort_ops;
 	bool	   *sort_nulls_first;
+	Oid			first;			/* of a COLLECT call: it is the first value by this operator; InvalidOid: it is no such aggregate */
 	Node	   *direct;			/* of an ordered-set aggregate: its direct argument, a constant */
 } SckptCall;
 
@@ -104,9 +107,10 @@ typedef struct SckptCall
 typedef struct SckptSetColumns
 {
 	int			ncolumns;
-	SckptKey   *columns;		/* types and equality */
+	SckptKey   *columns;		/* types and equality; of a counted set without: values are told apart by their image */
 	AttrNumber *source;			/* their columns of the source */
 	bool		counted;
+	Oid			order;			/* sort operator of a set kept in order; InvalidOid: it is not */
 } SckptSetColumns;
 
 typedef struct SckptQuery

@@ -5,9 +5,15 @@
  *		that those with DISTINCT or an order need.
  *
  * A call whose values must be at hand when its result is asked for has a
- * counted set of its own.  The set tells values apart by equality: of values
- * that are equal and do not look the same (1.0 and 1.00, or text under a
- * collation that ignores case) it keeps the one that came first.
+ * counted set of its own.  The set tells values apart by their image, so that
+ * what is computed from it is what plain SQL computes, whatever came first:
+ * 1.0 and 1.00 are equal, and the sum of either shows which it was.  What DISTINCT
+ * has seen is told apart by equality: of values that are equal and do not look
+ * the same the one that came first counts.
+ *
+ * Where rows can be taken back, calls use PostgreSQL's inverse transition
+ * functions, where the state that goes with them can be stored.  Whoever adds and subtracts floats
+ * drifts; those are computed anew from all values.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +23,7 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_aggregate.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -37,7 +44,34 @@ typedef struct AggregateTraits
 {
 	bool		storable;		/* its transition value can be stored */
 	bool		combines;
+	bool		inverts;		/* it has an inverse transition function whose state can be stored */
+	bool		inverse_fails;	/* that may give up */
+	Oid			sort_op;		/* it is the first value by this operator; InvalidOid: it is no such aggregate */
 } AggregateTraits;
+
+/* Does the inverse transition function never give up? Else, sum(numeric) for one does when it cannot tell the scale. */
+static bool
+never_fails(Oid inverse)
+{
+	static const char *const names[] = {
+		"cash_mi", "int2_accum_inv", "int2_avg_accum_inv", "int4_accum_inv", "int4_avg_accum_inv", "int8_accum_inv", "int8_avg_accum_inv",
+		"interval_accum_inv", "interval_avg_accum_inv", "interval_mi",
+	};
+	char	   *name = get_func_name(inverse);
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		if (strcmp(names[i], name) == 0)
+			return get_func_namespace(inverse) == PG_CATALOG_NAMESPACE;
+	}
+	return false;
+}
+
+static bool
+is_float(Oid type)
+{
+	return type == FLOAT4OID || type == FLOAT8OID || type == FLOAT4ARRAYOID || type == FLOAT8ARRAYOID;
+}
 
 static AggregateTraits
 aggregate_traits(Aggref *aggref)
@@ -53,6 +87,12 @@ aggregate_traits(Aggref *aggref)
 		(OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn));
 	traits.combines = OidIsValid(form->aggcombinefn);
 
+	/* The functions that store an internal state are those of the ordinary one. */
+	traits.inverts = OidIsValid(form->aggminvtransfn) && !is_float(form->aggmtranstype) &&
+		(form->aggmtranstype != INTERNALOID || (form->aggmtransfn == form->aggtransfn && traits.storable && traits.combines));
+	traits.inverse_fails = traits.inverts && !never_fails(form->aggminvtransfn);
+	traits.sort_op = form->aggsortop;
+
 	/*
 	 * What is stored must not depend on PostgreSQL's version, or it would not survive pg_upgrade: 15 cannot store these.
 	 * Besides, with DISTINCT their values are sorted, as they are elsewhere.
@@ -63,7 +103,7 @@ aggregate_traits(Aggref *aggref)
 		case F_ARRAY_AGG_ANYARRAY:
 		case F_STRING_AGG_TEXT_TEXT:
 		case F_STRING_AGG_BYTEA_BYTEA:
-			traits.storable = traits.combines = false;
+			traits.storable = traits.combines = traits.inverts = false;
 	}
 	ReleaseSysCache(tuple);
 	return traits;
@@ -110,20 +150,23 @@ direct_argument(Aggref *aggref)
 }
 
 static SckptCallMode
-choose_mode(SckptLevel *level, Aggref *aggref)
+choose_mode(SckptLevel *level, Aggref *aggref, const AggregateTraits *traits)
 {
-	AggregateTraits traits = aggregate_traits(aggref);
 	bool		counts = aggref->aggfnoid == F_COUNT_ || aggref->aggfnoid == F_COUNT_ANY;
 
 	if (aggref->aggkind != AGGKIND_NORMAL || aggref->aggorder)
 		return SCKPT_CALL_COLLECT;
 	if (level->stage->retracting)
-		return counts && !aggref->aggdistinct ? SCKPT_CALL_TRANSITION : SCKPT_CALL_COLLECT;
+	{
+		if (aggref->aggdistinct)
+			return SCKPT_CALL_COLLECT;
+		return counts ? SCKPT_CALL_TRANSITION : traits->inverts ? SCKPT_CALL_INVERSE : SCKPT_CALL_COLLECT;
+	}
 	if (aggref->aggdistinct)
-		return traits.storable ? SCKPT_CALL_DISTINCT : SCKPT_CALL_COLLECT;
-	if (level->stage->nsession > 0 && !traits.combines)
+		return traits->storable ? SCKPT_CALL_DISTINCT : SCKPT_CALL_COLLECT;
+	if (level->stage->nsession > 0 && !traits->combines)
 		return SCKPT_CALL_COLLECT;
-	if (!traits.storable)
+	if (!traits->storable)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("aggregate %s is not supported in a pipeline, because its state cannot be stored",
@@ -150,7 +193,7 @@ clause_of(List *clauses, TargetEntry *entry)
 	return NULL;
 }
 
-/* By which operator are values of a set's column told apart? */
+/* By which operator are values of a marked set's column told apart? */
 static Oid
 set_equality(Aggref *aggref, TargetEntry *entry)
 {
@@ -166,9 +209,8 @@ set_equality(Aggref *aggref, TargetEntry *entry)
 		!OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_PROC)->hash_proc))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s in aggregate %s over type %s is not supported in a pipeline, because the type has no hash operator class",
-						aggref->aggdistinct ? "DISTINCT" : "ORDER BY", format_procedure(aggref->aggfnoid),
-						format_type_be(type)),
+				 errmsg("DISTINCT in aggregate %s over type %s is not supported in a pipeline, because the type has no hash operator class",
+						format_procedure(aggref->aggfnoid), format_type_be(type)),
 				 errhint("Cast the argument to a type that has one, such as text.")));
 	return equality;
 }
@@ -256,23 +298,41 @@ guard_argument(Aggref *aggref, Expr *argument)
 	return (Expr *) guard;
 }
 
+/* By which operator's order is a COLLECT call its first value? */
+static Oid
+first_by(Aggref *aggref, const AggregateTraits *traits)
+{
+	Oid			type;
+
+	if (aggref->aggkind != AGGKIND_NORMAL || list_length(aggref->args) != 1)
+		return InvalidOid;
+	type = exprType((Node *) linitial_node(TargetEntry, aggref->args)->expr);
+	return getBaseType(type) == getBaseType(aggref->aggtype) ? traits->sort_op : InvalidOid;
+}
+
 /* Set up a call, all of those before it being set up; the arrays of others have mode TRANSITION still. */
 void
 sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 {
+	AggregateTraits traits = aggregate_traits(aggref);
 	SckptCallMode mode;
 	SckptSetColumns set = {0};
+	bool		has_set;
 	ListCell   *lc;
 
 	call->aggref = aggref;
 	call->canonical = sckpt_level_canonical(level, (Node *) aggref);
 	if (aggref->aggkind != AGGKIND_NORMAL)
 		call->direct = direct_argument(aggref);
-	mode = choose_mode(level, aggref);
+	mode = choose_mode(level, aggref, &traits);
+	has_set = mode != SCKPT_CALL_TRANSITION && (mode != SCKPT_CALL_INVERSE || traits.inverse_fails);
+	if (mode == SCKPT_CALL_COLLECT)
+		call->first = first_by(aggref, &traits);
 
 	call->args = palloc0(Max(1, list_length(aggref->args)) * sizeof(AttrNumber));
 	set.columns = palloc0(Max(1, list_length(aggref->args)) * sizeof(SckptKey));
-	set.counted = mode == SCKPT_CALL_COLLECT;
+	set.counted = mode != SCKPT_CALL_DISTINCT;
+	set.order = call->first;
 	foreach(lc, aggref->args)
 	{
 		TargetEntry *entry = lfirst(lc);
@@ -281,12 +341,12 @@ sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 		call->args[set.ncolumns] = sckpt_level_column(level, guard_argument(aggref, entry->expr));
 		if (!entry->resjunk)
 			call->nargs++;
-		if (mode != SCKPT_CALL_TRANSITION)
+		if (has_set)
 		{
 			column->type = exprType((Node *) entry->expr);
 			column->typmod = exprTypmod((Node *) entry->expr);
-			column->collation = exprCollation((Node *) entry->expr);
-			column->eq_op = set_equality(aggref, entry);
+			column->collation = OidIsValid(call->first) ? aggref->inputcollid : exprCollation((Node *) entry->expr);
+			column->eq_op = mode == SCKPT_CALL_DISTINCT ? set_equality(aggref, entry) : InvalidOid;
 			column->expr = (Node *) entry->expr;
 		}
 		set.ncolumns++;
@@ -294,7 +354,8 @@ sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 	if (aggref->aggfilter)
 		call->filter = sckpt_level_column(level, aggref->aggfilter);
 
-	if (mode != SCKPT_CALL_TRANSITION)
+	call->set = -1;
+	if (has_set)
 	{
 		set.source = call->args;
 		call->set = find_set(level->stage, &set);

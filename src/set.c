@@ -20,20 +20,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
-#include "set.h"
-
-typedef struct SckptElement
-{
-	SckptEntry	entry;
-	int64		count;			/* or bits */
-	SckptRef	group;
-	SckptRef	next;			/* neighbours in the group's list, whatever their set */
-	SckptRef	prev;
-	uint16		set;
-	char		values[FLEXIBLE_ARRAY_MEMBER];	/* a bitmap of one or two bytes fits before the next 8 */
-} SckptElement;
-
-StaticAssertDecl(offsetof(SckptElement, count) == SCKPT_ENTRY_HEADER, "an element continues its entry");
+#include "set_private.h"
 
 /* A group's number and reference, while elements are read back. */
 typedef struct Known
@@ -54,53 +41,12 @@ typedef struct Known
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* One set of each group. */
-typedef struct SetColumns
-{
-	SckptGroupKey *key;
-	bool		counted;
-} SetColumns;
-
-struct SckptSets
-{
-	MemoryContext context;
-	MemoryContext value_context;	/* reset after each value packed, read or merged */
-	SckptState *state;
-	SckptState *groups;
-	Size		head_offset;
-	int			nsets;
-	SetColumns *sets;
-	Datum	   *values;			/* of the element at hand, for drop, pack and unpack */
-	bool	   *nulls;
-	MemoryContext known_context;	/* NULL: not reading */
-	known_hash *known;
-	int64		highest_ids[SCKPT_MAX_TASKS];	/* read, of each task */
-};
-
-static inline SckptElement *
-element_at(SckptSets *sets, SckptRef ref)
-{
-	return (SckptElement *) sckpt_state_address(sets->state, ref);
-}
-
-static inline SckptSetHead *
-head_of(SckptSets *sets, SckptRef group)
-{
-	return (SckptSetHead *) ((char *) sckpt_state_address(sets->groups, group) + sets->head_offset);
-}
-
-static inline void
-load_values(SckptSets *sets, SckptElement *element, Datum *values, bool *nulls)
-{
-	sckpt_group_key_load(sets->sets[element->set].key, element->values, values, nulls);
-}
-
 /* Caller's bytes of an element, as the store counts them; entries are 8-byte aligned, so data aligned from 0 is no shorter. */
 static Size
-element_bytes(SckptGroupKey *key, Datum *values, bool *nulls)
+element_bytes(SetColumns *set, Datum *values, bool *nulls)
 {
-	return MAXALIGN(offsetof(SckptElement, values) + key->bitmap_bytes) +
-		heap_compute_data_size(key->desc, values, nulls) - SCKPT_ENTRY_HEADER;
+	return MAXALIGN(set->values_offset + set->key->bitmap_bytes) +
+		heap_compute_data_size(set->key->desc, values, nulls) - SCKPT_ENTRY_HEADER;
 }
 
 static inline void
@@ -112,6 +58,20 @@ touch(SckptSets *sets, SckptRef ref, SckptElement *element)
 
 
 /* ---------- sets ---------- */
+
+static SortSupportData *
+prepare_order(MemoryContext context, const SckptSetDef *def)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	SortSupportData *order = palloc0(sizeof(SortSupportData));
+
+	Assert(def->counted && def->ncolumns == 1);
+	order->ssup_cxt = context;
+	order->ssup_collation = def->columns[0].collation;
+	PrepareSortSupportFromOrderingOp(def->order, order);
+	MemoryContextSwitchTo(old);
+	return order;
+}
 
 SckptSets *
 sckpt_sets_create(MemoryContext parent, const SckptSetDef *defs, int ndefs, SckptState *groups, Size head_offset)
@@ -133,6 +93,12 @@ sckpt_sets_create(MemoryContext parent, const SckptSetDef *defs, int ndefs, Sckp
 	{
 		sets->sets[i].key = sckpt_group_key_create(defs[i].columns, defs[i].ncolumns, context);
 		sets->sets[i].counted = defs[i].counted;
+		sets->sets[i].values_offset = offsetof(SckptElement, rest);
+		if (OidIsValid(defs[i].order))
+		{
+			sets->sets[i].values_offset = ELEMENT_LINKS + sizeof(SckptElementLinks);
+			sets->sets[i].order = prepare_order(context, &defs[i]);
+		}
 		ncolumns = Max(ncolumns, defs[i].ncolumns);
 	}
 	sets->values = MemoryContextAllocZero(context, ncolumns * sizeof(Datum));
@@ -177,29 +143,27 @@ find_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *value
 	{
 		SckptElement *element = element_at(sets, ref);
 
-		if (element->group == group && element->set == set && sckpt_group_key_equal(key, element->values, values, nulls))
+		if (element->group == group && element->set == set && sckpt_group_key_equal(key, element_values(sets, element), values, nulls))
 			break;
 	}
 	return ref;
 }
 
-/* Make an element of count 0; it is not marked dirty. */
+/* Make an element of count 0; it is not marked dirty, nor in its set's order. */
 static SckptRef
 add_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
 {
-	SckptGroupKey *key = sets->sets[set].key;
-	SckptRef	ref = sckpt_state_insert(sets->state, hash, element_bytes(key, values, nulls));
+	SckptRef	ref = sckpt_state_insert(sets->state, hash, element_bytes(&sets->sets[set], values, nulls));
 	SckptElement *element = element_at(sets, ref);
-	SckptSetHead *head = head_of(sets, group);
+	SckptSetList *list = list_of(sets, group, set);
 
 	element->group = group;
 	element->set = set;
-	sckpt_group_key_store(key, element->values, values, nulls);
-	element->next = head->first;
-	if (head->first != SCKPT_NO_REF)
-		element_at(sets, head->first)->prev = ref;
-	head->first = ref;
-	head->elements++;
+	sckpt_group_key_store(sets->sets[set].key, element_values(sets, element), values, nulls);
+	element->next = list->first;
+	if (list->first != SCKPT_NO_REF)
+		element_at(sets, list->first)->prev = ref;
+	list->first = ref;
 	return ref;
 }
 
@@ -208,7 +172,12 @@ find_or_add(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values
 {
 	SckptRef	ref = find_element(sets, hash, group, set, values, nulls);
 
-	return likely(ref != SCKPT_NO_REF) ? ref : add_element(sets, hash, group, set, values, nulls);
+	if (likely(ref != SCKPT_NO_REF))
+		return ref;
+	ref = add_element(sets, hash, group, set, values, nulls);
+	if (sets->sets[set].order)
+		sckpt_set_order_insert(sets, ref);
+	return ref;
 }
 
 uint64
@@ -268,17 +237,16 @@ sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nu
 SckptElementValue *
 sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 {
-	SckptRef	first = head_of(sets, group)->first;
+	SckptRef	first = list_of(sets, group, set)->first;
 	SckptGroupKey *key = sets->sets[set].key;
 	SckptElementValue *result;
 	Datum	   *values;
 	bool	   *nulls;
 	uint64		n = 0;
 
-	/* The group's other sets may be much larger: count first. */
 	for (SckptRef ref = first; ref != SCKPT_NO_REF; ref = element_at(sets, ref)->next)
 	{
-		if (element_at(sets, ref)->set == set && element_at(sets, ref)->count != 0)
+		if (element_at(sets, ref)->count != 0)
 			n++;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -295,7 +263,7 @@ sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 		SckptElement *element = element_at(sets, ref);
 
 		CHECK_FOR_INTERRUPTS();
-		if (element->set != set || element->count == 0)
+		if (element->count == 0)
 			continue;
 		result[n] = (SckptElementValue)
 		{
@@ -324,25 +292,28 @@ sckpt_sets_merge(SckptSets *sets, SckptRef group, SckptSets *from, SckptRef from
 	nulls = palloc(ncolumns * sizeof(bool));
 
 	/* Elements never move, so those of `from` stay where they are while the same store takes new ones. */
-	for (SckptRef ref = head_of(from, from_group)->first; ref != SCKPT_NO_REF; ref = element_at(from, ref)->next)
+	for (int i = 0; i < from->nsets; i++)
 	{
-		SckptElement *element = element_at(from, ref);
-		MemoryContext old = MemoryContextSwitchTo(sets->value_context);
-		uint64		added = 0;
-
-		load_values(from, element, values, nulls);
-		if (from->sets[element->set].counted)
+		for (SckptRef ref = list_of(from, from_group, i)->first; ref != SCKPT_NO_REF; ref = element_at(from, ref)->next)
 		{
-			sckpt_sets_add(sets, group, element->set, values, nulls, element->count);
-			added = (uint64) element->count;
+			SckptElement *element = element_at(from, ref);
+			MemoryContext old = MemoryContextSwitchTo(sets->value_context);
+			uint64		added = 0;
+
+			load_values(from, element, values, nulls);
+			if (from->sets[i].counted)
+			{
+				sckpt_sets_add(sets, group, i, values, nulls, element->count);
+				added = (uint64) element->count;
+			}
+			else
+				added = sckpt_sets_mark(sets, group, i, values, nulls, (uint64) element->count);
+			MemoryContextSwitchTo(old);
+			if (added && marked)
+				marked(arg, i, values, nulls, added);
+			MemoryContextReset(sets->value_context);
+			CHECK_FOR_INTERRUPTS();
 		}
-		else
-			added = sckpt_sets_mark(sets, group, element->set, values, nulls, (uint64) element->count);
-		MemoryContextSwitchTo(old);
-		if (added && marked)
-			marked(arg, element->set, values, nulls, added);
-		MemoryContextReset(sets->value_context);
-		CHECK_FOR_INTERRUPTS();
 	}
 	pfree(values);
 	pfree(nulls);
@@ -352,39 +323,57 @@ void
 sckpt_sets_remove(SckptSets *sets, SckptRef ref)
 {
 	SckptElement *element = element_at(sets, ref);
-	SckptSetHead *head = head_of(sets, element->group);
+	SckptSetList *list = list_of(sets, element->group, element->set);
 
+	if (sets->sets[element->set].order)
+		sckpt_set_order_remove(sets, ref);
 	if (element->next != SCKPT_NO_REF)
 		element_at(sets, element->next)->prev = element->prev;
 	if (element->prev != SCKPT_NO_REF)
 		element_at(sets, element->prev)->next = element->next;
 	else
-		head->first = element->next;
-	head->elements--;
+		list->first = element->next;
 	load_values(sets, element, sets->values, sets->nulls);
-	sckpt_state_remove(sets->state, ref, element_bytes(sets->sets[element->set].key, sets->values, sets->nulls));
+	sckpt_state_remove(sets->state, ref, element_bytes(&sets->sets[element->set], sets->values, sets->nulls));
 }
 
 void
 sckpt_sets_drop(SckptSets *sets, SckptRef group)
 {
-	SckptSetHead *head = head_of(sets, group);
-	SckptRef	ref = head->first;
-
 	/* Uninterruptible: half a list is no list. */
-	while (ref != SCKPT_NO_REF)
+	for (int i = 0; i < sets->nsets; i++)
 	{
-		SckptElement *element = element_at(sets, ref);
-		SckptRef	next = element->next;
+		SckptSetList *list = list_of(sets, group, i);
+		SckptRef	ref = list->first;
 
-		if (next != SCKPT_NO_REF)
-			__builtin_prefetch(element_at(sets, next));
-		load_values(sets, element, sets->values, sets->nulls);
-		sckpt_state_remove(sets->state, ref, element_bytes(sets->sets[element->set].key, sets->values, sets->nulls));
-		ref = next;
+		while (ref != SCKPT_NO_REF)
+		{
+			SckptElement *element = element_at(sets, ref);
+			SckptRef	next = element->next;
+
+			if (next != SCKPT_NO_REF)
+				__builtin_prefetch(element_at(sets, next));
+			load_values(sets, element, sets->values, sets->nulls);
+			sckpt_state_remove(sets->state, ref, element_bytes(&sets->sets[i], sets->values, sets->nulls));
+			ref = next;
+		}
+		list->first = SCKPT_NO_REF;
+		list->root = SCKPT_NO_REF;
 	}
-	head->first = SCKPT_NO_REF;
-	head->elements = 0;
+}
+
+bool
+sckpt_sets_first(SckptSets *sets, SckptRef group, int set, Datum *value)
+{
+	SckptRef	ref = sckpt_set_order_first(sets, group, set);
+	Datum		values[1];
+	bool		nulls[1];
+
+	if (ref == SCKPT_NO_REF)
+		return false;
+	load_values(sets, element_at(sets, ref), values, nulls);
+	*value = values[0];
+	return true;
 }
 
 
@@ -523,6 +512,10 @@ sckpt_sets_unpack(SckptSets *sets, const SckptSetForm *form, const char **cursor
 		{
 			ref = add_element(sets, hash, known->ref, number, sets->values, sets->nulls);
 			element_at(sets, ref)->count = count;
+
+			/* Groups are put in order when they are asked for: most never change again. */
+			if (set->order)
+				list_of(sets, known->ref, number)->root = SCKPT_SET_UNBUILT;
 		}
 	}
 	MemoryContextSwitchTo(old);

@@ -11,8 +11,11 @@
  * found by (group, number of the set, values), and linked with the other elements of its group, so that a group's elements
  * can be walked and thrown away together.  A set is either
  *	- marked: one bit for each of up to 64 aggregate calls that share it (they have the same argument and different filters);
- *	- counted: how many times the value is there, which may pass through negative numbers while a batch of changes is being
+ *	- counted: how many times the value is there, of values told apart by how they look (their image), which may pass through negative numbers while a batch of changes is being
  *	  taken in.  An element whose count has become 0 is SCKPT_ENTRY_GONE (operator.h) until the next checkpoint.
+ *
+ * The elements of a counted set may be kept in the order of their values, so that the first is found at once (set_order.c).  That order is made when it is
+ * first asked for.
  *
  * In portable form an element names its group by a number that its operator gives each group once and never again: the number of its
  * task plus a multiple of SCKPT_MAX_TASKS, so that tasks do not give the same ones.
@@ -29,17 +32,28 @@
 typedef struct SckptSetDef
 {
 	int			ncolumns;
-	SckptKey   *columns;		/* type, typmod, collation and equality of each column of a value */
+	SckptKey   *columns;		/* type, typmod, collation and equality (group.h) of each column of a value */
 	bool		counted;
+	Oid			order;			/* sort operator of a counted set of one column, without NULLs; InvalidOid: no order is kept */
 } SckptSetDef;
+
+/* The elements of one set. */
+typedef struct SckptSetList
+{
+	SckptRef	first;			/* SCKPT_NO_REF: none */
+	SckptRef	root;			/* of an ordered set's tree, or: */
+} SckptSetList;
+
+#define SCKPT_SET_UNBUILT PG_UINT32_MAX
 
 /* What the group's entry has, at the same 8-byte aligned offset in each. */
 typedef struct SckptSetHead
 {
 	int64		id;				/* the group's number */
-	SckptRef	first;			/* its elements; SCKPT_NO_REF: none */
-	uint32		elements;		/* how many */
+	SckptSetList lists[FLEXIBLE_ARRAY_MEMBER];	/* by set */
 } SckptSetHead;
+
+#define SCKPT_SET_HEAD_SIZE(nsets) (offsetof(SckptSetHead, lists) + (nsets) * sizeof(SckptSetList))
 
 typedef struct SckptSets SckptSets;
 
@@ -72,6 +86,8 @@ typedef struct SckptElementValue
  * The elements of one set of a group with a count (or bits) other than 0, in no order; palloc'd in the current context.
  */
 extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count);
+/* The first value of an ordered set, which points into the store; false: it is empty. */
+extern bool sckpt_sets_first(SckptSets *sets, SckptRef group, int set, Datum *value);
 
 /*
  * Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for bits newly set, and for what was

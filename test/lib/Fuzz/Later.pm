@@ -159,12 +159,12 @@ sub distinct
 
 		$level->{distinct} = 'DISTINCT ON (' . join(', ', @by) . ') ';
 		$level->{tail} = ' ORDER BY ' . join(', ', @by, Fuzz::Query::order_by({ total => $total }, pick(map { $_->{ref} } clear(@{ $level->{columns} }))));
-		$level->{uniq} = [ map { Fuzz::Query::add_target($g, $level, $_) } @columns ];
+		$level->{uniq} = [ map { Fuzz::Query::add_target($g, $level, { %$_, vague => Fuzz::Query::any_of($_) }) } @columns ];
 		Fuzz::Query::add_target($g, $level, $_) foreach some(2, grep { $_->{type} ne 'xid' } @{ $level->{columns} });
 		return;
 	}
 	$level->{distinct} = 'DISTINCT ';
-	$level->{uniq} = [ map { Fuzz::Query::add_target($g, $level, $_) } @columns ];
+	$level->{uniq} = [ map { Fuzz::Query::add_target($g, $level, { %$_, vague => Fuzz::Query::any_of($_) }) } @columns ];
 	return;
 }
 

@@ -11,7 +11,8 @@
 #	distinct, tail (ORDER BY and LIMIT)
 #
 # What is known of a level's output: outs [ { name, type, vague, event, off } ] and uniq, names that make its rows different (undef: nothing does).
-#	vague		values that are equal may look different (1.0 and 1.00): nothing may look at how they look
+#	vague		values that are equal may look different (1.0 and 1.00): nothing may look at how they look. 2: of equal ones it is one that
+#				came first, or any other, also for PostgreSQL: nothing may be computed that rounds
 #	event		the event time of the streams, untouched
 #	off			the column is final when the watermark has passed it by these intervals
 #
@@ -197,6 +198,9 @@ sub order_by
 	return join ', ', @terms, @{ $level->{total} };
 }
 
+# Of equal values, one.
+sub any_of { my ($column) = @_; return $column->{vague} ? 2 : 0; }
+
 # An aggregate call: { expr, type, vague, approx }.
 sub aggregate
 {
@@ -216,7 +220,7 @@ sub aggregate
 		my $plain = $c->{vague} || chance(0.7) || !$literals{ $c->{type} };
 		my $value = $plain ? $c->{ref} : value([ grep { !$_->{vague} } @$columns ], $c->{type}, 2);
 
-		return { %$c, ref => $value, vague => $c->{vague} && $plain };
+		return { %$c, ref => $value, vague => $plain ? $c->{vague} || 0 : 0 };
 	};
 
 	if ($how eq 'count_of' && ($x = $argument->(qr/./)))
@@ -228,11 +232,11 @@ sub aggregate
 		my %to = (int => 'bigint', bigint => 'numeric');
 		my $type = $to{ $x->{type} } || $x->{type};
 
-		return { expr => "sum($x->{ref})$filter", type => $type, vague => scalar($type =~ /numeric|interval/) };
+		return { expr => "sum($x->{ref})$filter", type => $type, vague => $type =~ /numeric|interval/ ? $x->{vague} || 1 : 0 };
 	}
 
-	# what these give depends on how values look; of equal ones, a stage that keeps values keeps the first
-	my $rounding = sub { return ($x = $argument->(shift)) && !($x->{vague} && $level->{stages}); };
+	# what these give depends on how values look
+	my $rounding = sub { return ($x = $argument->(shift)) && $x->{vague} != 2; };
 
 	if ($how eq 'avg' && $rounding->(qr/^(int|bigint|numeric|float|interval)$/))
 	{
@@ -242,7 +246,7 @@ sub aggregate
 	}
 	if ($how eq 'extreme' && ($x = $argument->($sortable)))
 	{
-		return { expr => pick('min', 'max') . "($x->{ref})$filter", type => $x->{type}, vague => $x->{vague} };
+		return { expr => pick('min', 'max') . "($x->{ref})$filter", type => $x->{type}, vague => any_of($x) };
 	}
 	if ($how eq 'bool')
 	{
@@ -260,7 +264,7 @@ sub aggregate
 		}
 		if ($x = $argument->(qr/^(int|bigint|numeric)$/))
 		{
-			return { expr => ($x->{vague} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => 1 } if $x->{type} ne 'int';
+			return { expr => ($x->{vague} && $level->{stages} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => any_of($x) || 1 } if $x->{type} ne 'int';
 			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'bigint' };
 		}
 	}
@@ -297,7 +301,7 @@ sub aggregate
 		}
 		if ($x = $argument->($sortable))
 		{
-			return { expr => pick("percentile_disc($fraction)", 'mode()') . " WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => $x->{type}, vague => $x->{vague} };
+			return { expr => pick("percentile_disc($fraction)", 'mode()') . " WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => $x->{type}, vague => any_of($x) };
 		}
 	}
 	if ($how eq 'deviation' && $rounding->(qr/^(int|bigint|numeric)$/))
@@ -602,7 +606,7 @@ sub grouped_level
 	foreach my $key (@keys)
 	{
 		# a column that some constant expression replaced is no event time any more
-		my %column = (%$key, event => 0);
+		my %column = (%$key, event => 0, vague => any_of($key));
 		my $hidden = $o{top} && chance(0.005);
 		my $name = $hidden ? undef : add_target($g, $level, \%column, key => $key->{ref});
 
