@@ -17,7 +17,9 @@
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
+#include "checkpoint_private.h"
 #include "result.h"
+#include "retain.h"
 
 struct SckptChanging
 {
@@ -84,7 +86,7 @@ prepare_delete(SckptChanging *changing)
 		types[i] = TupleDescAttr(columns, i)->atttypid;
 		appendStringInfo(&sql, "%s$%d", i ? ", " : "", i + 1);
 	}
-	appendStringInfoString(&sql, ")) LIMIT 1))");
+	appendStringInfoString(&sql, ")) LIMIT 1)) RETURNING xmin");
 	changing->plan = SPI_prepare_cursor(sql.data, columns->natts, types, CURSOR_OPT_GENERIC_PLAN);
 	if (changing->plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql.data, SPI_result_code_string(SPI_result));
@@ -116,8 +118,15 @@ delete_row(SckptChanging *changing, TupleTableSlot *row)
 		elog(ERROR, "SPI_connect failed");
 	if (changing->plan == NULL)
 		prepare_delete(changing);
-	if (SPI_execute_plan(changing->plan, row->tts_values, nulls, false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_plan(changing->plan, row->tts_values, nulls, false, 0) != SPI_OK_DELETE_RETURNING)
 		elog(ERROR, "could not delete a row of a result");
+	if (SPI_processed > 0)
+	{
+		bool		isnull;
+		Datum		xid = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+
+		sckpt_retain_touch_image(changing->task, row, DatumGetTransactionId(xid));
+	}
 	changing->deleted += SPI_processed;
 	SPI_finish();
 	pfree(nulls);
@@ -136,6 +145,8 @@ uint64
 sckpt_changing_close(SckptChanging *changing)
 {
 	uint64		rows = changing->deleted + sckpt_appender_close(changing->appender);
+
+	changing->task->attempt->rows_deleted += changing->deleted;
 
 	if (changing->plan)
 		SPI_freeplan(changing->plan);

@@ -39,6 +39,7 @@
 #if PG_VERSION_NUM >= 160000
 
 #define sckpt_flatten_join_alias_vars(query, node) flatten_join_alias_vars(NULL, query, node)
+#define pg_class_ownercheck(oid, role) object_ownercheck(RelationRelationId, oid, role)
 #define pg_database_ownercheck(oid, role) object_ownercheck(DatabaseRelationId, oid, role)
 #define pg_extension_ownercheck(oid, role) object_ownercheck(ExtensionRelationId, oid, role)
 #define pg_foreign_server_aclcheck(oid, role, mode) object_aclcheck(ForeignServerRelationId, oid, role, mode)

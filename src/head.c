@@ -832,6 +832,19 @@ sckpt_head_step(SckptTask *task, int64 interval)
 		sckpt_task_publish(task, covered);
 }
 
+int64
+sckpt_head_wait(SckptTask *task, TimestampTz now)
+{
+	SckptHead  *head = task->head;
+	bool		changed = task->changed;
+
+	if (task->attempt->id != 0)
+		return LOCKED_MS;
+	for (int i = 0; i < head->ntasks; i++)
+		changed |= head->parts[i].changed;
+	return changed ? Max(1, (task->checkpoint_at - now) / 1000 + 1) : PG_INT32_MAX;
+}
+
 bool
 sckpt_head_idle_position(SckptTask *task, SckptPosition *position)
 {

@@ -200,6 +200,17 @@ sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved)
 	wake_head(part);
 }
 
+void
+sckpt_part_give_up(SckptTask *part)
+{
+	ErrorData	error = {.sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE};
+
+	if (part->query == NULL)
+		return;
+	snprintf(part->error, SCKPT_ERROR_BYTES, "task %d moves to another worker", part->number);
+	sckpt_part_fail(part, &error, false);
+}
+
 /* ---- Handing over ---- */
 
 static void

@@ -81,6 +81,8 @@ extern void sckpt_part_start(SckptTask *part);
 extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto);
 /* At a boundary: settle what is decided; at a barrier, hand over; say how far it is. */
 extern void sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end);
+/* It is to run in another worker from now on: the head starts a new epoch. */
+extern void sckpt_part_give_up(SckptTask *part);
 /* Its epoch is over for it: the head is told why. */
 extern void sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved);
 /* Before the worker exits. */

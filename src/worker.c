@@ -260,9 +260,14 @@ sync_parts(SckptPipeline *def)
 		SckptTask  *part;
 
 		helpers[worker_of(def, i)].needed = true;
-		if (worker_of(def, i) != number)
-			continue;
 		part = find_part(def->id, i);
+		if (worker_of(def, i) != number)
+		{
+			/* Fewer workers share the tasks than did. */
+			if (part)
+				sckpt_part_give_up(part);
+			continue;
+		}
 		if (part && part->def->version != def->version)
 		{
 			parts = list_delete_ptr(parts, part);
@@ -527,6 +532,8 @@ typedef struct Behind
 static void
 enter_lane(SckptTask *task, Behind *behind)
 {
+	/* If it failed outside of a lane's work, it is still in the one it was in. */
+	leave_lanes(task);
 	if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 	{
 		sckpt_lane_add(main_lane, task);
@@ -727,6 +734,35 @@ run_lane(SckptLane *lane, bool *delivered)
 	return at_end;
 }
 
+/* Parallel pipelines to which nothing happens: their tasks say how far they have read. */
+static void
+for_each_idle_head(void (*work) (SckptTask *head, SckptPosition *position))
+{
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+		SckptPosition position;
+
+		if (task->status == SCKPT_RUNNING && task->head && sckpt_head_idle_position(task, &position))
+			work(task, &position);
+	}
+}
+
+static void
+store_head_position(SckptTask *head, SckptPosition *position)
+{
+	if (head->def->position < position->commit)
+		sckpt_checkpoint_store_positions(list_make1(head), position);
+}
+
+static void
+note_head(SckptTask *head, SckptPosition *position)
+{
+	sckpt_note_write(list_make1(head), position);
+}
+
 /* Pipelines to which nothing happens follow the log all the same, so that the slot can. */
 static void
 store_idle_positions(SckptPosition *position)
@@ -746,15 +782,7 @@ store_idle_positions(SckptPosition *position)
 	}
 	if (idle)
 		sckpt_checkpoint_store_positions(idle, position);
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-		SckptPosition at;
-
-		if (task->status == SCKPT_RUNNING && task->head && sckpt_head_idle_position(task, &at) &&
-			task->def->position < at.commit)
-			sckpt_checkpoint_store_positions(list_make1(task), &at);
-	}
+	for_each_idle_head(store_head_position);
 }
 
 /* Let the slot follow what is still needed, which is on disk already. */
@@ -924,7 +952,7 @@ time_to_wait(bool active)
 		else if (task->retry_at != 0)
 			until = (task->retry_at - now) / 1000 + 1;
 		if (task->head)
-			until = Min(until, UNFLUSHED_MS);
+			until = Min(until, sckpt_head_wait(task, now));
 		wait = Min(wait, Max(1, until));
 	}
 	return (long) wait;
@@ -1127,6 +1155,7 @@ sckpt_worker_main(Datum arg)
 		{
 			store_idle_positions(&position);
 			sckpt_note_write(main_lane->tasks, &position);
+			for_each_idle_head(note_head);
 			move_slot(&position);
 		}
 		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane) : 0;
