@@ -15,6 +15,7 @@
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/ruleutils.h"
 #include "utils/typcache.h"
 
 #include "checkpoint_private.h"
@@ -57,8 +58,12 @@ hash_of_parameters(TupleDesc columns)
 	{
 		TypeCacheEntry *type = lookup_type_cache(TupleDescAttr(columns, i)->atttypid, TYPECACHE_HASH_EXTENDED_PROC);
 
+		/* A parameter has its type's collation, which may hash in another way. */
 		if (OidIsValid(type->hash_extended_proc))
-			appendStringInfo(&row, "%s$%d", row.len ? ", " : "", i + 1);
+			appendStringInfo(&row, "%s$%d%s%s", row.len ? ", " : "", i + 1,
+							 OidIsValid(TupleDescAttr(columns, i)->attcollation) ? " COLLATE " : "",
+							 OidIsValid(TupleDescAttr(columns, i)->attcollation) ?
+							 generate_collation_name(TupleDescAttr(columns, i)->attcollation) : "");
 	}
 	return psprintf("pg_catalog.hash_record_extended(ROW(%s), 0)", row.data);
 }

@@ -89,6 +89,28 @@ sckpt_join_is(Query *query)
 	return count > 1 || (count == 1 && query->hasSubLinks && find_stream_sublink(query->jointree->quals, NULL));
 }
 
+/* Its parts joined by AND, at any depth. */
+static List *
+conjuncts(Node *qual)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	if (qual == NULL)
+		return NIL;
+	if (IsA(qual, List))
+	{
+		foreach(lc, (List *) qual)
+			result = list_concat(result, conjuncts(lfirst(lc)));
+		return result;
+	}
+	if (!is_andclause(qual))
+		return list_make1(qual);
+	foreach(lc, ((BoolExpr *) qual)->args)
+		result = list_concat(result, conjuncts(lfirst(lc)));
+	return result;
+}
+
 static Relids
 relations_of(Node *node)
 {
@@ -421,7 +443,7 @@ collect_inner(Node *node, List **items, List **quals)
 	}
 	collect_inner(join->larg, items, quals);
 	collect_inner(join->rarg, items, quals);
-	*quals = list_concat(*quals, make_ands_implicit((Expr *) join->quals));
+	*quals = list_concat(*quals, conjuncts(join->quals));
 }
 
 static JoinTree *
@@ -455,7 +477,7 @@ build(JoinContext *context, Node *node)
 	if (count_streams_below(context, join->larg, &side) == 0 || count_streams_below(context, join->rarg, &side) == 0)
 		sckpt_query_refuse("an outer join of a table with a join of streams", "Join the table with one of the streams, in a sub-select.");
 	result = make_join(join->jointype, build(context, join->larg), build(context, join->rarg));
-	foreach(lc, make_ands_implicit((Expr *) join->quals))
+	foreach(lc, conjuncts(join->quals))
 		place_condition(result, lfirst(lc));
 	return result;
 }
@@ -511,7 +533,7 @@ join_sublink(JoinContext *context, JoinTree *tree, SubLink *sublink, bool negate
 		}
 		foreach(lc, sub->jointree->fromlist)
 			collect_inner(lfirst(lc), &items, &quals);
-		quals = list_concat(quals, make_ands_implicit((Expr *) sub->jointree->quals));
+		quals = list_concat(quals, conjuncts(sub->jointree->quals));
 		targets = sub->targetList;
 	}
 	else
@@ -565,7 +587,7 @@ join_sublink(JoinContext *context, JoinTree *tree, SubLink *sublink, bool negate
 	}
 	if (sublink->subLinkType == ANY_SUBLINK)
 	{
-		foreach(lc, make_ands_implicit((Expr *) replace_params(sublink->testexpr, targets)))
+		foreach(lc, conjuncts(replace_params(sublink->testexpr, targets)))
 			place_condition(join, lfirst(lc));
 	}
 	return join;
@@ -813,7 +835,8 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 	stage->having = tree->filter ? over_row((Node *) make_ands_explicit(tree->filter), &row) : NULL;
 	sckpt_query_refuse_clock(join->condition, "the condition of a join of streams");
 	sckpt_query_refuse_clock(stage->having, "WHERE");
-	if (contain_mutable_functions(join->condition) || contain_mutable_functions(stage->having))
+	if (contain_volatile_functions(join->condition) || contain_volatile_functions(stage->having) ||
+		sckpt_level_looks_up(join->condition, NULL) || sckpt_level_looks_up(stage->having, NULL))
 		sckpt_query_refuse("a function that is not immutable in a condition over several streams", "Use it in a query over the result table.");
 	stage->join = join;
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
@@ -870,7 +893,7 @@ sckpt_join_make(Query *query, SckptMakeLevel make, void *arg)
 	sckpt_query_refuse_system_columns(query);
 	foreach(lc, query->jointree->fromlist)
 		collect_inner(lfirst(lc), &items, &quals);
-	quals = list_concat(quals, make_ands_implicit((Expr *) query->jointree->quals));
+	quals = list_concat(quals, conjuncts(query->jointree->quals));
 	foreach(lc, quals)
 	{
 		sckpt_query_refuse_clock(lfirst(lc), "WHERE");

@@ -121,6 +121,8 @@ extern void sckpt_level_split_conditions(SckptLevel *level);
 /* query_column.c */
 /* Give the first columns to the group keys. */
 extern void sckpt_level_key_columns(SckptLevel *level);
+/* Does an expression call functions that may look into tables? */
+extern bool sckpt_level_looks_up(Node *node, void *context);
 /* The column with an expression. */
 extern AttrNumber sckpt_level_column(SckptLevel *level, Expr *expr);
 /* An expression over the stage's row, whose windows are filled in. */
