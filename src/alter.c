@@ -298,6 +298,8 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 	SckptQuery *before;
 	SckptQuery *after;
 
+	if (new->keep_dead && !old->keep_dead)
+		sckpt_pipeline_check_joins(analyze(old), true);
 	if (!state)
 	{
 		store_definition(fcinfo, new, NULL);
@@ -325,7 +327,7 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 	sckpt_task_become_self(&identity);
 	if (reset)
 		start_over(new);
-	else if (after->grouped)
+	else if (sckpt_query_stateful(after))
 		rewrite_state(old, new);
 }
 

@@ -73,12 +73,37 @@ check_stage(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new)
 	}
 }
 
+/* Do they keep the same rows, and hand on the same? */
+static bool
+same_join(SckptQuery *old, SckptQuery *new)
+{
+	SckptJoin  *a = old->join;
+	SckptJoin  *b = new->join;
+	int			column = 0;
+
+	if (a == NULL || b == NULL || a->type != b->type || a->nkeys != b->nkeys || strcmp(a->canonical, b->canonical) != 0 ||
+		!equal(old->targetlist, new->targetlist) || !equal(old->having, new->having))
+		return false;
+	for (int side = 0; side < 2; side++)
+	{
+		if (a->rows[side]->natts != b->rows[side]->natts || memcmp(a->columns[side], b->columns[side], a->nkeys * sizeof(AttrNumber)) != 0)
+			return false;
+		for (int i = 0; i < a->rows[side]->natts; i++, column++)
+		{
+			if (strcmp(a->names[column], b->names[column]) != 0 ||
+				TupleDescAttr(a->rows[side], i)->atttypid != TupleDescAttr(b->rows[side], i)->atttypid)
+				return false;
+		}
+	}
+	return true;
+}
+
 void
 sckpt_alter_check_state(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new, bool old_final, bool new_final)
 {
 	if (old->grouped != new->grouped)
 		refuse(pipeline, new->grouped ? "grouping, which it had not" : "no grouping, which it had", NULL);
-	if (!old->grouped)
+	if (!sckpt_query_stateful(old) && !sckpt_query_stateful(new))
 		return;
 	if (old_final != new_final && old->above)
 		refuse(pipeline, new_final ? "emit => 'final' over a grouped sub-select" : "emit => 'changes' over a grouped sub-select", NULL);
@@ -86,6 +111,10 @@ sckpt_alter_check_state(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *ne
 	{
 		if (old == NULL || new == NULL)
 			refuse(pipeline, new ? "more levels of grouping" : "fewer levels of grouping", NULL);
+		if ((old->join || new->join) && !same_join(old, new))
+			refuse(pipeline, "another join of streams", NULL);
+		if (old->grouped != new->grouped)
+			refuse(pipeline, "other levels of grouping", NULL);
 		check_stage(pipeline, old, new);
 	}
 }

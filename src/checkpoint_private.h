@@ -52,6 +52,7 @@ struct SckptAttempt
 	uint64		rows;			/* checkpointed */
 	uint64		bytes;
 	uint64		rows_out;
+	uint64		rows_deleted;	/* of these, from a result without keys */
 	int			ndead;			/* dead letters that there were before */
 	bool		undefined;		/* an error now leaves the state undefined */
 	SckptParcel *parcel;		/* of a parallel pipeline's task: what it hands over; NULL: everything is written at once */

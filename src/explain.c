@@ -187,6 +187,52 @@ explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 	explain_state(rsinfo, query);
 }
 
+static void
+explain_plan(ReturnSetInfo *rsinfo, SckptQuery *query)
+{
+	put_line(rsinfo, "    Plan:");
+	explain_source(rsinfo, query->source);
+}
+
+/* Where a side's rows come from. */
+static char *
+side_name(SckptQuery *first, SckptQuery *stage, int side)
+{
+	StringInfoData names;
+	ListCell   *lc;
+
+	for (SckptQuery *below = first; below; below = below->above)
+	{
+		if (below->target == stage && below->side == side)
+			return psprintf("stage %d", below->number);
+	}
+	initStringInfo(&names);
+	foreach(lc, stage->join->leaf[side]->scanned)
+		appendStringInfo(&names, "%s%s", names.len ? ", " : "", get_rel_name(lfirst_oid(lc)));
+	return names.data;
+}
+
+static void
+explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int number)
+{
+	static const char *const types[] = {
+		[JOIN_INNER] = "inner join", [JOIN_LEFT] = "left join", [JOIN_FULL] = "full join", [JOIN_RIGHT] = "right join",
+		[JOIN_SEMI] = "semi join", [JOIN_ANTI] = "anti join"
+	};
+	SckptJoin  *join = stage->join;
+	int			nleft = join->rows[0]->natts;
+
+	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
+			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
+	for (int i = 0; i < join->nkeys; i++)
+		put_line(rsinfo, "    Key: %s = %s", join->names[join->columns[0][i] - 1], join->names[nleft + join->columns[1][i] - 1]);
+	if (join->condition)
+		put_line(rsinfo, "    Condition: %s", join->canonical);
+	if (stage->having)
+		put_line(rsinfo, "    Filter: a condition on joined rows");
+	put_line(rsinfo, "    State: rows of both sides, for good: it grows with their number");
+}
+
 Datum
 stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 {
@@ -227,8 +273,16 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 			 ? quote_qualified_identifier(get_namespace_name(get_rel_namespace(pipeline->result)), get_rel_name(pipeline->result))
 			 : "a dropped relation");
 	put_line(rsinfo, "  Stage 0: expressions over %s", stream_names(query));
-	put_line(rsinfo, "    Plan:");
-	explain_source(rsinfo, query->source);
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		for (int side = 0; side < 2 && stage->join; side++)
+		{
+			if (stage->join->leaf[side])
+				explain_plan(rsinfo, stage->join->leaf[side]);
+		}
+		if (stage->source)
+			explain_plan(rsinfo, stage);
+	}
 	nspread = query->grouped ? sckpt_query_spread(query, pipeline->keep_dead, pipeline->parallelism) : 0;
 	if (pipeline->parallelism > 1 && nspread == 0)
 		put_line(rsinfo, "  Tasks: 1, since rows cannot be told apart by a key that depends on nothing but the row");
@@ -237,12 +291,18 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 		stage->tasks = nspread-- > 0 ? pipeline->parallelism : 1;
 		stage->lateness = pipeline->lateness;
 		stage->ttl = stage == query ? pipeline->ttl : 0;
-		if (stage == query)
+		if (stage == query && stage->join == NULL)
 			explain_windows(rsinfo, stage);
+		stage->number = number;
+		if (stage->join)
+			explain_join(rsinfo, query, stage, number++);
 		if (stage->grouped)
 			explain_aggregate(rsinfo, stage, number++);
 	}
-	if (!query->grouped)
+	query = sckpt_query_last(query);
+	if (query->join && query->join->retracts)
+		put_line(rsinfo, "  Sink: rows are appended, and deleted when they are taken back");
+	else if (!query->grouped)
 		put_line(rsinfo, "  Sink: append-only");
 	else if (pipeline->final)
 		put_line(rsinfo, "  Sink: append-only, one row per group when its window closes");

@@ -69,6 +69,12 @@ struct SckptOperator
 	const char *name;			/* as explain_pipeline() shows it */
 	SckptState *state;			/* of the entries that have results */
 	SckptState *elements;		/* a second store, of what belongs to those; NULL: none */
+	/*
+	 * What it hands on, where that does not wait for barriers: it is taken after each batch.  Of the last operator it goes to the sink, and its entries have no
+	 * results of their own.  NULL: it hands on at barriers.
+	 */
+	struct SckptChanges *changes;
+	int			side;			/* of a join: which one the rows are of; set before begin_rows */
 
 	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */
 	void		(*begin_rows) (SckptOperator *operator, const SckptInput *input, const SckptTimes *times);

@@ -347,6 +347,13 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 	appendStringInfo(&sql, ")%s", query->grouped && !final ? " WITH (fillfactor = 50)" : "");
 	sckpt_pipeline_run_sql(sql.data, SPI_OK_UTILITY);
 	relid = get_relname_relid(relation->relname, namespace);
+	if (query->join && query->join->retracts)
+	{
+		char	   *hash = sckpt_changing_hash(query->result, "");
+
+		if (hash)
+			sckpt_pipeline_run_sql(psprintf("CREATE INDEX ON %s (%s)", name, hash), SPI_OK_UTILITY);
+	}
 	if (query->nkeys == 0)
 		return relid;
 
@@ -360,12 +367,21 @@ sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final)
 {
 	SckptQuery *last = sckpt_query_last(query);
 
-	if (!query->grouped && query->nwindows == 0)
+	if (!sckpt_query_stateful(query) && query->nwindows == 0)
 	{
 		sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", sckpt_task_insert_sql(result, query)), SPI_OK_UTILITY);
 		return;
 	}
-	sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", query->source), SPI_OK_UTILITY);
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		for (int side = 0; side < 2 && stage->join; side++)
+		{
+			if (stage->join->leaf[side])
+				sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", stage->join->leaf[side]->source), SPI_OK_UTILITY);
+		}
+		if (stage->source)
+			sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", stage->source), SPI_OK_UTILITY);
+	}
 	if (!last->grouped || final)
 		sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", sckpt_result_check_sql(result, last->result)), SPI_OK_UTILITY);
 }
@@ -481,6 +497,16 @@ sckpt_pipeline_check_ttl(SckptQuery *query)
 				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
 }
 
+void
+sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
+{
+	if (keep_dead && sckpt_query_has_join(query))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("on_error => 'dead_letter' for a join of streams is not supported"),
+				 errhint("What fails in a join may be a pair of rows. Leave the argument out.")));
+}
+
 Datum
 stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 {
@@ -517,11 +543,17 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	last = sckpt_query_last(query);
 	if (!PG_ARGISNULL(9))
 		sckpt_pipeline_check_ttl(query);
+	sckpt_pipeline_check_joins(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
 	if (owned)
 		result = create_result(relation, last, final);
 	else
 	{
 		result = PG_GETARG_OID(2);
+		if (last->join && last->join->retracts)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("an existing relation as the sink of a join whose rows are taken back is not supported"),
+					 errhint("Leave the sink out: the result is a table of the pipeline's own.")));
 		sckpt_pipeline_check_sink(result, last, query->streams, last->grouped && !final);
 	}
 	sckpt_pipeline_check_plans(query, result, final);

@@ -220,6 +220,13 @@ sckpt_query_refuse_system_columns(Query *query)
 	find_system_column((Node *) query->jointree, query);
 }
 
+/* One that is named in the query has been taken apart. */
+static void
+refuse_hidden_join(void)
+{
+	sckpt_query_refuse("a join of streams in a view", "Name the streams in the pipeline's query.");
+}
+
 /*
  * Is the stream below this item of a FROM clause, and on a side of each join that makes the join linear in it?
  */
@@ -234,7 +241,13 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 		ListCell   *lc;
 
 		foreach(lc, from->fromlist)
-			found |= find_in_join_tree(lfirst(lc), query, use);
+		{
+			bool		also = find_in_join_tree(lfirst(lc), query, use);
+
+			if (found && also)
+				refuse_hidden_join();
+			found |= also;
+		}
 		if (found)
 			sckpt_query_refuse_clock(from->quals, "WHERE");
 	}
@@ -244,6 +257,8 @@ find_in_join_tree(Node *node, Query *query, StreamUse *use)
 		bool		left = find_in_join_tree(join->larg, query, use);
 		bool		right = find_in_join_tree(join->rarg, query, use);
 
+		if (left && right)
+			refuse_hidden_join();
 		found = left || right;
 		if (found && join->jointype == JOIN_FULL)
 			sckpt_query_refuse("FULL JOIN with a stream", "Use LEFT JOIN with the stream on the left.");
@@ -388,7 +403,7 @@ has_levels(Query *query, bool track, bool outermost)
 	bool		direct = false;
 	bool		hidden = false;
 
-	if (!outermost && sckpt_query_is_grouped(query))
+	if (sckpt_join_is(query) || (!outermost && sckpt_query_is_grouped(query)))
 		return true;
 	foreach(lc, query->rtable)
 	{
@@ -437,6 +452,40 @@ group_exprs(Query *query)
 	foreach(lc, query->groupClause)
 		exprs[foreach_current_index(lc)] = get_sortgroupclause_expr(lfirst(lc), query->targetList);
 	return exprs;
+}
+
+/* Is there a level with a stream in a sub-select in WHERE? */
+static bool
+reads_in_where(Query *query)
+{
+	ListCell   *lc;
+
+	if (sckpt_join_is(query))
+		return true;
+	foreach(lc, query->rtable)
+	{
+		if (((RangeTblEntry *) lfirst(lc))->rtekind == RTE_SUBQUERY && reads_in_where(((RangeTblEntry *) lfirst(lc))->subquery))
+			return true;
+	}
+	return false;
+}
+
+void
+sckpt_query_scans(Query *query, List **streams, int *count)
+{
+	StreamUse	use = {NIL, 0, NIL, NULL};
+
+	count_streams((Node *) linitial_node(Query, QueryRewrite(copyObject(query))), &use);
+	*streams = use.streams;
+	*count = use.count;
+}
+
+/* Which streams a source of a query with joins reads: each is run for itself. */
+static void
+finish_scans(SckptQuery *stage)
+{
+	if (stage->level)
+		sckpt_query_scans(stage->level, &stage->scanned, &stage->nscanned);
 }
 
 SckptQuery *
@@ -495,11 +544,10 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	/* From here on for checks only. */
 	sckpt_level_inline_ctes(expanded);
 	count = sckpt_union_count_streams(expanded, false);
-	if (count > 0 && count < use.count)
-		sckpt_query_refuse("a join of streams", "Join one stream with ordinary tables, such as results of other pipelines.");
-
 	structured = copyObject(query);
 	sckpt_level_inline_ctes(structured);
+	if (count > 0 && count < use.count && !reads_in_where(structured))
+		sckpt_query_refuse("a stream in a sub-select outside FROM and WHERE", "Name the stream in FROM.");
 	if (sckpt_query_is_grouped(expanded))
 		refuse_clock_in_from(expanded);
 	if (has_levels(structured, track, true))
@@ -542,13 +590,41 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		stage->event_time = event_time;
 		stage->final = final;
 	}
-	if (result->level)
+	if (sckpt_query_has_join(result))
+	{
+		for (SckptQuery *stage = result; stage; stage = stage->above)
+		{
+			finish_scans(stage);
+			for (int side = 0; side < 2 && stage->join; side++)
+			{
+				if (stage->join->leaf[side] == NULL)
+					continue;
+				finish_scans(stage->join->leaf[side]);
+				stage->join->leaf[side]->event_time = event_time;
+				stage->join->leaf[side]->final = final;
+			}
+		}
+		result->columns = list_make1_int(0);
+		result->pure = false;
+	}
+	else if (result->level)
 		sckpt_query_find_routes(result, result->level, NULL);
 	else if (result->grouped)
 		sckpt_query_find_routes(result, expanded, group_exprs(expanded));
 	if (final)
 		sckpt_query_check_final(result);
 	return result;
+}
+
+bool
+sckpt_query_has_join(SckptQuery *query)
+{
+	for (; query; query = query->above)
+	{
+		if (query->join)
+			return true;
+	}
+	return false;
 }
 
 SckptQuery *

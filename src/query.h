@@ -11,6 +11,9 @@
  *
  * Several streams are read by UNION ALL, which is linear: it is part of the source's SQL (query_union.c).
  *
+ * Joins of streams (query_join.c).  A join is a stage with two inputs, each a linear source or a stage below.  So stages are a tree; `above` leads
+ * through all of them, those below a stage first, and `target` to the one that takes a stage's rows.
+ *
  * Windows.  A window function over the stream is not part of the source.  The source puts out the time, NULL in the place of
  * the window's bounds, and the row's place in the batch (its ctid); who takes its rows (expand.h) fills the bounds in, once for each
  * window that is not closed, and computes the columns and conditions that depend on them.
@@ -113,6 +116,22 @@ typedef struct SckptSetColumns
 	Oid			order;			/* sort operator of a set kept in order; InvalidOid: it is not */
 } SckptSetColumns;
 
+/* What makes a stage a join.  Its row is the left side's columns, then the right side's. */
+typedef struct SckptJoin
+{
+	JoinType	type;			/* SEMI and ANTI give rows of the left side */
+	struct SckptQuery *leaf[2]; /* a side's linear source, which is in no list of stages; NULL: a stage is its input */
+	TupleDesc	rows[2];
+	int			nkeys;			/* columns that are equal, of NULLs none */
+	SckptKey   *keys;			/* types and equality */
+	AttrNumber *columns[2];		/* where they stand in each side's row */
+	Node	   *condition;		/* besides, over the row; NULL: none */
+	char	   *canonical;		/* the same in words */
+	char	  **names;			/* what each column of the row is, in words */
+	bool		changes[2];		/* a side's rows can be taken back */
+	bool		retracts;		/* so can the join's */
+} SckptJoin;
+
 typedef struct SckptQuery
 {
 	List	   *streams;		/* of the first stage: oids, each once */
@@ -155,6 +174,12 @@ typedef struct SckptQuery
 
 	bool		retracting;		/* its input can be taken back: the stage below is not final */
 	struct SckptQuery *above;	/* the next stage; NULL: this is the last one */
+	struct SckptQuery *target;	/* whose input it is */
+	int			side;			/* of a join: 0 left, 1 right */
+	SckptJoin  *join;			/* NULL: it is none */
+	List	   *scanned;		/* streams that its own source reads, of a query with joins; */
+	int			nscanned;		/* how often they are named there */
+	int			number;			/* set by the task: its operator's */
 
 	/* set by the task, from the pipeline's options */
 	int64		lateness;		/* allowed_lateness, µs */
@@ -177,6 +202,20 @@ typedef struct SckptQuery
 extern SckptQuery *sckpt_query_analyze(const char *text, bool final, bool track);
 /* Its last stage. */
 extern SckptQuery *sckpt_query_last(SckptQuery *query);
+/* Does it keep state? */
+static inline bool
+sckpt_query_stateful(const SckptQuery *query)
+{
+	return query->grouped || query->join != NULL;
+}
+/* Are rows that a stage hands on taken back when they change? */
+static inline bool
+sckpt_query_retracts(const SckptQuery *query)
+{
+	return query->join ? query->join->retracts : !query->final;
+}
+/* Is there a join among the stages? */
+extern bool sckpt_query_has_join(SckptQuery *query);
 /*
  * How many stages, from the first one on, are spread over tasks by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
  */

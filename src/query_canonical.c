@@ -91,6 +91,8 @@ column_name(NameContext *context, Var *var)
 	{
 		int			number = var->varattno - 1;
 
+		if (context->stage->join)
+			return context->stage->join->names[number];
 		return number < context->stage->nkeys ? context->stage->keys[number].canonical
 			: context->stage->calls[number - context->stage->nkeys].canonical;
 	}

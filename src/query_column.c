@@ -74,14 +74,14 @@ may_look_up(Oid function, void *context)
 	return func_volatile(function) != PROVOLATILE_IMMUTABLE && function >= FirstNormalObjectId;
 }
 
-static bool
-looks_up(Node *node, void *context)
+bool
+sckpt_level_looks_up(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (check_functions_in_node(node, may_look_up, context))
 		return true;
-	return expression_tree_walker(node, looks_up, context);
+	return expression_tree_walker(node, sckpt_level_looks_up, context);
 }
 
 /* The row's column with a bound, which is made if there is none. */
@@ -142,7 +142,7 @@ sckpt_level_row_expr(SckptLevel *level, Expr *expr)
 	if (level->below && !level->final)
 	{
 		sckpt_query_refuse_clock(node, "a query over a grouped sub-select");
-		if (looks_up(node, NULL))
+		if (sckpt_level_looks_up(node, NULL))
 			sckpt_query_refuse("a function that is not immutable in a query over a grouped sub-select",
 							   "Use it in the sub-select, or in a query over the result table.");
 	}

@@ -119,8 +119,6 @@ sckpt_level_inline_ctes(Query *query)
 			rest = lappend(rest, context.cte);
 			continue;
 		}
-		if (context.cte->cterefcount > 1)
-			sckpt_query_refuse("a WITH query over a stream that is used more than once", "Create a pipeline for each use.");
 		if (context.cte->cterefcount == 0)
 			rest = lappend(rest, context.cte);
 		else
@@ -230,9 +228,8 @@ forget_names(Node *node, int *sublevels_up)
 	return expression_tree_walker(node, forget_names, sublevels_up);
 }
 
-/* Replace what names columns of joins by what they are. */
-static void
-flatten_join_aliases(Query *query)
+void
+sckpt_level_flatten_join_aliases(Query *query)
 {
 	ListCell   *lc;
 	int			sublevels_up = 0;
@@ -262,9 +259,8 @@ flatten_join_aliases(Query *query)
 
 /* ---- Sub-selects ---- */
 
-/* Is the relation the stream, or does it read the stream? */
-static bool
-is_over_stream(RangeTblEntry *rte)
+bool
+sckpt_level_over_stream(RangeTblEntry *rte)
 {
 	if (rte->rtekind == RTE_SUBQUERY)
 		return sckpt_query_reads_stream(rte->subquery);
@@ -404,7 +400,7 @@ flatten_item(FlattenContext *context, Node *node)
 			return NIL;
 		}
 		if (rte->rtekind == RTE_SUBQUERY && bms_is_member(index, context->over_stream) &&
-			!sckpt_query_is_grouped(rte->subquery) && !sckpt_union_is(rte->subquery))
+			!sckpt_query_is_grouped(rte->subquery) && !sckpt_union_is(rte->subquery) && !sckpt_join_is(rte->subquery))
 			return flatten_subselect(context, index);
 		return list_make1(node);
 	}
@@ -446,10 +442,10 @@ flatten_query(Query *query)
 	List	   *quals;
 	ListCell   *lc;
 
-	flatten_join_aliases(query);
+	sckpt_level_flatten_join_aliases(query);
 	for (int i = 1; i <= list_length(query->rtable); i++)
 	{
-		if (is_over_stream(rt_fetch(i, query->rtable)))
+		if (sckpt_level_over_stream(rt_fetch(i, query->rtable)))
 			context.over_stream = bms_add_member(context.over_stream, i);
 	}
 	foreach(lc, query->jointree->fromlist)
@@ -490,7 +486,7 @@ find_input(Node *node, SckptLevel *level)
 
 		if (rte->rtekind == RTE_RELATION && sckpt_catalog_is_stream(rte->relid))
 			level->stream = index;
-		else if (rte->rtekind == RTE_SUBQUERY && is_over_stream(rte))
+		else if (rte->rtekind == RTE_SUBQUERY && sckpt_level_over_stream(rte))
 		{
 			if (sckpt_union_is(rte->subquery))
 				level->stream = index;

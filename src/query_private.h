@@ -65,7 +65,14 @@ sckpt_query_is_grouped(Query *query)
 	return query->hasAggs || query->groupClause != NIL || query->groupingSets != NIL || query->havingQual != NULL;
 }
 
+/* Streams that a query, as it was parsed, names, each once; and how often. */
+extern void sckpt_query_scans(Query *query, List **streams, int *count);
+
 /* query_level.c */
+/* Is the relation a stream, or does it read one? */
+extern bool sckpt_level_over_stream(RangeTblEntry *rte);
+/* Replace what names columns of joins by what they are. */
+extern void sckpt_level_flatten_join_aliases(Query *query);
 /* Put WITH queries over a stream where they are used. */
 extern void sckpt_level_inline_ctes(Query *query);
 /* Flatten level->query; find the stream, or the stage below, and the windows. */
@@ -114,6 +121,8 @@ extern void sckpt_level_split_conditions(SckptLevel *level);
 /* query_column.c */
 /* Give the first columns to the group keys. */
 extern void sckpt_level_key_columns(SckptLevel *level);
+/* Does an expression call functions that may look into tables? */
+extern bool sckpt_level_looks_up(Node *node, void *context);
 /* The column with an expression. */
 extern AttrNumber sckpt_level_column(SckptLevel *level, Expr *expr);
 /* An expression over the stage's row, whose windows are filled in. */
@@ -138,6 +147,14 @@ extern void sckpt_level_split_group(SckptLevel *level);
  * NULL: as they are in the stage.
  */
 extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs);
+
+/* query_join.c */
+/* Does a level, as it was parsed, join streams? */
+extern bool sckpt_join_is(Query *query);
+/* What makes stages of a level below; returns the first one. */
+typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool last);
+/* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
+extern SckptQuery *sckpt_join_make(Query *query, SckptMakeLevel make, void *arg);
 
 /* query_stage.c */
 /* A query with windows or grouped sub-selects; returns its first stage. */

@@ -39,7 +39,7 @@ typedef struct FoldContext
 	List	   *targets;		/* of the stage below */
 } FoldContext;
 
-static SckptQuery *make_level(StagesContext *context, Query *query, bool last);
+static SckptQuery *make_level(void *arg, Query *query, bool last);
 
 /* ---- A level that is not grouped, over a stage ---- */
 
@@ -142,6 +142,13 @@ make_linear(SckptLevel *level)
 	stage->source = pg_get_querydef(source, false);
 }
 
+static void
+refuse_depth(void)
+{
+	sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
+					   "Create a pipeline for the sub-select.");
+}
+
 /* Is something of the level above named in a sub-select that is to be a stage of its own? */
 static bool
 uses_outer_ctes(Node *node, int *sublevels_up)
@@ -191,8 +198,9 @@ take_ctes(Query *subquery, Query *query)
 }
 
 static SckptQuery *
-make_level(StagesContext *context, Query *query, bool last)
+make_level(void *arg, Query *query, bool last)
 {
+	StagesContext *context = arg;
 	SckptLevel	level = {NULL};
 	SckptQuery *first = NULL;
 	SckptQuery *stage;
@@ -203,9 +211,27 @@ make_level(StagesContext *context, Query *query, bool last)
 	level.last = last;
 	level.final = context->final;
 	level.track = context->track;
-	sckpt_level_flatten(&level);
+	if (sckpt_join_is(query))
+	{
+		if (context->final)
+			sckpt_query_refuse("emit => 'final' for a join of streams", "Leave the argument out.");
+		if (context->track)
+			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
+		first = sckpt_join_make(query, make_level, context);
+		level.below = 1;
+		level.input = sckpt_query_last(first);
+		if (++context->count > SCKPT_MAX_STAGES)
+			refuse_depth();
+		if (!sckpt_query_is_grouped(query))
+		{
+			fold(&level, level.input);
+			return first;
+		}
+	}
+	else
+		sckpt_level_flatten(&level);
 
-	if (level.below)
+	if (level.below && first == NULL)
 	{
 		Query	   *subquery = rt_fetch(level.below, query->rtable)->subquery;
 
@@ -223,12 +249,11 @@ make_level(StagesContext *context, Query *query, bool last)
 	stage = palloc0(sizeof(SckptQuery));
 	stage->grouped = sckpt_query_is_grouped(query);
 	stage->result = ExecCleanTypeFromTL(query->targetList);
-	stage->retracting = level.below != 0 && !context->final;
+	stage->retracting = level.below != 0 && !context->final && sckpt_query_retracts(level.input);
 	level.stage = stage;
 	stage->level = level.below == 0 ? query : NULL;
 	if (stage->grouped && ++context->count > SCKPT_MAX_STAGES)
-		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
-						   "Create a pipeline for the sub-select.");
+		refuse_depth();
 
 	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
 	sckpt_level_make_windows(&level);
@@ -247,6 +272,7 @@ make_level(StagesContext *context, Query *query, bool last)
 	if (first == NULL)
 		return stage;
 	level.input->above = stage;
+	level.input->target = stage;
 	return first;
 }
 

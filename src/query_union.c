@@ -125,8 +125,8 @@ sckpt_union_count_streams(Query *query, bool part)
 			sckpt_query_refuse("a part of UNION ALL that reads no stream",
 							   "Its rows would come again with every batch. Insert them into the result, or into a stream, once.");
 	}
-	else if (places > 1)
-		sckpt_query_refuse("a join of streams", "Join one stream with ordinary tables, such as results of other pipelines.");
+	else if (places > 1 && part)
+		sckpt_query_refuse("a join of streams in a part of UNION ALL", "Create a pipeline for each part, with the same sink.");
 	if (part && places > 0)
 		check_part(query);
 	return total;

@@ -257,7 +257,7 @@ check_stages(SckptTask *task)
 	/* The head looks for all tasks. */
 	if (task->number >= 0)
 		return;
-	for (SckptQuery *query = task->query; query && query->grouped; query = query->above, number++)
+	for (SckptQuery *query = task->query; query && sckpt_query_stateful(query); query = query->above, number++)
 		stages[nstages++] = Int32GetDatum(2 * number);
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = PointerGetDatum(construct_array(stages, nstages, INT4OID, sizeof(int32), true, TYPALIGN_INT));
@@ -394,7 +394,7 @@ sckpt_checkpoint_restore(SckptTask *task)
 		restore_times(task);
 		if (task->def->last_checkpoint == 0)
 			return;
-		task->laid_out_anew = task->query->grouped && task->def->layout != sckpt_task_layout(task);
+		task->laid_out_anew = sckpt_query_stateful(task->query) && task->def->layout != sckpt_task_layout(task);
 		check_stages(task);
 		load_stores(task, context);
 		task->tids_unknown = task->nstores > 0 && !task->def->final;
@@ -414,7 +414,7 @@ sckpt_checkpoint_restore(SckptTask *task)
 	if (task->def->last_checkpoint == 0)
 		return;
 
-	task->laid_out_anew = task->query->grouped && task->def->layout != sckpt_task_layout(task);
+	task->laid_out_anew = sckpt_query_stateful(task->query) && task->def->layout != sckpt_task_layout(task);
 	check_stages(task);
 	load_stores(task, context);
 	skip_chunks(task);

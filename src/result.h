@@ -23,6 +23,19 @@ extern void sckpt_appender_put(SckptAppender *appender, TupleTableSlot *row);
 /* Write them; returns how many. */
 extern uint64 sckpt_appender_close(SckptAppender *appender);
 
+/*
+ * Results whose rows are appended and taken back: -1 deletes one row that is identical (a bag).  Rows are collected as above; those to be
+ * deleted are, at once.
+ */
+typedef struct SckptChanging SckptChanging;
+
+extern SckptChanging *sckpt_changing_open(SckptTask *task);
+extern void sckpt_changing_put(SckptChanging *changing, TupleTableSlot *row, int32 weight);
+/* How many rows were put and deleted. */
+extern uint64 sckpt_changing_close(SckptChanging *changing);
+/* The expression whose index finds identical rows; NULL: no column has a hash. */
+extern char *sckpt_changing_hash(TupleDesc columns, const char *qualifier);
+
 /* INSERT INTO result (columns) SELECT * FROM … */
 extern char *sckpt_result_insert_sql(Oid result, TupleDesc columns, const char *from);
 /* The same of a row of NULLs: to plan, so that types and privileges are checked. */

@@ -97,6 +97,15 @@ sckpt_retain_touch(SckptTask *task, TupleTableSlot *row)
 		sckpt_journal_add_key(retaining->journal, row);
 }
 
+void
+sckpt_retain_touch_image(SckptTask *task, TupleTableSlot *row, TransactionId appended_as)
+{
+	SckptRetaining *retaining = task->attempt->retaining;
+
+	if (retaining && retaining->journal)
+		sckpt_journal_add_image(retaining->journal, row, appended_as);
+}
+
 /* ---- In the tables ---- */
 
 static void
@@ -163,7 +172,7 @@ sckpt_retain_store(SckptTask *task)
 			if (RelationIsValid(result))
 				RelationClose(result);
 			head.xids = sckpt_journal_xids();
-			head.rows = task->attempt->rows_out;
+			head.rows = task->attempt->rows_out - task->attempt->rows_deleted;
 		}
 		sckpt_journal_store(retaining->journal, task->attempt->id, head.xids ? &head : NULL);
 	}

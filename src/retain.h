@@ -24,6 +24,8 @@ extern void sckpt_retain_begin(SckptTask *task);
 extern bool sckpt_retain_keeps_chunks(SckptTask *task);
 /* A result row is put or deleted, as the owner; a row of the query's row type. */
 extern void sckpt_retain_touch(SckptTask *task, TupleTableSlot *row);
+/* A row of a result without keys is deleted that this transaction had appended. */
+extern void sckpt_retain_touch_image(SckptTask *task, TupleTableSlot *row, TransactionId appended_as);
 /* When the position is stored, as the extension's owner. */
 extern void sckpt_retain_store(SckptTask *task);
 /* After the commit. */

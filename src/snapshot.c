@@ -31,6 +31,7 @@
 #include "utils/timestamp.h"
 
 #include "careful.h"
+#include "changes.h"
 #include "checkpoint_private.h"
 #include "part.h"
 #include "result.h"
@@ -530,6 +531,28 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 	task->attempt->rows_out += sckpt_appender_close(appender);
 }
 
+/* ---- Results: changes ---- */
+
+static bool
+put_change(void *arg, TupleTableSlot *row, int32 weight)
+{
+	sckpt_changing_put(arg, row, weight);
+	return true;
+}
+
+/* Rows that the last operator has made, and taken back. */
+static void
+write_changes(SckptTask *task)
+{
+	SckptChanging *changing;
+
+	if (sckpt_changes_count(sckpt_task_last(task)->changes) == 0)
+		return;
+	changing = sckpt_changing_open(task);
+	sckpt_changes_put(sckpt_task_last(task)->changes, put_change, changing);
+	task->attempt->rows_out += sckpt_changing_close(changing);
+}
+
 /* ---- The whole ---- */
 
 void
@@ -546,14 +569,16 @@ sckpt_snapshot_take(SckptTask *task)
 	{
 		last->begin_results(last);
 		closing = last->close(last, &task->times, &nclosing);
-		if (task->def->final)
+		if (last->changes)
+			write_changes(task);
+		else if (task->def->final)
 			append_results(task, closing, nclosing);
 	}
 	for (int i = 0; i < task->nstores; i++)
 	{
 		SckptStore *store = &task->stores[i];
 
-		if (!task->def->final && task->operators[store->operator] == last && !store->elements)
+		if (!task->def->final && task->operators[store->operator] == last && !store->elements && last->changes == NULL)
 			snapshot_results(task, i);
 		else
 			snapshot_store(task, i);
@@ -690,7 +715,11 @@ switch_stores(SckptTask *task, const SckptOutcome *changes)
 void
 sckpt_snapshot_switch(SckptTask *task)
 {
+	SckptOperator *last = sckpt_task_last(task);
+
 	switch_stores(task, NULL);
+	if (last && last->changes)
+		sckpt_changes_clear(last->changes);
 }
 
 /* ---- A task that goes on before the commit ---- */

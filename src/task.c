@@ -25,10 +25,12 @@
 
 #include "aggregate.h"
 #include "careful.h"
+#include "changes.h"
 #include "checkpoint_private.h"
 #include "dead.h"
 #include "early.h"
 #include "head.h"
+#include "join.h"
 #include "lag.h"
 #include "linear.h"
 #include "part.h"
@@ -180,6 +182,9 @@ sckpt_task_stop(SckptTask *task)
 	task->noperators = 0;
 	task->expander = NULL;
 	sckpt_stage_free(&task->stage);
+	for (int i = 0; i < task->nsources; i++)
+		sckpt_stage_free(&task->sources[i].stage);
+	task->nsources = 0;
 	if (task->run_context)
 		MemoryContextDelete(task->run_context);
 	task->run_context = NULL;
@@ -327,10 +332,42 @@ add_operators(SckptTask *task)
 	{
 		query->task = Max(0, task->number);
 		if (stage >= task->first_stage && (task->number < 0 || stage < nspread))
-			add_operator(task, sckpt_aggregate_create(query, task->run_context));
+		{
+			query->number = task->noperators;
+			task->queries[query->number] = query;
+			add_operator(task, query->join ? sckpt_join_create(query, task->run_context) :
+						 sckpt_aggregate_create(query, task->run_context));
+		}
 	}
 	if (task->number >= 0)
 		task->route = sckpt_route_create(task->query, task->number, task->ntasks, task->run_context);
+}
+
+static void
+add_source(SckptTask *task, SckptQuery *query, SckptQuery *stage, int side)
+{
+	SckptSource *source = &task->sources[task->nsources++];
+
+	source->query = query;
+	source->stage.sql = query->source;
+	source->operator = stage->number;
+	source->side = side;
+}
+
+/* Each of a query with joins. */
+static void
+add_sources(SckptTask *task)
+{
+	for (SckptQuery *stage = task->query; stage; stage = stage->above)
+	{
+		for (int side = 0; side < 2 && stage->join; side++)
+		{
+			if (stage->join->leaf[side])
+				add_source(task, stage->join->leaf[side], stage, side);
+		}
+		if (stage->source)
+			add_source(task, stage, stage, 0);
+	}
 }
 
 int
@@ -368,16 +405,28 @@ sckpt_task_start(SckptTask *task)
 		query->closed_until = task->def->closed_until;
 		query->stored_lateness = task->def->stored_lateness;
 		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
+		for (int side = 0; side < 2 && query->join; side++)
+		{
+			SckptQuery *leaf = query->join->leaf[side];
+
+			if (leaf)
+			{
+				leaf->lateness = leaf->stored_lateness = query->lateness;
+				leaf->closed_until = query->closed_until;
+			}
+		}
 	}
 	map_result(task);
 	sckpt_lag_find_sinks(task);
 	sckpt_progress_prepare(task);
 	task->ntasks = 1;
 	task->first_stage = 0;
-	if (task->query->grouped)
+	if (sckpt_query_stateful(task->query))
 	{
 		task->stage.sql = task->query->source;
 		add_operators(task);
+		if (sckpt_query_has_join(task->query))
+			add_sources(task);
 	}
 	else if (task->query->nwindows > 0)
 	{
@@ -531,6 +580,32 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 	return rows;
 }
 
+static void hand_on_changes(SckptTask *task);
+
+/* Run each source of a query with joins over what there is of its streams, and hand on what comes of that. */
+static void
+feed_sources(SckptTask *task, SckptBatch *batch, SckptInput *input)
+{
+	for (int i = 0; i < task->nsources; i++)
+	{
+		SckptSource *source = &task->sources[i];
+		SckptOperator *operator = task->operators[source->operator];
+		SckptReceiver receiver = {operator, NULL, NULL};
+		SckptScan	scan;
+
+		(void) sckpt_task_scan(task, batch, &scan);
+		scan.streams = source->query->scanned;
+		scan.nscans = source->query->nscanned;
+		if (sckpt_scan_count(&scan) == 0)
+			continue;
+		operator->side = source->side;
+		operator->begin_rows(operator, input, NULL);
+		sckpt_stage_run(&source->stage, &scan, source->query, &receiver);
+		operator->end_batch(operator);
+	}
+	hand_on_changes(task);
+}
+
 void
 sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 {
@@ -575,7 +650,9 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->careful || task->halting)
+		if (task->nsources > 0)
+			feed_sources(task, batch, &input);
+		else if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
 		else
 		{
@@ -585,6 +662,8 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		operator->end_batch(operator);
 		settle_late(task, batch);
 		sckpt_task_end_work(&identity);
+		if (sckpt_task_last(task)->changes)
+			task->pending_bytes = sckpt_changes_bytes(sckpt_task_last(task)->changes);
 	}
 	task->rows_in += task->route ? scan.taken : rows;
 	task->changed = true;
@@ -602,7 +681,7 @@ static bool
 put_above(void *arg, TupleTableSlot *row, int32 weight)
 {
 	HandOver   *over = arg;
-	SckptOperator *above = over->task->operators[over->stage + 1];
+	SckptOperator *above = over->task->operators[over->task->queries[over->stage]->target->number];
 
 	if (over->task->careful)
 		return sckpt_careful_put_above(over->task, over->stage, row, weight);
@@ -618,21 +697,37 @@ bury_group(void *arg, SckptRef ref, ErrorData *error)
 	sckpt_dead_add_group(over->task, over->stage + 1, ref, error);
 }
 
+/* What one operator has for the next. */
+static void
+hand_on_from(SckptTask *task, int stage)
+{
+	SckptOperator *below = task->operators[stage];
+	SckptOperator *above = task->operators[task->queries[stage]->target->number];
+	HandOver	over = {task, stage};
+
+	above->side = task->queries[stage]->side;
+	above->begin_rows(above, NULL, &task->times);
+	below->hand_on(below, &task->times, task->def->final, put_above, task->careful ? bury_group : NULL, &over);
+	above->end_rows(above);
+	above->end_batch(above);
+}
+
+/* After a batch: what joins have made of it. */
+static void
+hand_on_changes(SckptTask *task)
+{
+	for (int i = 0; i + 1 < task->noperators; i++)
+	{
+		if (task->operators[i]->changes)
+			hand_on_from(task, i);
+	}
+}
+
 void
 sckpt_task_hand_on(SckptTask *task)
 {
 	for (int i = 0; i + 1 < task->noperators; i++)
-	{
-		SckptOperator *below = task->operators[i];
-		SckptOperator *above = task->operators[i + 1];
-
-		HandOver	over = {task, i};
-
-		above->begin_rows(above, NULL, &task->times);
-		below->hand_on(below, &task->times, task->def->final, put_above, task->careful ? bury_group : NULL, &over);
-		above->end_rows(above);
-		above->end_batch(above);
-	}
+		hand_on_from(task, i);
 	if (!task->results)
 	{
 		SckptOperator *last = task->operators[task->noperators - 1];

@@ -59,6 +59,15 @@ typedef struct SckptStore
 	int			maxwritten;
 } SckptStore;
 
+/* SQL that feeds one of the operators, of a query with joins. */
+typedef struct SckptSource
+{
+	SckptStage	stage;
+	SckptQuery *query;			/* whose source it is */
+	int			operator;
+	int			side;
+} SckptSource;
+
 /* A batch that a linear query will run over at its next checkpoint. */
 typedef struct SckptPending
 {
@@ -125,6 +134,9 @@ typedef struct SckptTask
 	SckptOperator *operators[SCKPT_MAX_STAGES];	/* in the order of the stages; the last one's results go to the sink */
 	SckptStore	stores[2 * SCKPT_MAX_STAGES];
 	int			nstores;
+	SckptQuery *queries[SCKPT_MAX_STAGES];	/* of each operator */
+	SckptSource sources[2 * SCKPT_MAX_STAGES];
+	int			nsources;		/* 0: `stage` feeds the first operator */
 	SckptExpander *expander;	/* of a linear query with windows */
 	SckptQuery *last;			/* the last stage's */
 	AttrNumber *key_columns;	/* of the result relation; nkeys of the last stage */

@@ -14,7 +14,7 @@ void
 sckpt_task_follow(SckptTask *task, SckptBatch *batch, SckptTimes **before, SckptTimes **after)
 {
 	SckptQuery *query = task->query;
-	bool		wanted = query->row != 0;
+	bool		wanted = query->row != 0 || sckpt_query_has_join(query);
 
 	*before = wanted ? palloc(Max(1, batch->nsegments) * sizeof(SckptTimes)) : NULL;
 	*after = wanted ? palloc(Max(1, batch->nsegments) * sizeof(SckptTimes)) : NULL;

@@ -1,0 +1,203 @@
+/*-------------------------------------------------------------------------
+ *
+ * changes.c
+ *		Weighted rows on their way from an operator to the next, or to the sink.
+ *
+ * Rows cancel by their image.  They are consolidated when they are asked for, and whenever their number has doubled since: what comes and goes
+ * between two checkpoints does not fill the memory.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "changes.h"
+#include "compat.h"
+
+#define FIRST_CONSOLIDATION 65536
+
+typedef struct Change
+{
+	MinimalTuple row;
+	int64		weight;
+	uint64		number;			/* in the order in which they came */
+	uint32		hash;
+} Change;
+
+struct SckptChanges
+{
+	MemoryContext context;		/* the rows */
+	MemoryContext parent;
+	TupleDesc	desc;
+	bool		retracts;
+	bool		consolidated;
+	Change	   *changes;		/* in `parent` */
+	uint64		count;
+	uint64		space;
+	uint64		next_number;
+	uint64		limit;			/* consolidate when there are so many */
+	TupleTableSlot *slot;
+};
+
+SckptChanges *
+sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent)
+{
+	MemoryContext old = MemoryContextSwitchTo(parent);
+	SckptChanges *changes = palloc0(sizeof(SckptChanges));
+
+	changes->parent = parent;
+	changes->context = AllocSetContextCreate(parent, "stream_ckpt changes", ALLOCSET_DEFAULT_SIZES);
+	changes->desc = desc;
+	changes->retracts = retracts;
+	changes->consolidated = true;
+	changes->limit = FIRST_CONSOLIDATION;
+	changes->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	MemoryContextSwitchTo(old);
+	return changes;
+}
+
+static inline uint32
+image_bytes(MinimalTuple row)
+{
+	return row->t_len - SizeofMinimalTupleHeader;
+}
+
+static inline int
+compare_images(const Change *a, const Change *b)
+{
+	if (a->hash != b->hash)
+		return a->hash < b->hash ? -1 : 1;
+	if (a->row->t_len != b->row->t_len)
+		return a->row->t_len < b->row->t_len ? -1 : 1;
+	return memcmp((char *) a->row + SizeofMinimalTupleHeader, (char *) b->row + SizeofMinimalTupleHeader, image_bytes(a->row));
+}
+
+static int
+compare_rows(const void *a, const void *b)
+{
+	int			result = compare_images(a, b);
+
+	if (result == 0)
+		result = ((const Change *) a)->number < ((const Change *) b)->number ? -1 : 1;
+	return result;
+}
+
+static int
+compare_places(const void *a, const void *b)
+{
+	const Change *x = a;
+	const Change *y = b;
+
+	if ((x->weight > 0) != (y->weight > 0))
+		return x->weight > 0 ? -1 : 1;
+	return x->number < y->number ? -1 : x->number > y->number;
+}
+
+/* Add up the weights of equal rows; those of weight 0 are gone. */
+static void
+consolidate(SckptChanges *changes)
+{
+	uint64		kept = 0;
+
+	if (changes->consolidated)
+		return;
+	qsort(changes->changes, changes->count, sizeof(Change), compare_rows);
+	for (uint64 i = 0; i < changes->count;)
+	{
+		Change		sum = changes->changes[i];
+		uint64		next = i + 1;
+
+		for (; next < changes->count && compare_images(&changes->changes[i], &changes->changes[next]) == 0; next++)
+		{
+			sum.weight += changes->changes[next].weight;
+			pfree(changes->changes[next].row);
+		}
+		if (sum.weight != 0)
+			changes->changes[kept++] = sum;
+		else
+			pfree(sum.row);
+		i = next;
+	}
+	changes->count = kept;
+	qsort(changes->changes, changes->count, sizeof(Change), compare_places);
+	changes->limit = Max(FIRST_CONSOLIDATION, 2 * kept);
+	changes->consolidated = true;
+}
+
+void
+sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight)
+{
+	MemoryContext old;
+	Change	   *change;
+
+	if (weight == 0)
+		return;
+	if (changes->retracts && changes->count >= changes->limit)
+		consolidate(changes);
+	if (changes->count == changes->space)
+	{
+		changes->space = Max(256, 2 * changes->space);
+		if (changes->changes)
+			changes->changes = repalloc_huge(changes->changes, changes->space * sizeof(Change));
+		else
+			changes->changes = MemoryContextAllocHuge(changes->parent, changes->space * sizeof(Change));
+	}
+	old = MemoryContextSwitchTo(changes->context);
+	change = &changes->changes[changes->count];
+	change->row = ExecCopySlotMinimalTuple(row);
+	change->weight = weight;
+	change->number = changes->next_number++;
+	change->hash = changes->retracts ? hash_bytes((unsigned char *) change->row + SizeofMinimalTupleHeader, image_bytes(change->row)) : 0;
+	MemoryContextSwitchTo(old);
+	changes->count++;
+	changes->consolidated = !changes->retracts;
+}
+
+uint64
+sckpt_changes_count(SckptChanges *changes)
+{
+	consolidate(changes);
+	return changes->count;
+}
+
+Size
+sckpt_changes_bytes(SckptChanges *changes)
+{
+	return changes->count == 0 ? 0 : MemoryContextMemAllocated(changes->context, false) + changes->count * sizeof(Change);
+}
+
+void
+sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg)
+{
+	consolidate(changes);
+	for (uint64 i = 0; i < changes->count; i++)
+	{
+		int64		weight = changes->changes[i].weight;
+
+		for (int64 n = weight; n != 0; n += weight > 0 ? -1 : 1)
+		{
+			CHECK_FOR_INTERRUPTS();
+			ExecStoreMinimalTuple(changes->changes[i].row, changes->slot, false);
+			slot_getallattrs(changes->slot);
+			(void) put(arg, changes->slot, weight > 0 ? 1 : -1);
+		}
+	}
+	ExecClearTuple(changes->slot);
+}
+
+void
+sckpt_changes_clear(SckptChanges *changes)
+{
+	MemoryContextReset(changes->context);
+	if (changes->changes)
+		pfree(changes->changes);
+	changes->changes = NULL;
+	changes->count = changes->space = 0;
+	changes->limit = FIRST_CONSOLIDATION;
+	changes->consolidated = true;
+}
