@@ -46,7 +46,7 @@ typedef struct SckptKey
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
-	Oid			eq_op;			/* a hashable equality operator */
+	Oid			eq_op;			/* a hashable equality operator; InvalidOid: what looks the same is equal */
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
 	int			below;			/* 1 + the number of the key of the stage below that it is; 0: it is another expression */
@@ -109,6 +109,30 @@ typedef struct SckptSetColumns
 	bool		counted;
 } SckptSetColumns;
 
+typedef enum SckptRankKind
+{
+	SCKPT_RANK_ROW_NUMBER,
+	SCKPT_RANK_RANK,
+	SCKPT_RANK_DENSE_RANK
+} SckptRankKind;
+
+/*
+ * Of a stage whose groups have several rows: partitions, in an order.  The rows are in its only set, whose columns are of image equality.  What is called its group's row has the
+ * keys, the set's columns and the three ranks (int8, by their kind).
+ */
+typedef struct SckptRanking
+{
+	SckptRankKind kind;
+	int64		limit;			/* rows with a greater rank of that kind are no results */
+	/* columns (from 0) of the set by which rows are sorted; ties are broken by their images */
+	int			nsort;
+	int		   *sort_columns;
+	Oid		   *sort_ops;
+	bool	   *sort_nulls_first;
+	bool		numbered;		/* the last column of its results, 0 until then, numbers identical rows */
+	char	   *canonical;		/* all that, in words */
+} SckptRanking;
+
 typedef struct SckptQuery
 {
 	List	   *streams;		/* of the first stage: oids, each once */
@@ -141,6 +165,12 @@ typedef struct SckptQuery
 	List	   *targetlist;
 	Node	   *having;
 	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
+	SckptRanking *ranking;		/* NULL: a group has one row */
+
+	/* of the last stage: how the sink's rows are found: by these of their columns (result_column) */
+	int			nsink;
+	SckptKey   *sink_keys;
+	bool		bag;			/* there may be several with the same ones, which are all columns */
 
 	/* how it can be spread over tasks (query_route.c) */
 	int			nspread;		/* of the first stage: so many stages, from the first one on, can; 0: none */
@@ -172,6 +202,21 @@ typedef struct SckptQuery
 extern SckptQuery *sckpt_query_analyze(const char *text, bool final, bool track);
 /* Its last stage. */
 extern SckptQuery *sckpt_query_last(SckptQuery *query);
+/* Does a group of the stage have one row at most? */
+static inline bool
+sckpt_query_is_single(SckptQuery *query)
+{
+	return query->ranking == NULL || (query->ranking->kind == SCKPT_RANK_ROW_NUMBER && query->ranking->limit == 1);
+}
+
+/* Is it found in the sink by other columns than its key? */
+static inline bool
+sckpt_query_has_other_sink_key(SckptQuery *query)
+{
+	return query->sink_keys != query->keys;
+}
+
+extern const char *sckpt_query_rank_name(SckptRankKind kind);
 /* Do the groups of a stage close with a watermark? */
 extern bool sckpt_query_closes(SckptQuery *query);
 

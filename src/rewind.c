@@ -99,26 +99,26 @@ static void
 make_keys(Rewind *rewind, Keys *keys)
 {
 	SckptQuery *last = rewind->task->last;
-	TupleDesc	desc = CreateTemplateTupleDesc(last->nkeys);
-	AttrNumber *numbers = palloc(Max(1, last->nkeys) * sizeof(AttrNumber));
-	Oid		   *operators = palloc(Max(1, last->nkeys) * sizeof(Oid));
-	Oid		   *collations = palloc(Max(1, last->nkeys) * sizeof(Oid));
+	TupleDesc	desc = CreateTemplateTupleDesc(last->nsink);
+	AttrNumber *numbers = palloc(Max(1, last->nsink) * sizeof(AttrNumber));
+	Oid		   *operators = palloc(Max(1, last->nsink) * sizeof(Oid));
+	Oid		   *collations = palloc(Max(1, last->nsink) * sizeof(Oid));
 	Oid		   *equal;
 	FmgrInfo   *hash;
 
-	keys->nkeys = last->nkeys;
-	keys->columns = palloc(Max(1, last->nkeys) * sizeof(int));
+	keys->nkeys = last->nsink;
+	keys->columns = palloc(Max(1, last->nsink) * sizeof(int));
 	keys->count = 0;
-	for (int i = 0; i < last->nkeys; i++)
+	for (int i = 0; i < last->nsink; i++)
 	{
-		keys->columns[i] = last->keys[i].result_column - 1;
-		TupleDescCopyEntry(desc, i + 1, last->result, last->keys[i].result_column);
+		keys->columns[i] = last->sink_keys[i].result_column - 1;
+		TupleDescCopyEntry(desc, i + 1, last->result, last->sink_keys[i].result_column);
 		numbers[i] = i + 1;
-		operators[i] = last->keys[i].eq_op;
-		collations[i] = last->keys[i].collation;
+		operators[i] = last->sink_keys[i].eq_op;
+		collations[i] = last->sink_keys[i].collation;
 	}
-	execTuplesHashPrepare(last->nkeys, operators, &equal, &hash);
-	keys->table = BuildTupleHashTableExt(NULL, desc, last->nkeys, numbers, equal, hash, collations, 1024, 0,
+	execTuplesHashPrepare(last->nsink, operators, &equal, &hash);
+	keys->table = BuildTupleHashTableExt(NULL, desc, last->nsink, numbers, equal, hash, collations, 1024, 0,
 										 rewind->context, rewind->context, rewind->scratch, false);
 	keys->key = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	keys->stored = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
@@ -341,7 +341,7 @@ rewind_keyed(Rewind *rewind)
 		ask_state(rewind, &keys);
 		if (rewind->images)
 			keep_images(rewind, &keys);
-		sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, false);
+		sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, false);
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 		delete_rows(rewind, &keys, sink);
 		put_rows(rewind, &keys, sink);
