@@ -604,6 +604,7 @@ make_set(SckptLevel *level, RankContext *context)
 		column->typmod = exprTypmod(column->expr);
 		column->collation = exprCollation(column->expr);
 		column->eq_op = InvalidOid;
+		column->canonical = sckpt_level_canonical(level, column->expr);
 		set->source[foreach_current_index(lc)] = list_nth_int(context->sources, foreach_current_index(lc));
 	}
 	stage->sets = set;
@@ -612,18 +613,17 @@ make_set(SckptLevel *level, RankContext *context)
 
 /* What the stage keeps, in words. */
 static char *
-describe(SckptLevel *level, RankContext *context, SckptRanking *ranking)
+describe(SckptRanking *ranking, SckptSetColumns *set)
 {
 	StringInfoData buf;
-	ListCell   *lc;
 
 	initStringInfo(&buf);
 	appendStringInfo(&buf, "%s <= " INT64_FORMAT " of", kind_names[ranking->kind], ranking->limit);
-	foreach(lc, context->exprs)
-		appendStringInfo(&buf, "%s %s", lc == list_head(context->exprs) ? "" : ",", sckpt_level_canonical(level, lfirst(lc)));
+	for (int i = 0; i < set->ncolumns; i++)
+		appendStringInfo(&buf, "%s %s", i == 0 ? "" : ",", set->columns[i].canonical);
 	for (int i = 0; i < ranking->nsort; i++)
 		appendStringInfo(&buf, "%s %s using %s%s", i == 0 ? " by" : ",",
-						 sckpt_level_canonical(level, list_nth(context->exprs, ranking->sort_columns[i])),
+						 set->columns[ranking->sort_columns[i]].canonical,
 						 get_opname(ranking->sort_ops[i]), ranking->sort_nulls_first[i] ? " nulls first" : "");
 	return buf.data;
 }
@@ -705,7 +705,7 @@ sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses)
 	stage->targetlist = (List *) replace_columns((Node *) visible, &context);
 	make_set(level, &context);
 	stage->ranking = clauses->ranking;
-	stage->ranking->canonical = describe(level, &context, stage->ranking);
+	stage->ranking->canonical = describe(stage->ranking, &stage->sets[0]);
 	if (clauses->offset > 0)
 	{
 		Var		   *number = makeVar(1, stage->nkeys + list_length(context.exprs) + 1, INT8OID, -1, InvalidOid, 0);
