@@ -164,18 +164,18 @@ static bool
 result_is_ready(SckptTask *task, SckptQuery *query)
 {
 	SckptQuery *last = sckpt_query_last(query);
-	AttrNumber *keys = palloc(Max(1, last->nkeys) * sizeof(AttrNumber));
+	AttrNumber *keys = palloc(Max(1, last->nsink) * sizeof(AttrNumber));
 	Relation	rel;
 	bool		ready;
 
 	rel = try_table_open(task->def->result, AccessShareLock);
 	if (rel == NULL)
 		return true;			/* which is an error, but not one to wait about */
-	for (int i = 0; i < last->nkeys; i++)
+	for (int i = 0; i < last->nsink; i++)
 		keys[i] = get_attnum(task->def->result,
-							 NameStr(TupleDescAttr(last->result, last->keys[i].result_column - 1)->attname));
-	ready = !last->grouped || (task->def->final && !task->def->result_owned) || last->nkeys == 0 ||
-		OidIsValid(sckpt_sink_key_index(rel, last->nkeys, keys));
+							 NameStr(TupleDescAttr(last->result, last->sink_keys[i].result_column - 1)->attname));
+	ready = !last->grouped || (task->def->final && !task->def->result_owned) || last->nsink == 0 ||
+		OidIsValid(sckpt_sink_key_index(rel, last->nsink, keys));
 	table_close(rel, AccessShareLock);
 	return ready;
 }

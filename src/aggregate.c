@@ -62,6 +62,8 @@ sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref)
 {
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
 
+	if (agg->rank_offset)
+		memset(entry_rank(agg, entry), 0, sizeof(SckptAggRank));
 	for (int i = 0; i < agg->ncalls; i++)
 		sckpt_aggregate_initialize_value(agg, i, entry);
 }
@@ -249,6 +251,20 @@ count_weight(SckptAggregate *agg, int index, SckptEntry *entry, const bool *null
 	value->value = Int64GetDatum(DatumGetInt64(value->value) + weight);
 }
 
+/* Give a row to a group that keeps its first rows; false: it is none of them. */
+static bool
+take_ranked(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls, int32 weight)
+{
+	SckptAggSet *set = &agg->set_calls[0];
+
+	for (int j = 0; j < set->ncolumns; j++)
+	{
+		set->values[j] = values[set->source[j] - 1];
+		set->nulls[j] = nulls[set->source[j] - 1];
+	}
+	return sckpt_rank_take(agg, ref, entry, set->values, set->nulls, weight);
+}
+
 /* Give a row's values to the group's sets, and the new ones to the DISTINCT calls. */
 static void
 take_elements(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls, int32 weight)
@@ -372,7 +388,12 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 		else
 			advance(agg, i, ref, entry, values, nulls);
 	}
-	if (agg->sets)
+	if (agg->ranker)
+	{
+		if (!take_ranked(agg, ref, entry, values, nulls, weight) && !agg->touched_offset)
+			return;
+	}
+	else if (agg->sets)
 		take_elements(agg, ref, entry, values, nulls, weight);
 	sckpt_state_mark_dirty(agg->operator.state, ref);
 	entry->flags &= ~SCKPT_ENTRY_REWRITE;
@@ -597,15 +618,15 @@ prepare_sets(SckptAggregate *agg)
 		defs[i].counted = set->counted = columns->counted;
 		defs[i].order = columns->order;
 		set->source = columns->source;
-		set->calls = palloc(agg->ncalls * sizeof(int));
-		set->values = palloc(columns->ncolumns * sizeof(Datum));
-		set->nulls = palloc(columns->ncolumns * sizeof(bool));
+		set->calls = palloc(Max(1, agg->ncalls) * sizeof(int));
+		set->values = palloc(Max(1, columns->ncolumns) * sizeof(Datum));
+		set->nulls = palloc(Max(1, columns->ncolumns) * sizeof(bool));
 		for (int j = 0; j < agg->ncalls; j++)
 		{
 			if (agg->calls[j].mode != SCKPT_CALL_TRANSITION && agg->calls[j].set == i)
 				set->calls[set->ncalls++] = j;
 		}
-		if (set->ncalls > 64 || (set->counted && set->ncalls != 1))
+		if (set->ncalls > 64 || (set->counted && set->ncalls != 1 && query->ranking == NULL))
 			elog(ERROR, "set with %d calls", set->ncalls);
 	}
 	agg->sets = sckpt_sets_create(agg->context, defs, agg->nsets, agg->operator.state, agg->head_offset);
@@ -650,6 +671,8 @@ lay_out(SckptAggregate *agg)
 		agg->head_offset = take_offset(&offset, SCKPT_SET_HEAD_SIZE(query->nsets));
 	if (query->nsession > 0)
 		agg->session_offset = take_offset(&offset, sizeof(SckptAggSession));
+	if (query->ranking && !query->retracting)
+		agg->rank_offset = take_offset(&offset, sizeof(SckptAggRank));
 	agg->flags_offset = offset;
 	agg->key_offset = offset + agg->ncalls;
 	agg->extended = query->ttl > 0 || query->retracting || query->nsets > 0 || query->nsession > 0;
@@ -697,6 +720,8 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	}
 	if (query->nsets > 0)
 		prepare_sets(agg);
+	if (query->ranking)
+		agg->ranker = sckpt_ranker_create(agg);
 	if (query->nsession > 0)
 		agg->sessions = sckpt_sessions_create(agg);
 	if (query->nwindows > 0 || query->ncomputed > 0 || query->source == NULL)
@@ -711,7 +736,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));
 	}
 
-	agg->operator.name = "aggregate";
+	agg->operator.name = query->ranking ? "rank" : "aggregate";
 	agg->operator.begin_rows = aggregate_begin_rows;
 	agg->operator.consume = aggregate_consume;
 	agg->operator.end_rows = aggregate_end_rows;

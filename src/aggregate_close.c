@@ -220,8 +220,8 @@ release_parts(SckptAggregate *agg, SckptRef ref)
 		sckpt_sets_drop(agg->sets, ref);
 }
 
-static void
-release_handed(SckptAggregate *agg, SckptEntry *entry)
+void
+sckpt_aggregate_release_handed(SckptAggregate *agg, SckptEntry *entry)
 {
 	SckptRef   *handed = entry_handed(agg, entry);
 
@@ -256,7 +256,7 @@ sckpt_aggregate_remove(SckptOperator *operator, bool elements, SckptRef ref)
 		sckpt_session_forget(agg, ref);
 	release_parts(agg, ref);
 	if (agg->handed_offset)
-		release_handed(agg, entry);
+		sckpt_aggregate_release_handed(agg, entry);
 	sckpt_group_key_load(agg->key, entry_key(agg, entry), values, nulls);
 	bytes = sckpt_aggregate_entry_bytes(agg, values, nulls);
 	MemoryContextSwitchTo(old);
@@ -332,6 +332,46 @@ compute_result(void *arg)
 	work->result = work->operator->result(work->operator, work->ref, work->slot);
 }
 
+/* The results of a group that ranks, on their way. */
+typedef struct RankWork
+{
+	SckptAggregate *agg;
+	SckptRef	ref;
+	MemoryContext context;
+	MinimalTuple *rows;
+	uint64		count;
+} RankWork;
+
+static void
+compute_ranks(void *arg)
+{
+	RankWork   *work = arg;
+	MemoryContext old = MemoryContextSwitchTo(work->context);
+
+	work->rows = sckpt_rank_results(work->agg, work->ref, &work->count);
+	MemoryContextSwitchTo(old);
+}
+
+static MinimalTuple *
+get_ranks(SckptAggregate *agg, SckptRef ref, MemoryContext context, SckptBadResult bad, void *arg, uint64 *count)
+{
+	RankWork	work = {agg, ref, context, NULL, 0};
+	ErrorData  *error = NULL;
+
+	if (bad == NULL)
+		compute_ranks(&work);
+	else
+		error = sckpt_careful_try(compute_ranks, &work);
+	if (error)
+	{
+		bad(arg, ref, error);
+		FreeErrorData(error);
+		work.count = 0;
+	}
+	*count = work.count;
+	return work.rows;
+}
+
 static bool
 get_result(SckptAggregate *agg, SckptRef ref, TupleTableSlot **slot, SckptBadResult bad, void *arg)
 {
@@ -359,6 +399,16 @@ hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryConte
 	MinimalTuple row = NULL;
 	MemoryContext old;
 
+	if (agg->ranker)
+	{
+		MinimalTuple *rows = NULL;
+		uint64		count = 0;
+
+		if (!(entry->flags & SCKPT_ENTRY_RETRACT))
+			rows = get_ranks(agg, ref, scratch, bad, arg, &count);
+		sckpt_rank_hand_on(agg, entry, rows, count, put, arg);
+		return;
+	}
 	if (!(entry->flags & SCKPT_ENTRY_RETRACT) && get_result(agg, ref, &slot, bad, arg))
 	{
 		old = MemoryContextSwitchTo(scratch);
@@ -371,15 +421,31 @@ hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryConte
 	if (load_handed(agg, entry))
 		(void) put(arg, agg->handed_slot, -1);
 	ExecClearTuple(agg->handed_slot);
-	release_handed(agg, entry);
+	sckpt_aggregate_release_handed(agg, entry);
 	if (row)
 	{
 		sckpt_aggregate_keep_handed(agg, entry, row);
 		(void) load_handed(agg, entry);
 		if (!put(arg, agg->handed_slot, 1))
-			release_handed(agg, entry);
+			sckpt_aggregate_release_handed(agg, entry);
 		ExecClearTuple(agg->handed_slot);
 	}
+}
+
+/* The rows of a group that closes. */
+static void
+hand_on_ranks(SckptAggregate *agg, SckptRef ref, MemoryContext scratch, SckptPutAbove put, SckptBadResult bad, void *arg)
+{
+	uint64		count;
+	MinimalTuple *rows = get_ranks(agg, ref, scratch, bad, arg, &count);
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		ExecStoreMinimalTuple(rows[i], agg->handed_slot, false);
+		(void) put(arg, agg->handed_slot, 1);
+	}
+	ExecClearTuple(agg->handed_slot);
+	MemoryContextReset(scratch);
 }
 
 void
@@ -401,6 +467,8 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 										 MCXT_ALLOC_HUGE);
 	MemoryContextSwitchTo(old);
 	operator->begin_results(operator);
+	if (!final || agg->ranker)
+		agg->handed_slot = MakeSingleTupleTableSlot(agg->query->result, &TTSOpsMinimalTuple);
 	if (final)
 	{
 		for (uint64 i = 0; i < count; i++)
@@ -408,12 +476,12 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 			TupleTableSlot *slot;
 
 			CHECK_FOR_INTERRUPTS();
-			if (get_result(agg, closing[i], &slot, bad, arg))
+			if (agg->ranker)
+				hand_on_ranks(agg, closing[i], row_context, put, bad, arg);
+			else if (get_result(agg, closing[i], &slot, bad, arg))
 				(void) put(arg, slot, 1);
 		}
 	}
-	else
-		agg->handed_slot = MakeSingleTupleTableSlot(agg->query->result, &TTSOpsMinimalTuple);
 	for (SckptRef ref = sckpt_state_first_dirty(operator->state); ref != SCKPT_NO_REF;)
 	{
 		SckptEntry *entry = sckpt_state_address(operator->state, ref);

@@ -11,6 +11,7 @@
  *		part	its name						the parts that entries have
  *		handed	type, name						columns of the row handed on
  *		set		kind, types						of elements: the sets that they are in
+ *		rank	0, what the only set's rows are, and which of them are results
  *		call	mode, set, mark, signature, canonical expression
  *
  * A chunk that the same query has stored (pipeline_def.version) is told from that by types and signatures only, since canonical expressions
@@ -61,6 +62,8 @@ mark_of(SckptAggregate *agg, int call)
 static void
 describe_calls(SckptAggregate *agg, StringInfo buf)
 {
+	if (agg->ranker)
+		appendStringInfo(buf, "rank\t0\t%s\n", agg->query->ranking->canonical);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		SckptAggCall *call = &agg->calls[i];
@@ -230,6 +233,12 @@ read_line(SckptAggregate *agg, SckptAggForm *form, char **fields, int *nkeys, in
 		form->sets.sets[form->sets.nsets] = -1;
 		memset(form->sets.marks + form->sets.nsets++ * SCKPT_SET_MARKS, -1, SCKPT_SET_MARKS);
 		return true;
+	}
+	if (strcmp(fields[0], "rank") == 0)
+	{
+		if (form->sets.nsets == 1)
+			form->sets.sets[0] = 0;
+		return agg->ranker && (form->same || strcmp(fields[2], agg->query->ranking->canonical) == 0);
 	}
 	return strcmp(fields[0], "call") == 0 && read_call(agg, form, fields);
 }

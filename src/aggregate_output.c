@@ -9,6 +9,7 @@
 
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
+#include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "nodes/makefuncs.h"
@@ -73,64 +74,86 @@ handed_codecs(SckptAggregate *agg)
 	return agg->handed_codecs;
 }
 
+/* The row handed on, or of a query that ranks, the rows. */
+static MinimalTuple *
+handed_rows(SckptAggregate *agg, SckptEntry *entry, uint64 *count)
+{
+	SckptRef	ref = *entry_handed(agg, entry);
+	MinimalTuple *rows;
+
+	if (agg->ranker)
+		return sckpt_rank_handed(agg, entry, count);
+	*count = ref != SCKPT_NO_REF;
+	rows = palloc(sizeof(MinimalTuple));
+	if (ref != SCKPT_NO_REF)
+		rows[0] = (MinimalTuple) DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
+	return rows;
+}
+
 static void
 pack_handed(SckptAggregate *agg, SckptEntry *entry, StringInfo buf)
 {
 	SckptCodec *codecs = handed_codecs(agg);
 	TupleDesc	desc = agg->query->result;
-	SckptRef	ref = *entry_handed(agg, entry);
-	HeapTupleData tuple;
-	MinimalTuple row;
-	Datum	   *values;
-	bool	   *nulls;
+	uint64		count;
+	MinimalTuple *rows = handed_rows(agg, entry, &count);
+	Datum	   *values = palloc(desc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 
-	appendStringInfoCharMacro(buf, ref != SCKPT_NO_REF);
-	if (ref == SCKPT_NO_REF)
-		return;
-	row = (MinimalTuple) DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
-	tuple.t_len = row->t_len + MINIMAL_TUPLE_OFFSET;
-	tuple.t_data = (HeapTupleHeader) ((char *) row - MINIMAL_TUPLE_OFFSET);
-	values = palloc(desc->natts * sizeof(Datum));
-	nulls = palloc(desc->natts * sizeof(bool));
-	heap_deform_tuple(&tuple, desc, values, nulls);
-	for (int i = 0; i < desc->natts; i++)
+	sckpt_codec_write_uint(buf, count);
+	for (uint64 n = 0; n < count; n++)
 	{
-		appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
-		if (!nulls[i])
-			write_sized(&codecs[i], buf, values[i]);
+		HeapTupleData tuple;
+
+		tuple.t_len = rows[n]->t_len + MINIMAL_TUPLE_OFFSET;
+		tuple.t_data = (HeapTupleHeader) ((char *) rows[n] - MINIMAL_TUPLE_OFFSET);
+		heap_deform_tuple(&tuple, desc, values, nulls);
+		for (int i = 0; i < desc->natts; i++)
+		{
+			appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
+			if (!nulls[i])
+				write_sized(&codecs[i], buf, values[i]);
+		}
 	}
 }
 
-/* NULL: nothing was handed on. */
-static MinimalTuple
-unpack_handed(SckptAggregate *agg, const char **cursor, const char *end)
+static MinimalTuple *
+unpack_handed(SckptAggregate *agg, const char **cursor, const char *end, uint64 *count)
 {
 	SckptCodec *codecs = handed_codecs(agg);
 	TupleDesc	desc = agg->query->result;
-	Datum	   *values;
-	bool	   *nulls;
+	Datum	   *values = palloc0(desc->natts * sizeof(Datum));
+	bool	   *nulls = palloc(desc->natts * sizeof(bool));
+	MinimalTuple *rows;
 
-	if (sckpt_codec_read_uint(cursor, end) == 0)
-		return NULL;
-	values = palloc0(desc->natts * sizeof(Datum));
-	nulls = palloc(desc->natts * sizeof(bool));
-	memset(nulls, true, desc->natts * sizeof(bool));
-	for (int i = 0; i < agg->form->nhanded; i++)
+	*count = sckpt_codec_read_uint(cursor, end);
+	if (*count > (agg->ranker ? MaxAllocHugeSize / sizeof(MinimalTuple) : 1))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stored state of a pipeline is corrupted"),
+				 errdetail("A group has handed on too many rows.")));
+	rows = palloc_extended(Max(1, *count) * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
+	for (uint64 n = 0; n < *count; n++)
 	{
-		int			column = agg->form->handed[i];
-		Size		length;
-
-		if (sckpt_codec_read_uint(cursor, end) == 0)
-			continue;
-		if (column < 0)
+		memset(nulls, true, desc->natts * sizeof(bool));
+		for (int i = 0; i < agg->form->nhanded; i++)
 		{
-			(void) sckpt_codec_read_bytes(cursor, end, &length);
-			continue;
+			int			column = agg->form->handed[i];
+			Size		length;
+
+			if (sckpt_codec_read_uint(cursor, end) == 0)
+				continue;
+			if (column < 0)
+			{
+				(void) sckpt_codec_read_bytes(cursor, end, &length);
+				continue;
+			}
+			nulls[column] = false;
+			values[column] = read_sized(&codecs[column], cursor, end);
 		}
-		nulls[column] = false;
-		values[column] = read_sized(&codecs[column], cursor, end);
+		rows[n] = heap_form_minimal_tuple(desc, values, nulls, 0);
 	}
-	return heap_form_minimal_tuple(desc, values, nulls, 0);
+	return rows;
 }
 
 /*
@@ -239,7 +262,8 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	int64		id = 0;
 	TimestampTz touched = DT_NOBEGIN;
 	int64		weight = 0;
-	MinimalTuple handed = NULL;
+	MinimalTuple *handed = NULL;
+	uint64		nhanded = 0;
 	TimestampTz now = agg->unpack_times.clock;
 	uint32		hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
 	SckptRef	ref;
@@ -262,7 +286,7 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	if (agg->form->weight)
 		weight = sckpt_codec_read_int(cursor, end);
 	if (agg->form->handed_on)
-		handed = unpack_handed(agg, cursor, end);
+		handed = unpack_handed(agg, cursor, end, &nhanded);
 
 	/* An older version, or one that had left already. */
 	if (agg->sessions ? sckpt_session_overlaps(agg, hash, session.start, session.end)
@@ -296,8 +320,10 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 		*entry_touched(agg, entry) = agg->form->touched ? touched : now;
 	if (agg->weight_offset)
 		*entry_weight(agg, entry) = weight;
-	if (handed)
-		sckpt_aggregate_keep_handed(agg, entry, handed);
+	if (agg->ranker && nhanded > 0)
+		sckpt_rank_keep_handed(agg, entry, handed, nhanded);
+	else if (nhanded > 0)
+		sckpt_aggregate_keep_handed(agg, entry, handed[0]);
 	if (agg->timers)
 		sckpt_aggregate_register(agg, ref, agg->key_values, agg->key_nulls);
 	return ref;
@@ -395,7 +421,7 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 	agg->group_slot = NULL;
 	agg->estate = CreateExecutorState();
 	old = MemoryContextSwitchTo(agg->estate->es_query_cxt);
-	desc = CreateTemplateTupleDesc(agg->query->nkeys + agg->ncalls);
+	desc = CreateTemplateTupleDesc(agg->query->nkeys + agg->ncalls + (agg->ranker ? agg->query->sets[0].ncolumns + 3 : 0));
 	for (int i = 0; i < agg->query->nkeys; i++)
 	{
 		TupleDescInitEntry(desc, i + 1, NULL, agg->query->keys[i].type, agg->query->keys[i].typmod, 0);
@@ -403,6 +429,18 @@ sckpt_aggregate_begin_results(SckptOperator *operator)
 	}
 	for (int i = 0; i < agg->ncalls; i++)
 		TupleDescInitEntry(desc, agg->query->nkeys + i + 1, NULL, agg->query->calls[i].aggref->aggtype, -1, 0);
+	if (agg->ranker)
+	{
+		SckptSetColumns *set = &agg->query->sets[0];
+
+		for (int i = 0; i < set->ncolumns; i++)
+		{
+			TupleDescInitEntry(desc, agg->query->nkeys + i + 1, NULL, set->columns[i].type, set->columns[i].typmod, 0);
+			TupleDescInitEntryCollation(desc, agg->query->nkeys + i + 1, set->columns[i].collation);
+		}
+		for (int i = 0; i < 3; i++)
+			TupleDescInitEntry(desc, agg->query->nkeys + set->ncolumns + i + 1, NULL, INT8OID, -1, 0);
+	}
 
 	agg->group_slot = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	econtext = CreateExprContext(agg->estate);
@@ -502,6 +540,14 @@ sckpt_aggregate_result(SckptOperator *operator, SckptRef ref, TupleTableSlot **s
 	}
 	for (int i = 0; i < agg->ncalls; i++)
 		group->tts_values[nkeys + i] = final_value(agg, i, ref, entry, &group->tts_isnull[nkeys + i]);
+	if (agg->ranker && !sckpt_rank_load_first(agg, ref, group))
+	{
+		/* No row, but a key. */
+		MemoryContextSwitchTo(old);
+		*slot = agg->projection->pi_state.resultslot;
+		sckpt_aggregate_key_row(operator, ref, *slot);
+		return false;
+	}
 	ExecStoreVirtualTuple(group);
 	MemoryContextSwitchTo(old);
 

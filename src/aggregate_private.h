@@ -75,6 +75,17 @@ typedef struct SckptAggSession
 	uint32		hash;			/* of the key, in the directory */
 } SckptAggSession;
 
+/*
+ * Of a partition that only grows, what the first rows are known to be without sorting: rows after `bound`, one of its elements, are no results, and
+ * never will be.
+ */
+typedef struct SckptAggRank
+{
+	SckptRef	bound;			/* SCKPT_NO_REF: not known yet */
+	uint32		kept;			/* rows taken in since the restore, less those let go */
+	uint32		enough;			/* when there are so many, those that are no results are let go; 0: not decided yet */
+} SckptAggRank;
+
 /* By what a group's closing time is found: one for each window among the keys. */
 typedef struct SckptAggDue
 {
@@ -169,6 +180,7 @@ typedef struct SckptAggStale
 
 typedef struct SckptSessions SckptSessions;
 typedef struct SckptCollector SckptCollector;
+typedef struct SckptRanker SckptRanker;
 typedef struct SckptUndo SckptUndo;
 
 typedef struct SckptAggregate
@@ -191,6 +203,7 @@ typedef struct SckptAggregate
 	Size		counts_offset;
 	Size		head_offset;
 	Size		session_offset;
+	Size		rank_offset;
 	Size		flags_offset;
 	Size		key_offset;
 	bool		extended;		/* more than finding the group and calling functions is to be done for a row */
@@ -205,6 +218,7 @@ typedef struct SckptAggregate
 	SckptGroupKey *route;		/* the routing keys; NULL: the stage is not spread over tasks */
 	SckptSessions *sessions;	/* NULL: no session window */
 	SckptCollector *collector;	/* of COLLECT calls; made when the first result is asked for */
+	SckptRanker *ranker;		/* of a query that ranks */
 	SckptExpander *expander;	/* NULL: rows are taken as they come */
 
 	SckptAggLive *live;
@@ -303,6 +317,12 @@ entry_session(SckptAggregate *agg, SckptEntry *entry)
 	return (SckptAggSession *) ((char *) entry + agg->session_offset);
 }
 
+static inline SckptAggRank *
+entry_rank(SckptAggregate *agg, SckptEntry *entry)
+{
+	return (SckptAggRank *) ((char *) entry + agg->rank_offset);
+}
+
 static inline int64
 sckpt_aggregate_new_id(SckptAggregate *agg)
 {
@@ -392,8 +412,9 @@ extern void sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref);
 extern void sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, SckptPutAbove put,
 									SckptBadResult bad, void *arg);
 
-/* Keep a row as the one that was handed on. */
+/* Keep a row as the one that was handed on; forget it. */
 extern void sckpt_aggregate_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple row);
+extern void sckpt_aggregate_release_handed(SckptAggregate *agg, SckptEntry *entry);
 
 /*
  * aggregate_undo.c: note that an entry is about to change, in anything but the elements of its sets; that it was added; that bits
@@ -410,6 +431,22 @@ extern void sckpt_aggregate_end_undo(SckptOperator *operator);
 
 /* aggregate_collect.c: the result of a COLLECT call, palloc'd in the current context or pointing into the store. */
 extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref, bool *isnull);
+
+/* aggregate_rank.c: groups whose results are the first of their rows. */
+extern SckptRanker *sckpt_ranker_create(SckptAggregate *agg);
+/* Take a row (of the set's columns) in; false: it is after all that can be results, and nothing has changed. */
+extern bool sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight);
+/* Before results are asked for: let go of what is not needed. */
+extern void sckpt_rank_flush(SckptAggregate *agg);
+/* The row of a group that has one at most, into the slot of group rows, whose keys are there; false: it has none. */
+extern bool sckpt_rank_load_first(SckptAggregate *agg, SckptRef ref, TupleTableSlot *group);
+/* All rows, palloc'd, between begin_results and end_results. */
+extern MinimalTuple *sckpt_rank_results(SckptAggregate *agg, SckptRef ref, uint64 *count);
+/* Those handed on last, which stay where they are; and keep these as that, in an entry that has none. */
+extern MinimalTuple *sckpt_rank_handed(SckptAggregate *agg, SckptEntry *entry, uint64 *count);
+extern void sckpt_rank_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count);
+/* The difference between what was handed on and `rows`, which are what is handed on from now on. */
+extern void sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count, SckptPutAbove put, void *arg);
 
 /* session.c: the sessions of each key. */
 extern SckptSessions *sckpt_sessions_create(SckptAggregate *agg);

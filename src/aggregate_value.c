@@ -197,8 +197,11 @@ void
 sckpt_aggregate_flush(SckptOperator *operator)
 {
 	SckptAggregate *agg = (SckptAggregate *) operator;
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	MemoryContext old;
 
+	if (agg->ranker)
+		sckpt_rank_flush(agg);
+	old = MemoryContextSwitchTo(agg->row_context);
 	for (uint32 i = 0; i < agg->nlive; i++)
 	{
 		flatten_live(agg, &agg->live[i]);

@@ -65,6 +65,10 @@ check_stage(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new)
 	}
 	if (old->nkeys != new->nkeys || old->nsession != new->nsession)
 		refuse(pipeline, "other group keys", NULL);
+	if ((old->ranking == NULL) != (new->ranking == NULL) ||
+		(old->ranking && strcmp(old->ranking->canonical, new->ranking->canonical) != 0))
+		refuse(pipeline, "another choice of first rows", old->ranking && new->ranking ?
+			   psprintf("It has %s, not %s.", old->ranking->canonical, new->ranking->canonical) : NULL);
 	for (int i = 0; i < new->ncalls && new->retracting; i++)
 	{
 		if (!has_call(old, &new->calls[i]))

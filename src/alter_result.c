@@ -44,7 +44,8 @@ key_column(SckptQuery *query, SckptKey *key)
 static void
 rename_keys(SckptQuery *old, SckptQuery *new, const char *table)
 {
-	for (int i = 0; i < new->nkeys; i++)
+	/* Those of a result whose rows are told apart otherwise are named, and have to stay. */
+	for (int i = 0; i < new->nkeys && !sckpt_query_has_other_sink_key(new); i++)
 	{
 		for (int j = 0; j < old->nkeys; j++)
 		{
@@ -108,17 +109,17 @@ static Oid
 key_index(Oid relid, SckptQuery *query)
 {
 	Relation	rel = table_open(relid, AccessShareLock);
-	AttrNumber *keys = palloc(Max(1, query->nkeys) * sizeof(AttrNumber));
+	AttrNumber *keys = palloc(Max(1, query->nsink) * sizeof(AttrNumber));
 	Oid			index = InvalidOid;
-	bool		complete = query->nkeys > 0;
+	bool		complete = query->nsink > 0;
 
-	for (int i = 0; i < query->nkeys; i++)
+	for (int i = 0; i < query->nsink; i++)
 	{
-		keys[i] = get_attnum(relid, key_column(query, &query->keys[i]));
+		keys[i] = get_attnum(relid, key_column(query, &query->sink_keys[i]));
 		complete &= keys[i] > 0;
 	}
 	if (complete)
-		index = sckpt_sink_key_index(rel, query->nkeys, keys);
+		index = sckpt_sink_key_index(rel, query->nsink, keys);
 	table_close(rel, AccessShareLock);
 	return index;
 }
@@ -150,7 +151,7 @@ sckpt_alter_result(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new, bo
 	if (OidIsValid(index) && index != wanted && get_rel_name(index))
 		sckpt_pipeline_run_sql(psprintf("DROP INDEX %s", quote_qualified_identifier(get_namespace_name(get_rel_namespace(index)),
 																				 get_rel_name(index))), SPI_OK_UTILITY);
-	if (!OidIsValid(wanted) && new_last->nkeys > 0)
+	if (!OidIsValid(wanted) && new_last->nsink > 0)
 		sckpt_pipeline_index_result(pipeline->result, new_last);
 	CommandCounterIncrement();
 }

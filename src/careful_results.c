@@ -105,7 +105,7 @@ take_changes(void *arg, uint64 first, uint64 end)
 
 	changes->first = first;
 	changes->end = end;
-	sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+	sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
 	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 	for (uint64 i = first; i < end; i++)
 		make_change(changes, sink, &changes->list[i]);

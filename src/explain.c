@@ -163,13 +163,22 @@ explain_routes(ReturnSetInfo *rsinfo, SckptQuery *query)
 static void
 explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 {
-	put_line(rsinfo, "  Stage %d: aggregate%s", number, query->retracting ? " over rows that can be taken back" : "");
+	put_line(rsinfo, "  Stage %d: %s%s", number, query->ranking ? "first rows" : query->ncalls == 0 ? "distinct rows" : "aggregate",
+			 query->retracting ? " over rows that can be taken back" : "");
 	if (query->source == NULL)
 		explain_windows(rsinfo, query);
 	for (int i = 0; i < query->nkeys; i++)
-		put_line(rsinfo, "    Key: %s %s", NameStr(TupleDescAttr(query->result, query->keys[i].result_column - 1)->attname),
-				 format_type_with_typemod(query->keys[i].type, query->keys[i].typmod));
+	{
+		if (query->keys[i].result_column > 0)
+			put_line(rsinfo, "    Key: %s %s", NameStr(TupleDescAttr(query->result, query->keys[i].result_column - 1)->attname),
+					 format_type_with_typemod(query->keys[i].type, query->keys[i].typmod));
+		else
+			put_line(rsinfo, "    Key: %s", query->keys[i].canonical);
+	}
 	explain_routes(rsinfo, query);
+	if (query->ranking)
+		put_line(rsinfo, "    Rows: %s <= " INT64_FORMAT "%s", sckpt_query_rank_name(query->ranking->kind), query->ranking->limit,
+				 query->retracting ? ", of all that are kept" : "; the others are not kept");
 	for (int i = 0; i < query->ncalls; i++)
 	{
 		SckptCall  *call = &query->calls[i];
@@ -306,6 +315,8 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 		put_line(rsinfo, "  Sink: append-only");
 	else if (pipeline->final)
 		put_line(rsinfo, "  Sink: append-only, one row per group when its window closes");
+	else if (sckpt_query_last(query)->bag)
+		put_line(rsinfo, "  Sink: a bag of rows, kept current at each checkpoint");
 	else
 		put_line(rsinfo, "  Sink: keyed, one row per group, kept current at each checkpoint");
 	put_line(rsinfo, "  State: " INT64_FORMAT " rows, " INT64_FORMAT " bytes", copy.counters.state_rows, copy.counters.state_bytes);

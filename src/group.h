@@ -41,7 +41,7 @@ typedef struct SckptGroupKey
 	SckptGroupColumn *columns;
 } SckptGroupKey;
 
-/* Of these columns: type, typmod, collation and equality count. */
+/* Of these columns: type, typmod, collation and equality count; without an equality operator it is that of the bytes. */
 extern SckptGroupKey *sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext context);
 /*
  * Hash of a key.  values[] of variable length that are compressed or out of line are replaced by flat ones palloc'd in the

@@ -449,7 +449,7 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	}
 	if (target->sink == NULL)
 	{
-		target->sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+		target->sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
 		sckpt_sink_set_columns(target->sink, task->last->result->natts, task->result_columns);
 	}
 	fill_slot(target);

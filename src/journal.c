@@ -54,7 +54,7 @@ sckpt_journal_open(SckptTask *task, MemoryContext context)
 	journal->scratch = AllocSetContextCreate(context, "stream_ckpt journal", ALLOCSET_DEFAULT_SIZES);
 	journal->desc = task->last->result;
 	journal->codecs = palloc0(Max(1, journal->desc->natts) * sizeof(SckptCodec));
-	journal->nkeys = task->last->grouped ? task->last->nkeys : 0;
+	journal->nkeys = task->last->grouped ? task->last->nsink : 0;
 	journal->keys = palloc(Max(1, journal->nkeys) * sizeof(int));
 	initStringInfo(&description);
 	for (int i = 0; i < journal->desc->natts; i++)
@@ -66,7 +66,7 @@ sckpt_journal_open(SckptTask *task, MemoryContext context)
 						 format_type_extended(att->atttypid, att->atttypmod, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY));
 	}
 	for (int i = 0; i < journal->nkeys; i++)
-		journal->keys[i] = task->last->keys[i].result_column - 1;
+		journal->keys[i] = task->last->sink_keys[i].result_column - 1;
 	journal->description = description.data;
 	MemoryContextSwitchTo(old);
 	return journal;

@@ -52,7 +52,7 @@ sckpt_offline_withdraw(SckptTask *task)
 	SckptRef	ref;
 
 	sckpt_task_become_owner(task, &identity);
-	sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+	sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
 	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 	row = MakeSingleTupleTableSlot(task->last->result, &TTSOpsVirtual);
 	while ((ref = sckpt_state_next(last->state, &cursor)) != SCKPT_NO_REF)

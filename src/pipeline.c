@@ -270,13 +270,15 @@ check_options(FunctionCallInfo fcinfo)
 		sckpt_pipeline_check_duration("state_ttl", PG_GETARG_INTERVAL_P(9), false);
 }
 
-/* Do all keys have an order, so that a unique index can be over them? */
+/* Are rows told apart by their keys, which all have an order, so that a unique index can be over them? */
 static bool
 keys_have_order(SckptQuery *query)
 {
-	for (int i = 0; i < query->nkeys; i++)
+	if (query->bag)
+		return false;
+	for (int i = 0; i < query->nsink; i++)
 	{
-		if (!OidIsValid(GetDefaultOpClass(query->keys[i].type, BTREE_AM_OID)))
+		if (!OidIsValid(GetDefaultOpClass(query->sink_keys[i].type, BTREE_AM_OID)))
 			return false;
 	}
 	return true;
@@ -303,10 +305,10 @@ sckpt_pipeline_index_result(Oid relid, SckptQuery *query)
 
 	initStringInfo(&sql);
 	initStringInfo(&keys);
-	for (int i = 0; i < query->nkeys; i++)
+	for (int i = 0; i < query->nsink; i++)
 		appendStringInfo(&keys, "%s%s", i ? ", " : "",
 						 quote_identifier(NameStr(TupleDescAttr(query->result,
-																query->keys[i].result_column - 1)->attname)));
+																query->sink_keys[i].result_column - 1)->attname)));
 	if (keys_have_order(query))
 		appendStringInfo(&sql, "CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT", name, keys.data);
 	else
@@ -354,7 +356,7 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 		if (hash)
 			sckpt_pipeline_run_sql(psprintf("CREATE INDEX ON %s (%s)", name, hash), SPI_OK_UTILITY);
 	}
-	if (query->nkeys == 0)
+	if (query->nsink == 0)
 		return relid;
 
 	sckpt_pipeline_index_result(relid, query);

@@ -144,6 +144,12 @@ check_keyed_sink(Relation rel, SckptQuery *query, AttrNumber *keys)
 				 errmsg("stream \"%s\" as the sink of a grouped query is not supported",
 						RelationGetRelationName(rel)),
 				 errhint("The rows of a grouped result change. Write them into a table, or use emit => 'final'.")));
+	if (query->bag)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("table \"%s\" as the sink of a query whose rows have no key is not supported",
+						RelationGetRelationName(rel)),
+				 errhint("Select the columns of PARTITION BY and row_number(), or leave the sink out: the pipeline makes a table of its own.")));
 	for (int i = 0; i < query->result->natts; i++)
 	{
 		Form_pg_attribute source = TupleDescAttr(query->result, i);
@@ -165,7 +171,7 @@ check_keyed_sink(Relation rel, SckptQuery *query, AttrNumber *keys)
 					 errmsg("column \"%s\" of sink \"%s\" is a generated column",
 							NameStr(source->attname), RelationGetRelationName(rel))));
 	}
-	sckpt_sink_check(rel, query->nkeys, keys, true);
+	sckpt_sink_check(rel, query->nsink, keys, true);
 }
 
 void
@@ -173,7 +179,7 @@ sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed
 {
 	Relation	rel = try_table_open(sink, RowExclusiveLock);
 	List	   *visited = NIL;
-	AttrNumber *keys = palloc(Max(1, query->nkeys) * sizeof(AttrNumber));
+	AttrNumber *keys = palloc(Max(1, query->nsink) * sizeof(AttrNumber));
 
 	if (rel == NULL)
 		ereport(ERROR,
@@ -193,9 +199,9 @@ sckpt_pipeline_check_sink(Oid sink, SckptQuery *query, List *streams, bool keyed
 					 errmsg("column \"%s\" of the query does not exist in sink \"%s\"",
 							column, RelationGetRelationName(rel)),
 					 errhint("Columns go by name: use AS to name them as in the sink.")));
-		for (int k = 0; k < query->nkeys; k++)
+		for (int k = 0; k < query->nsink; k++)
 		{
-			if (query->keys[k].result_column == i + 1)
+			if (query->sink_keys[k].result_column == i + 1)
 				keys[k] = get_attnum(sink, column);
 		}
 	}

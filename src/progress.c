@@ -243,7 +243,7 @@ output_delay(SckptTask *task, AttrNumber event_time)
 
 		if (key->bound == SCKPT_BOUND_NONE || key->window == NULL)
 			continue;
-		if (task->result_columns[key->result_column - 1] == event_time && key->bound == SCKPT_BOUND_END)
+		if (key->result_column > 0 && task->result_columns[key->result_column - 1] == event_time && key->bound == SCKPT_BOUND_END)
 			return add_time(delay, key->delay);
 		longest = Max(longest, add_time(window_size(key->window), key->delay));
 	}

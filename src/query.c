@@ -304,16 +304,7 @@ void
 sckpt_query_check_level(Query *query)
 {
 	sckpt_union_check_operations(query);
-	if (query->hasDistinctOn)
-		sckpt_query_refuse("DISTINCT ON", "Use GROUP BY with the same columns and aggregates for the others.");
-	if (query->distinctClause)
-		sckpt_query_refuse("SELECT DISTINCT", "Use GROUP BY with the same columns.");
-	if (query->hasWindowFuncs || query->windowClause)
-		sckpt_query_refuse("a window function", "Use it in a query over the result table.");
-	if (query->limitCount || query->limitOffset)
-		sckpt_query_refuse("LIMIT", "Use it in a query over the result table.");
-	if (query->sortClause)
-		sckpt_query_refuse("ORDER BY", "Order the rows in a query over the result table.");
+	sckpt_rank_check_level(query);
 	if (query->rowMarks)
 		sckpt_query_refuse("FOR UPDATE or FOR SHARE", "Leave the clause out: a pipeline only reads the tables it joins.");
 	if (query->hasRecursive)
@@ -355,6 +346,8 @@ find_in_query(Query *query, StreamUse *use)
 	if (sckpt_query_is_grouped(query))
 		sckpt_query_refuse("grouping in a sub-select over a stream",
 						   "Create a pipeline for the sub-select.");
+	if (sckpt_query_is_ranked(query))
+		sckpt_query_refuse("DISTINCT ON, a rank or LIMIT in a view over a stream", "Put it into the pipeline's query.");
 
 	/* Otherwise it has been flattened. */
 	foreach(lc, query->rtable)
@@ -403,7 +396,7 @@ has_levels(Query *query, bool track, bool outermost)
 	bool		direct = false;
 	bool		hidden = false;
 
-	if (sckpt_join_is(query) || (!outermost && sckpt_query_is_grouped(query)))
+	if (sckpt_join_is(query) || sckpt_query_is_ranked(query) || (!outermost && sckpt_query_is_grouped(query)))
 		return true;
 	foreach(lc, query->rtable)
 	{
@@ -522,6 +515,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
 	(void) flatten_groups((Node *) query, NULL);
+	sckpt_rank_lower(query);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));
@@ -579,6 +573,13 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 			sckpt_level_split_group(&level);
 		else
 			result->source = pg_get_querydef(query, false);
+	}
+	if (sckpt_query_last(result)->sink_keys == NULL)
+	{
+		SckptQuery *last = sckpt_query_last(result);
+
+		last->nsink = last->nkeys;
+		last->sink_keys = last->keys;
 	}
 	result->streams = use.streams;
 	result->nscans = use.count;

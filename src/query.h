@@ -49,7 +49,7 @@ typedef struct SckptKey
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
-	Oid			eq_op;			/* a hashable equality operator */
+	Oid			eq_op;			/* a hashable equality operator; InvalidOid: what looks the same is equal */
 	AttrNumber	result_column;	/* where the key stands in the result; 0: nowhere (not in the last stage) */
 	Node	   *expr;			/* over the query's relations */
 	int			below;			/* 1 + the number of the key of the stage below that it is; 0: it is another expression */
@@ -131,6 +131,29 @@ typedef struct SckptJoin
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;
+typedef enum SckptRankKind
+{
+	SCKPT_RANK_ROW_NUMBER,
+	SCKPT_RANK_RANK,
+	SCKPT_RANK_DENSE_RANK
+} SckptRankKind;
+
+/*
+ * Of a stage whose groups have several rows: partitions, in an order.  The rows are in its only set, whose columns are of image equality.  What is called its group's row has the
+ * keys, the set's columns and the three ranks (int8, by their kind).
+ */
+typedef struct SckptRanking
+{
+	SckptRankKind kind;
+	int64		limit;			/* rows with a greater rank of that kind are no results */
+	/* columns (from 0) of the set by which rows are sorted; ties are broken by their images */
+	int			nsort;
+	int		   *sort_columns;
+	Oid		   *sort_ops;
+	bool	   *sort_nulls_first;
+	bool		numbered;		/* the last column of its results, 0 until then, numbers identical rows */
+	char	   *canonical;		/* all that, in words */
+} SckptRanking;
 
 typedef struct SckptQuery
 {
@@ -164,6 +187,12 @@ typedef struct SckptQuery
 	List	   *targetlist;
 	Node	   *having;
 	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
+	SckptRanking *ranking;		/* NULL: a group has one row */
+
+	/* of the last stage: how the sink's rows are found: by these of their columns (result_column) */
+	int			nsink;
+	SckptKey   *sink_keys;
+	bool		bag;			/* there may be several with the same ones, which are all columns */
 
 	/* how it can be spread over tasks (query_route.c) */
 	int			nspread;		/* of the first stage: so many stages, from the first one on, can; 0: none */
@@ -220,6 +249,21 @@ extern bool sckpt_query_has_join(SckptQuery *query);
  * How many stages, from the first one on, are spread over tasks by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
  */
 extern int	sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism);
+/* Does a group of the stage have one row at most? */
+static inline bool
+sckpt_query_is_single(SckptQuery *query)
+{
+	return query->ranking == NULL || (query->ranking->kind == SCKPT_RANK_ROW_NUMBER && query->ranking->limit == 1);
+}
+
+/* Is it found in the sink by other columns than its key? */
+static inline bool
+sckpt_query_has_other_sink_key(SckptQuery *query)
+{
+	return query->sink_keys != query->keys;
+}
+
+extern const char *sckpt_query_rank_name(SckptRankKind kind);
 /* Do the groups of a stage close with a watermark? */
 extern bool sckpt_query_closes(SckptQuery *query);
 

@@ -93,8 +93,14 @@ column_name(NameContext *context, Var *var)
 
 		if (context->stage->join)
 			return context->stage->join->names[number];
-		return number < context->stage->nkeys ? context->stage->keys[number].canonical
-			: context->stage->calls[number - context->stage->nkeys].canonical;
+		if (number < context->stage->nkeys)
+			return context->stage->keys[number].canonical;
+		number -= context->stage->nkeys;
+		if (context->stage->ranking == NULL)
+			return context->stage->calls[number].canonical;
+		if (number < context->stage->sets[0].ncolumns)
+			return context->stage->sets[0].columns[number].canonical;
+		return pstrdup(sckpt_query_rank_name(number - context->stage->sets[0].ncolumns));
 	}
 	if (level && level->below && var->varno == level->below)
 	{

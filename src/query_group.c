@@ -160,8 +160,8 @@ has_key(SckptKey *keys, int nkeys, Node *expr)
  * Keys are the row's first columns; bounds of sessions come last of them.
  * Two names that sub-selects have given to one expression are one key.
  */
-static void
-read_keys(SckptLevel *level, List *targets)
+void
+sckpt_level_read_keys(SckptLevel *level, List *targets)
 {
 	SckptQuery *stage = level->stage;
 	SckptKey   *sessions = palloc0(Max(1, list_length(level->query->groupClause)) * sizeof(SckptKey));
@@ -188,9 +188,8 @@ read_keys(SckptLevel *level, List *targets)
 	sckpt_level_key_columns(level);
 }
 
-/* The SQL that puts out the rows: the query without its grouping. */
-static char *
-source_sql(SckptLevel *level)
+char *
+sckpt_level_source_sql(SckptLevel *level)
 {
 	Query	   *source = copyObject(level->query);
 
@@ -219,7 +218,7 @@ sckpt_level_split_group(SckptLevel *level)
 	sckpt_query_refuse_clock(having, "HAVING");
 	sckpt_query_refuse_clock((Node *) targets, "the target list of a grouped query");
 
-	read_keys(level, targets);
+	sckpt_level_read_keys(level, targets);
 
 	/* Then arguments and filters of the aggregates. */
 	collect_calls((Node *) targets, &context);
@@ -245,5 +244,5 @@ sckpt_level_split_group(SckptLevel *level)
 
 	sckpt_level_finish_columns(level);
 	if (level->below == 0)
-		stage->source = source_sql(level);
+		stage->source = sckpt_level_source_sql(level);
 }

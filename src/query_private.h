@@ -67,6 +67,17 @@ sckpt_query_is_grouped(Query *query)
 
 /* Streams that a query, as it was parsed, names, each once; and how often. */
 extern void sckpt_query_scans(Query *query, List **streams, int *count);
+/* DISTINCT ON, ranks or LIMIT, as the state of a level. */
+static inline bool
+sckpt_query_is_ranked(Query *query)
+{
+	return query->hasDistinctOn || query->hasWindowFuncs || query->limitCount != NULL || query->limitOffset != NULL;
+}
+static inline bool
+sckpt_query_has_state(Query *query)
+{
+	return sckpt_query_is_grouped(query) || sckpt_query_is_ranked(query);
+}
 
 /* query_level.c */
 /* Is the relation a stream, or does it read one? */
@@ -140,7 +151,34 @@ extern void sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *agg
 extern char *sckpt_level_canonical(SckptLevel *level, Node *node);
 
 /* query_group.c */
+/* Keys by the GROUP BY clause, as expressions of the target list; their columns. */
+extern void sckpt_level_read_keys(SckptLevel *level, List *targets);
+/* The SQL that puts out the rows: the query without its grouping. */
+extern char *sckpt_level_source_sql(SckptLevel *level);
 extern void sckpt_level_split_group(SckptLevel *level);
+
+/* query_rank.c */
+/* What a level ranks by. */
+typedef struct SckptRankClauses
+{
+	List	   *partition;		/* SortGroupClause */
+	List	   *order;
+	SckptRanking *ranking;		/* its kind and limit */
+	int64		offset;			/* so many rows are skipped */
+} SckptRankClauses;
+
+/* Make of DISTINCT and UNION what groups, and of what has several kinds of state several levels, in place. */
+extern void sckpt_rank_lower(Query *query);
+/* Refuse what a level cannot have of these. */
+extern void sckpt_rank_check_level(Query *query);
+/*
+ * Take the clauses of a level that ranks off it, so that it is linear; `above`: the level whose conditions bound its ranks; NULL: it is the
+ * outermost one.
+ */
+extern SckptRankClauses *sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above);
+extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses);
+/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it; true then. */
+extern bool sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /*
  * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;

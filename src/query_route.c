@@ -45,7 +45,7 @@ trace_column(Query *query, AttrNumber column, Oid stream)
 	if (sckpt_union_is(query))
 		return trace_union(query, column, stream);
 	target = get_tle_by_resno(query->targetList, column);
-	if (target == NULL || sckpt_query_is_grouped(query))
+	if (target == NULL || sckpt_query_has_state(query))
 		return NULL;
 	return trace(query, (Node *) target->expr, stream);
 }

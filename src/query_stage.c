@@ -39,7 +39,7 @@ typedef struct FoldContext
 	List	   *targets;		/* of the stage below */
 } FoldContext;
 
-static SckptQuery *make_level(void *arg, Query *query, bool last);
+static SckptQuery *make_level(StagesContext *context, Query *query, SckptLevel *above);
 
 /* ---- A level that is not grouped, over a stage ---- */
 
@@ -98,7 +98,7 @@ fold(SckptLevel *level, SckptQuery *stage)
 			if (stage->keys[i].result_column == 0 && IsA(target->expr, Var) && ((Var *) target->expr)->varattno == i + 1)
 				stage->keys[i].result_column = target->resno;
 		}
-		if (stage->keys[i].result_column == 0 && level->last)
+		if (stage->keys[i].result_column == 0 && level->last && stage->ranking == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a GROUP BY expression of a sub-select that is not in the select list is not supported in a pipeline"),
@@ -140,13 +140,6 @@ make_linear(SckptLevel *level)
 	source = copyObject(level->query);
 	source->targetList = level->columns;
 	stage->source = pg_get_querydef(source, false);
-}
-
-static void
-refuse_depth(void)
-{
-	sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
-					   "Create a pipeline for the sub-select.");
 }
 
 /* Is something of the level above named in a sub-select that is to be a stage of its own? */
@@ -197,18 +190,36 @@ take_ctes(Query *subquery, Query *query)
 	subquery->cteList = list_concat(copyObject(query->cteList), subquery->cteList);
 }
 
-static SckptQuery *
-make_level(void *arg, Query *query, bool last)
+static void
+count_stage(StagesContext *context)
 {
-	StagesContext *context = arg;
+	if (++context->count > SCKPT_MAX_STAGES)
+		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
+						   "Create a pipeline for the sub-select.");
+}
+
+/* An input of a join: no level above it says how many of its rows count. */
+static SckptQuery *
+make_input(void *arg, Query *query, bool last)
+{
+	SckptLevel	above = {NULL};
+
+	return make_level(arg, query, last ? NULL : &above);
+}
+
+/* `above`: the level that reads it; NULL: it is the outermost one. */
+static SckptQuery *
+make_level(StagesContext *context, Query *query, SckptLevel *above)
+{
 	SckptLevel	level = {NULL};
 	SckptQuery *first = NULL;
 	SckptQuery *stage;
+	SckptRankClauses *ranks = NULL;
 
 	check_stack_depth();
 	sckpt_query_check_level(query);
 	level.query = query;
-	level.last = last;
+	level.last = above == NULL;
 	level.final = context->final;
 	level.track = context->track;
 	if (sckpt_join_is(query))
@@ -217,19 +228,20 @@ make_level(void *arg, Query *query, bool last)
 			sckpt_query_refuse("emit => 'final' for a join of streams", "Leave the argument out.");
 		if (context->track)
 			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
-		first = sckpt_join_make(query, make_level, context);
+		first = sckpt_join_make(query, make_input, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
-		if (++context->count > SCKPT_MAX_STAGES)
-			refuse_depth();
-		if (!sckpt_query_is_grouped(query))
-		{
-			fold(&level, level.input);
-			return first;
-		}
+		count_stage(context);
 	}
 	else
 		sckpt_level_flatten(&level);
+	if (sckpt_query_is_ranked(query))
+		ranks = sckpt_rank_take_clauses(&level, above);
+	if (first && ranks == NULL && !sckpt_query_is_grouped(query))
+	{
+		fold(&level, level.input);
+		return first;
+	}
 
 	if (level.below && first == NULL)
 	{
@@ -237,9 +249,9 @@ make_level(void *arg, Query *query, bool last)
 
 		check_above(&level);
 		take_ctes(subquery, query);
-		first = make_level(context, subquery, false);
+		first = make_level(context, subquery, &level);
 		level.input = sckpt_query_last(first);
-		if (!sckpt_query_is_grouped(query))
+		if (ranks == NULL && !sckpt_query_is_grouped(query))
 		{
 			fold(&level, level.input);
 			return first;
@@ -247,13 +259,13 @@ make_level(void *arg, Query *query, bool last)
 	}
 
 	stage = palloc0(sizeof(SckptQuery));
-	stage->grouped = sckpt_query_is_grouped(query);
+	stage->grouped = ranks != NULL || sckpt_query_is_grouped(query);
 	stage->result = ExecCleanTypeFromTL(query->targetList);
 	stage->retracting = level.below != 0 && !context->final && sckpt_query_retracts(level.input);
 	level.stage = stage;
 	stage->level = level.below == 0 ? query : NULL;
-	if (stage->grouped && ++context->count > SCKPT_MAX_STAGES)
-		refuse_depth();
+	if (stage->grouped)
+		count_stage(context);
 
 	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
 	sckpt_level_make_windows(&level);
@@ -264,7 +276,9 @@ make_level(void *arg, Query *query, bool last)
 		if (context->track && stage->grouped && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
-	if (stage->grouped)
+	if (ranks)
+		sckpt_level_split_rank(&level, ranks);
+	else if (stage->grouped)
 		sckpt_level_split_group(&level);
 	else
 		make_linear(&level);
@@ -280,8 +294,12 @@ SckptQuery *
 sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
 {
 	StagesContext context = {final, track, check_source, 0};
+	SckptQuery *first = make_level(&context, query, NULL);
+	SckptQuery *last = sckpt_query_last(first);
 
-	return make_level(&context, query, true);
+	if (last->ranking && sckpt_rank_keep(last, final))
+		count_stage(&context);
+	return first;
 }
 
 /* ---- emit => 'final' ---- */

@@ -90,6 +90,8 @@ check_part(Query *query)
 	sckpt_query_refuse_system_columns(query);
 	if (sckpt_query_is_grouped(query))
 		sckpt_query_refuse("grouping in a part of UNION ALL over a stream", "Create a pipeline for each part.");
+	if (sckpt_query_is_ranked(query))
+		sckpt_query_refuse("DISTINCT ON, a rank or LIMIT in a part of UNION ALL over a stream", "Create a pipeline for each part.");
 	foreach(lc, query->rtable)
 	{
 		if (sckpt_level_window_kind(lfirst(lc), &kind))

@@ -7,7 +7,7 @@
  *
  * Keyed results.  A row that none of them has touched is as it was.  The others are what the state as of the target says; where it
  * says nothing, because their group has left it (its window has closed), and an earlier restore has taken the row away, they are what that restore
- * has kept; else they were not there.
+ * has kept; else they were not there.  Of a bag the same is said of how many rows there are of each kind.
  *
  * Appended rows are known by the xid that wrote them (the raw xmin, which freezing leaves alone).  Those of all checkpoints that are undone go;
  * what restores among them took away comes back, unless it is itself of a checkpoint that is undone.
@@ -84,6 +84,11 @@ typedef struct Touched
 	SckptRef	ref;			/* whose result the row is at the target */
 	MinimalTuple image;			/* else what it was; NULL: it was not there */
 	bool		there;			/* it is in the table */
+	/* of a bag, whose rows are their own keys: how many the state has, how many there were (by the word of this checkpoint), how many are there */
+	int64		nrefs;
+	int64		nimages;
+	int64		said_by;
+	int64		nthere;
 } Touched;
 
 typedef struct Keys
@@ -91,6 +96,7 @@ typedef struct Keys
 	TupleHashTable table;
 	TupleTableSlot *key;		/* of the key columns */
 	TupleTableSlot *stored;		/* for what the table holds */
+	bool		bag;
 	int			nkeys;
 	int		   *columns;		/* of the query's row, from 0 */
 	uint64		count;
@@ -100,26 +106,27 @@ static void
 make_keys(Rewind *rewind, Keys *keys)
 {
 	SckptQuery *last = rewind->task->last;
-	TupleDesc	desc = CreateTemplateTupleDesc(last->nkeys);
-	AttrNumber *numbers = palloc(Max(1, last->nkeys) * sizeof(AttrNumber));
-	Oid		   *operators = palloc(Max(1, last->nkeys) * sizeof(Oid));
-	Oid		   *collations = palloc(Max(1, last->nkeys) * sizeof(Oid));
+	TupleDesc	desc = CreateTemplateTupleDesc(last->nsink);
+	AttrNumber *numbers = palloc(Max(1, last->nsink) * sizeof(AttrNumber));
+	Oid		   *operators = palloc(Max(1, last->nsink) * sizeof(Oid));
+	Oid		   *collations = palloc(Max(1, last->nsink) * sizeof(Oid));
 	Oid		   *equal;
 	FmgrInfo   *hash;
 
-	keys->nkeys = last->nkeys;
-	keys->columns = palloc(Max(1, last->nkeys) * sizeof(int));
+	keys->bag = last->bag;
+	keys->nkeys = last->nsink;
+	keys->columns = palloc(Max(1, last->nsink) * sizeof(int));
 	keys->count = 0;
-	for (int i = 0; i < last->nkeys; i++)
+	for (int i = 0; i < last->nsink; i++)
 	{
-		keys->columns[i] = last->keys[i].result_column - 1;
-		TupleDescCopyEntry(desc, i + 1, last->result, last->keys[i].result_column);
+		keys->columns[i] = last->sink_keys[i].result_column - 1;
+		TupleDescCopyEntry(desc, i + 1, last->result, last->sink_keys[i].result_column);
 		numbers[i] = i + 1;
-		operators[i] = last->keys[i].eq_op;
-		collations[i] = last->keys[i].collation;
+		operators[i] = last->sink_keys[i].eq_op;
+		collations[i] = last->sink_keys[i].collation;
 	}
-	execTuplesHashPrepare(last->nkeys, operators, &equal, &hash);
-	keys->table = sckpt_build_tuple_hash(desc, &TTSOpsVirtual, last->nkeys, numbers, equal, hash, collations, sizeof(Touched),
+	execTuplesHashPrepare(last->nsink, operators, &equal, &hash);
+	keys->table = sckpt_build_tuple_hash(desc, &TTSOpsVirtual, last->nsink, numbers, equal, hash, collations, sizeof(Touched),
 										 rewind->context, rewind->scratch);
 	keys->key = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	keys->stored = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
@@ -174,6 +181,10 @@ read_keys(Rewind *rewind, Keys *keys)
 			if (touched->image)
 				pfree(touched->image);
 			touched->image = part.images ? copy_row(rewind) : NULL;
+			if (touched->said_by != part.checkpoint)
+				touched->nimages = 0;
+			touched->said_by = part.checkpoint;
+			touched->nimages += part.images;
 		}
 		MemoryContextReset(context);
 	}
@@ -202,7 +213,10 @@ ask_state(Rewind *rewind, Keys *keys)
 		last->key_row(last, ref, rewind->row);
 		touched = find_key(rewind, keys, false);
 		if (touched)
+		{
 			touched->ref = ref;
+			touched->nrefs++;
+		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(rewind->scratch);
 	}
@@ -227,7 +241,9 @@ keep_images(Rewind *rewind, Keys *keys)
 		if (touched)
 		{
 			touched->there = true;
-			sckpt_journal_add_image(rewind->journal, rewind->row, InvalidTransactionId);
+			touched->nthere++;
+			if (rewind->images)
+				sckpt_journal_add_image(rewind->journal, rewind->row, InvalidTransactionId);
 		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(rewind->scratch);
@@ -266,6 +282,13 @@ load_key(Rewind *rewind, Keys *keys, TupleHashEntry entry)
 	ExecStoreVirtualTuple(rewind->row);
 }
 
+/* Of a bag: how many rows of the kind are to be there. */
+static int64
+wanted_rows(Touched *touched)
+{
+	return touched->ref != SCKPT_NO_REF ? touched->nrefs : touched->image ? touched->nimages : 0;
+}
+
 /* Rows that are not to be there go before others come. */
 static void
 delete_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
@@ -283,9 +306,14 @@ delete_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 
 		CHECK_FOR_INTERRUPTS();
 		load_key(rewind, keys, entry);
-		if (!touched->there)
+		if (!touched->there || !rewind->images)
 			sckpt_journal_add_key(rewind->journal, rewind->row);
-		if (touched->ref == SCKPT_NO_REF && touched->image == NULL)
+		for (int64 n = wanted_rows(touched); keys->bag && n < touched->nthere; n++)
+		{
+			fill_sink(rewind, sink, rewind->row);
+			sckpt_sink_delete(sink, &nowhere);
+		}
+		if (!keys->bag && touched->ref == SCKPT_NO_REF && touched->image == NULL)
 		{
 			fill_sink(rewind, sink, rewind->row);
 			sckpt_sink_delete(sink, &nowhere);
@@ -319,6 +347,16 @@ put_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 			ExecStoreMinimalTuple(touched->image, image, false);
 		else if (!last->result(last, touched->ref, &row))
 			elog(ERROR, "a group has no result that it had");
+		for (int64 n = touched->nthere; keys->bag && n < wanted_rows(touched); n++)
+		{
+			ItemPointer new = MemoryContextAlloc(rewind->context, sizeof(ItemPointerData));
+
+			fill_sink(rewind, sink, row);
+			ItemPointerSetInvalid(new);
+			sckpt_sink_put(sink, new, false, new);
+		}
+		if (keys->bag)
+			continue;
 		fill_sink(rewind, sink, row);
 		ItemPointerSetInvalid(&tid);
 		sckpt_sink_put(sink, &tid, true, &tid);
@@ -340,9 +378,9 @@ rewind_keyed(Rewind *rewind)
 	if (keys.count > 0)
 	{
 		ask_state(rewind, &keys);
-		if (rewind->images)
+		if (rewind->images || keys.bag)
 			keep_images(rewind, &keys);
-		sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, false);
+		sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, false);
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 		delete_rows(rewind, &keys, sink);
 		put_rows(rewind, &keys, sink);

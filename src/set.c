@@ -269,12 +269,35 @@ sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 		{
 			.values = values + n * key->ncolumns,
 			.nulls = nulls + n * key->ncolumns,
-			.count = element->count
+			.count = element->count,
+			.ref = ref
 		};
 		load_values(sets, element, result[n].values, result[n].nulls);
 		n++;
 	}
 	return result;
+}
+
+void
+sckpt_sets_load(SckptSets *sets, SckptRef element, Datum *values, bool *nulls)
+{
+	load_values(sets, element_at(sets, element), values, nulls);
+}
+
+void
+sckpt_sets_clear(SckptSets *sets, SckptRef ref)
+{
+	SckptElement *element = element_at(sets, ref);
+
+	/* What a checkpoint has, or the one under way will have, needs a tombstone. */
+	if (element->entry.chunk == 0 && !(element->entry.flags & SCKPT_ENTRY_INFLIGHT))
+	{
+		sckpt_sets_remove(sets, ref);
+		return;
+	}
+	element->count = 0;
+	touch(sets, ref, element);
+	element->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
 }
 
 void

@@ -81,6 +81,7 @@ typedef struct SckptElementValue
 	Datum	   *values;
 	bool	   *nulls;
 	int64		count;			/* or bits */
+	SckptRef	ref;
 } SckptElementValue;
 /*
  * The elements of one set of a group with a count (or bits) other than 0, in no order; palloc'd in the current context.
@@ -88,6 +89,11 @@ typedef struct SckptElementValue
 extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count);
 /* The first value of an ordered set, which points into the store; false: it is empty. */
 extern bool sckpt_sets_first(SckptSets *sets, SckptRef group, int set, Datum *value);
+
+/* The values of one of them. */
+extern void sckpt_sets_load(SckptSets *sets, SckptRef element, Datum *values, bool *nulls);
+/* Make an element's count 0; one that no checkpoint has is removed.  Never fails. */
+extern void sckpt_sets_clear(SckptSets *sets, SckptRef element);
 
 /*
  * Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for bits newly set, and for what was

@@ -284,7 +284,7 @@ learn_tids(SckptTask *task, uint64 nchanges)
 	TableScanDesc scan;
 	TupleTableSlot *slot;
 
-	if (nchanges * LEARN_FRACTION < sckpt_state_rows(last->state))
+	if (sckpt_query_has_other_sink_key(task->last) || nchanges * LEARN_FRACTION < sckpt_state_rows(last->state))
 		return;
 	relation = table_open(task->def->result, AccessShareLock);
 	if (RelationGetNumberOfBlocks(relation) > nchanges)
@@ -401,7 +401,7 @@ snapshot_results(SckptTask *task, int number)
 	}
 	if (task->attempt->parcel == NULL)
 	{
-		sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, !task->def->result_owned);
+		sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 		if (task->tids_unknown)
 			learn_tids(task, ndirty);
@@ -476,7 +476,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 {
 	SckptOperator *last = sckpt_task_last(task);
 	ItemPointer tids = MemoryContextAllocExtended(task->attempt->context, nclosing * sizeof(ItemPointerData), MCXT_ALLOC_HUGE);
-	SckptSink  *sink = sckpt_sink_open(task->def->result, task->last->nkeys, task->key_columns, false);
+	SckptSink  *sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, false);
 
 	sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 	for (uint64 i = 0; i < nclosing; i++)

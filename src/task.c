@@ -262,9 +262,9 @@ map_result(SckptTask *task)
 					 errmsg("column \"%s\" of \"%s\", which pipeline \"%s\" writes, does not exist",
 							name, RelationGetRelationName(rel), task->def->name)));
 	}
-	task->key_columns = palloc(Max(1, task->last->nkeys) * sizeof(AttrNumber));
-	for (int i = 0; i < task->last->nkeys; i++)
-		task->key_columns[i] = task->result_columns[task->last->keys[i].result_column - 1];
+	task->key_columns = palloc(Max(1, task->last->nsink) * sizeof(AttrNumber));
+	for (int i = 0; i < task->last->nsink; i++)
+		task->key_columns[i] = task->result_columns[task->last->sink_keys[i].result_column - 1];
 	table_close(rel, AccessShareLock);
 }
 

@@ -112,7 +112,7 @@ index_by_hash(SckptTask *task)
 	MemoryContext context = CurrentMemoryContext;
 	volatile bool done = false;
 
-	if (!task->def->result_owned || task->last == NULL || task->last->nkeys == 0)
+	if (!task->def->result_owned || task->last == NULL || task->last->nsink == 0)
 		return false;
 	PG_TRY();
 	{
@@ -120,7 +120,7 @@ index_by_hash(SckptTask *task)
 
 		StartTransactionCommand();
 		sckpt_task_become_owner(task, &identity);
-		done = sckpt_sink_index_by_hash(task->def->result, task->last->nkeys, task->key_columns);
+		done = sckpt_sink_index_by_hash(task->def->result, task->last->nsink, task->key_columns);
 		sckpt_task_become_self(&identity);
 		CommitTransactionCommand();
 	}

@@ -1,0 +1,556 @@
+/*-------------------------------------------------------------------------
+ *
+ * aggregate_rank.c
+ *		Groups whose results are the first of their rows: DISTINCT ON, ranks,
+ *		LIMIT.
+ *
+ * A group's rows are the elements of its only set, told apart by their images and counted.  They are sorted when results are asked for: by the
+ * query's order, then by their images, so that it does not depend on when rows came.  Where the group is large and few of its rows are wanted, the last
+ * one wanted is found first, and only the rows up to it are sorted.
+ *
+ * Where rows are never taken back, those after the last one wanted are let go: when half as many have come as are kept, all are sorted, and the last
+ * one kept becomes the bound by which later rows are refused without a look at the set.  So a row costs a comparison, or a share of sorting.
+ *
+ * Rows handed on are kept with the entry, one after the other in a chunk:
+ *
+ *		SckptAggFlat | count | MinimalTuples, each aligned
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "executor/executor.h"
+#include "lib/binaryheap.h"
+#include "miscadmin.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/sortsupport.h"
+
+#include "aggregate_private.h"
+
+/* Sort all rows of a group unless there are so many times those wanted. */
+#define SELECT_FACTOR 4
+
+struct SckptRanker
+{
+	SckptRanking *ranking;
+	int			ncolumns;		/* of the set */
+	SckptGroupColumn *columns;	/* of these, how they look */
+	SortSupportData *sorts;
+	Datum	   *bound_values;
+	bool	   *bound_nulls;
+};
+
+/* A row with its ranks. */
+typedef struct RankedRow
+{
+	SckptElementValue *element;
+	int64		ranks[3];		/* by SckptRankKind */
+} RankedRow;
+
+SckptRanker *
+sckpt_ranker_create(SckptAggregate *agg)
+{
+	SckptRanker *ranker = palloc0(sizeof(SckptRanker));
+	SckptRanking *ranking = agg->query->ranking;
+	SckptSetColumns *set = &agg->query->sets[0];
+
+	ranker->ranking = ranking;
+	ranker->ncolumns = set->ncolumns;
+	ranker->columns = palloc0(Max(1, set->ncolumns) * sizeof(SckptGroupColumn));
+	ranker->bound_values = palloc(Max(1, set->ncolumns) * sizeof(Datum));
+	ranker->bound_nulls = palloc(Max(1, set->ncolumns) * sizeof(bool));
+	for (int i = 0; i < set->ncolumns; i++)
+		get_typlenbyval(set->columns[i].type, &ranker->columns[i].length, &ranker->columns[i].by_value);
+	ranker->sorts = palloc0(Max(1, ranking->nsort) * sizeof(SortSupportData));
+	for (int i = 0; i < ranking->nsort; i++)
+	{
+		ranker->sorts[i].ssup_cxt = CurrentMemoryContext;
+		ranker->sorts[i].ssup_collation = set->columns[ranking->sort_columns[i]].collation;
+		ranker->sorts[i].ssup_nulls_first = ranking->sort_nulls_first[i];
+		PrepareSortSupportFromOrderingOp(ranking->sort_ops[i], &ranker->sorts[i]);
+	}
+	return ranker;
+}
+
+/* ---- Order ---- */
+
+/* By the query's order only. */
+static inline int
+compare_order(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Datum *b, const bool *b_nulls)
+{
+	for (int i = 0; i < ranker->ranking->nsort; i++)
+	{
+		int			column = ranker->ranking->sort_columns[i];
+		int			order = ApplySortComparator(a[column], a_nulls[column], b[column], b_nulls[column], &ranker->sorts[i]);
+
+		if (order != 0)
+			return order;
+	}
+	return 0;
+}
+
+/* By their images, too. */
+static int
+compare_rows(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Datum *b, const bool *b_nulls)
+{
+	int			order = compare_order(ranker, a, a_nulls, b, b_nulls);
+
+	for (int i = 0; i < ranker->ncolumns && order == 0; i++)
+	{
+		if (a_nulls[i] || b_nulls[i])
+			order = (int) a_nulls[i] - (int) b_nulls[i];
+		else
+			order = sckpt_group_compare_images(&ranker->columns[i], a[i], b[i]);
+	}
+	return order;
+}
+
+static int
+compare_elements(const void *left, const void *right, void *arg)
+{
+	const SckptElementValue *a = left;
+	const SckptElementValue *b = right;
+
+	return compare_rows(arg, a->values, a->nulls, b->values, b->nulls);
+}
+
+static int
+compare_heap(Datum left, Datum right, void *arg)
+{
+	return compare_elements(DatumGetPointer(left), DatumGetPointer(right), arg);
+}
+
+/* Is an element as good as another one: can it be a result if that is the last one? */
+static bool
+is_within(SckptRanker *ranker, const Datum *values, const bool *nulls, const Datum *last, const bool *last_nulls)
+{
+	if (ranker->ranking->kind == SCKPT_RANK_ROW_NUMBER)
+		return compare_rows(ranker, values, nulls, last, last_nulls) <= 0;
+	return compare_order(ranker, values, nulls, last, last_nulls) <= 0;
+}
+
+/* Of many elements keep those that can be results; returns how many. */
+static uint64
+select_elements(SckptRanker *ranker, SckptElementValue *elements, uint64 count)
+{
+	int64		limit = ranker->ranking->limit;
+	binaryheap *heap;
+	SckptElementValue last;
+	uint64		n = 0;
+
+	if (ranker->ranking->kind == SCKPT_RANK_DENSE_RANK || limit > PG_INT32_MAX / 16 || count / SELECT_FACTOR <= limit)
+		return count;
+	heap = binaryheap_allocate((int) limit, compare_heap, ranker);
+	for (uint64 i = 0; i < count; i++)
+	{
+		if (i % 1024 == 0)
+			CHECK_FOR_INTERRUPTS();
+		if (i < limit)
+			binaryheap_add(heap, PointerGetDatum(&elements[i]));
+		else if (compare_elements(&elements[i], DatumGetPointer(binaryheap_first(heap)), ranker) < 0)
+			binaryheap_replace_first(heap, PointerGetDatum(&elements[i]));
+	}
+	last = *(SckptElementValue *) DatumGetPointer(binaryheap_first(heap));
+	binaryheap_free(heap);
+	for (uint64 i = 0; i < count; i++)
+	{
+		if (is_within(ranker, elements[i].values, elements[i].nulls, last.values, last.nulls))
+			elements[n++] = elements[i];
+	}
+	return n;
+}
+
+/* A group's elements in order; `all` of them, or at least those that are results. */
+static SckptElementValue *
+sorted_elements(SckptAggregate *agg, SckptRef ref, bool all, uint64 *count)
+{
+	SckptRanker *ranker = agg->ranker;
+	SckptElementValue *elements = sckpt_sets_elements(agg->sets, ref, 0, count);
+
+	for (uint64 i = 0; i < *count; i++)
+	{
+		if (elements[i].count < 0)
+			elog(ERROR, "a row was taken back more often than it was there");
+	}
+	if (!all && *count > 1)
+		*count = select_elements(ranker, elements, *count);
+	if (*count > 1)
+		qsort_interruptible(elements, *count, sizeof(SckptElementValue), compare_elements, ranker);
+	return elements;
+}
+
+/* Step on to the next row; false: it is no result, nor are those after it. */
+static bool
+next_rank(SckptRanker *ranker, int64 *ranks, const SckptElementValue *element, const SckptElementValue *before)
+{
+	bool		tied = before &&
+		compare_order(ranker, element->values, element->nulls, before->values, before->nulls) == 0;
+
+	ranks[SCKPT_RANK_ROW_NUMBER]++;
+	if (!tied)
+	{
+		ranks[SCKPT_RANK_RANK] = ranks[SCKPT_RANK_ROW_NUMBER];
+		ranks[SCKPT_RANK_DENSE_RANK]++;
+	}
+	return ranks[ranker->ranking->kind] <= ranker->ranking->limit;
+}
+
+/* The rows that are results, in order. */
+static RankedRow *
+rank_rows(SckptAggregate *agg, SckptRef ref, uint64 *count)
+{
+	uint64		nelements;
+	SckptElementValue *elements = sorted_elements(agg, ref, false, &nelements);
+	uint64		room = nelements;
+	RankedRow  *rows = palloc_extended(Max(1, room) * sizeof(RankedRow), MCXT_ALLOC_HUGE);
+	int64		ranks[3] = {0, 0, 0};
+	uint64		n = 0;
+
+	for (uint64 i = 0; i < nelements; i++)
+	{
+		for (int64 copy = 0; copy < elements[i].count; copy++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (!next_rank(agg->ranker, ranks, &elements[i], copy > 0 ? &elements[i] : i > 0 ? &elements[i - 1] : NULL))
+			{
+				*count = n;
+				return rows;
+			}
+			if (n == room)
+			{
+				room *= 2;
+				rows = repalloc_huge(rows, room * sizeof(RankedRow));
+			}
+			rows[n].element = &elements[i];
+			memcpy(rows[n++].ranks, ranks, sizeof(ranks));
+		}
+	}
+	*count = n;
+	return rows;
+}
+
+/* ---- Taking rows in ---- */
+
+static uint32
+enough_rows(int64 kept)
+{
+	return (uint32) Min(kept + Max(1, kept / 2), PG_INT32_MAX);
+}
+
+/* Let go of elements that are no results, and learn the bound. */
+static void
+prune(SckptAggregate *agg, SckptRef ref, SckptEntry *entry)
+{
+	SckptAggRank *rank = entry_rank(agg, entry);
+	uint64		count;
+	SckptElementValue *elements = sorted_elements(agg, ref, true, &count);
+	int64		ranks[3] = {0, 0, 0};
+	int64		kept = 0;
+	uint64		i;
+
+	for (i = 0; i < count; i++)
+	{
+		int64		copy = 0;
+
+		while (copy < elements[i].count &&
+			   next_rank(agg->ranker, ranks, &elements[i], copy > 0 ? &elements[i] : i > 0 ? &elements[i - 1] : NULL))
+		{
+			copy++;
+			/* Of what is there more often than anybody wants, it does not matter how often. */
+			if (ranks[SCKPT_RANK_ROW_NUMBER] % 1024 == 0)
+				CHECK_FOR_INTERRUPTS();
+		}
+		if (copy == 0)
+			break;
+		kept += copy;
+		rank->bound = elements[i].ref;
+		if (copy < elements[i].count)
+		{
+			i++;
+			break;
+		}
+	}
+
+	/* It is a bound only if nothing after it can be a result. */
+	if (ranks[agg->ranker->ranking->kind] < agg->ranker->ranking->limit)
+		rank->bound = SCKPT_NO_REF;
+	rank->kept = (uint32) Min(kept, PG_UINT32_MAX);
+	rank->enough = enough_rows(kept);
+	for (; i < count; i++)
+		sckpt_sets_clear(agg->sets, elements[i].ref);
+}
+
+bool
+sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight)
+{
+	SckptRanker *ranker = agg->ranker;
+	SckptAggRank *rank = agg->rank_offset ? entry_rank(agg, entry) : NULL;
+
+	for (int i = 0; i < ranker->ncolumns; i++)
+	{
+		if (!nulls[i] && ranker->columns[i].length == -1 &&
+			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
+			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
+	}
+	if (rank && rank->bound != SCKPT_NO_REF)
+	{
+		sckpt_sets_load(agg->sets, rank->bound, ranker->bound_values, ranker->bound_nulls);
+		if (!is_within(ranker, values, nulls, ranker->bound_values, ranker->bound_nulls))
+			return false;
+	}
+	sckpt_sets_add(agg->sets, ref, 0, values, nulls, weight);
+	if (agg->undo)
+		sckpt_undo_element(agg, ref, 0, values, nulls, weight);
+	if (rank)
+	{
+		if (rank->enough == 0)
+			rank->enough = enough_rows(ranker->ranking->limit);
+		rank->kept++;
+		if (rank->kept >= rank->enough && agg->undo == NULL)
+			prune(agg, ref, entry);
+	}
+	return true;
+}
+
+void
+sckpt_rank_flush(SckptAggregate *agg)
+{
+	MemoryContext old;
+	SckptEntry *entry;
+
+	if (agg->rank_offset == 0)
+		return;
+	old = MemoryContextSwitchTo(agg->row_context);
+	for (SckptRef ref = sckpt_state_first_dirty(agg->operator.state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	{
+		SckptAggRank *rank;
+
+		entry = sckpt_state_address(agg->operator.state, ref);
+		rank = entry_rank(agg, entry);
+		if (rank->enough > 0 && rank->kept >= rank->enough)
+		{
+			prune(agg, ref, entry);
+			MemoryContextReset(agg->row_context);
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- Results ---- */
+
+/* The columns of a group's row after its keys. */
+static void
+fill_group(SckptAggregate *agg, TupleTableSlot *group, const RankedRow *row)
+{
+	int			at = agg->query->nkeys;
+	int			ncolumns = agg->ranker->ncolumns;
+
+	memcpy(group->tts_values + at, row->element->values, ncolumns * sizeof(Datum));
+	memcpy(group->tts_isnull + at, row->element->nulls, ncolumns * sizeof(bool));
+	for (int i = 0; i < 3; i++)
+	{
+		group->tts_values[at + ncolumns + i] = Int64GetDatum(row->ranks[i]);
+		group->tts_isnull[at + ncolumns + i] = false;
+	}
+}
+
+bool
+sckpt_rank_load_first(SckptAggregate *agg, SckptRef ref, TupleTableSlot *group)
+{
+	uint64		count;
+	RankedRow  *rows = rank_rows(agg, ref, &count);
+
+	if (count == 0)
+		return false;
+	fill_group(agg, group, &rows[0]);
+	return true;
+}
+
+static int
+compare_tuples(const void *left, const void *right, void *arg)
+{
+	MinimalTuple a = *(const MinimalTuple *) left;
+	MinimalTuple b = *(const MinimalTuple *) right;
+	int			order = memcmp(a, b, Min(a->t_len, b->t_len));
+
+	return order != 0 ? order : a->t_len < b->t_len ? -1 : a->t_len > b->t_len;
+}
+
+static void
+sort_tuples(MinimalTuple *rows, uint64 count)
+{
+	for (uint64 i = 1; i < count; i++)
+	{
+		if (compare_tuples(&rows[i - 1], &rows[i], NULL) > 0)
+		{
+			qsort_interruptible(rows, count, sizeof(MinimalTuple), compare_tuples, NULL);
+			return;
+		}
+	}
+}
+
+/* Number identical rows in their last column, which is not NULL, and so in their last bytes. */
+static void
+number_rows(MinimalTuple *rows, uint64 count)
+{
+	int64		number = 0;
+	MinimalTuple first = NULL;
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		if (i > 0 && first->t_len == rows[i]->t_len && memcmp(first, rows[i], first->t_len) == 0)
+		{
+			number++;
+			memcpy((char *) rows[i] + rows[i]->t_len - sizeof(int64), &number, sizeof(int64));
+		}
+		else
+		{
+			first = rows[i];
+			number = 0;
+		}
+	}
+}
+
+MinimalTuple *
+sckpt_rank_results(SckptAggregate *agg, SckptRef ref, uint64 *count)
+{
+	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
+	TupleTableSlot *group = agg->group_slot;
+	ExprContext *econtext = agg->projection->pi_exprContext;
+	uint64		nrows;
+	uint64		n = 0;
+	RankedRow  *rows = rank_rows(agg, ref, &nrows);
+	MinimalTuple *results = palloc_extended(Max(1, nrows) * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
+
+	for (uint64 i = 0; i < nrows; i++)
+	{
+		TupleTableSlot *row;
+
+		CHECK_FOR_INTERRUPTS();
+		ResetExprContext(econtext);
+		ExecClearTuple(group);
+		sckpt_group_key_load(agg->key, entry_key(agg, entry), group->tts_values, group->tts_isnull);
+		fill_group(agg, group, &rows[i]);
+		ExecStoreVirtualTuple(group);
+		if (!ExecQual(agg->having, econtext))
+			continue;
+		row = ExecProject(agg->projection);
+		results[n++] = heap_form_minimal_tuple(row->tts_tupleDescriptor, row->tts_values, row->tts_isnull, 0);
+	}
+	ExecClearTuple(group);
+	sort_tuples(results, n);
+	if (n > 1 && agg->query->ranking->numbered)
+	{
+		number_rows(results, n);
+		sort_tuples(results, n);
+	}
+	*count = n;
+	return results;
+}
+
+/* ---- Handing on ---- */
+
+MinimalTuple *
+sckpt_rank_handed(SckptAggregate *agg, SckptEntry *entry, uint64 *count)
+{
+	SckptRef	ref = *entry_handed(agg, entry);
+	MinimalTuple *rows;
+	char	   *at;
+
+	*count = 0;
+	if (ref == SCKPT_NO_REF)
+		return NULL;
+	at = DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
+	*count = *(uint64 *) at;
+	at += MAXALIGN(sizeof(uint64));
+	rows = palloc_extended(*count * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
+	for (uint64 i = 0; i < *count; i++)
+	{
+		rows[i] = (MinimalTuple) at;
+		at += MAXALIGN(rows[i]->t_len);
+	}
+	return rows;
+}
+
+void
+sckpt_rank_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count)
+{
+	Size		size = sizeof(SckptAggFlat) + MAXALIGN(sizeof(uint64));
+	SckptRef	ref;
+	char	   *at;
+
+	for (uint64 i = 0; i < count; i++)
+		size += MAXALIGN(rows[i]->t_len);
+	size = sckpt_state_capacity(size);
+	ref = sckpt_state_alloc(agg->operator.state, size);
+	((SckptAggFlat *) sckpt_state_address(agg->operator.state, ref))->size = size;
+	at = DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
+	*(uint64 *) at = count;
+	at += MAXALIGN(sizeof(uint64));
+	for (uint64 i = 0; i < count; i++)
+	{
+		memcpy(at, rows[i], rows[i]->t_len);
+		at += MAXALIGN(rows[i]->t_len);
+	}
+	*entry_handed(agg, entry) = ref;
+}
+
+static bool
+put_row(SckptAggregate *agg, MinimalTuple row, int32 weight, SckptPutAbove put, void *arg)
+{
+	bool		taken;
+
+	ExecStoreMinimalTuple(row, agg->handed_slot, false);
+	taken = put(arg, agg->handed_slot, weight);
+	ExecClearTuple(agg->handed_slot);
+	return taken;
+}
+
+/*
+ * The difference of two lists sorted by images.  Rows that go are handed on before those that come; what is refused counts as not handed on.
+ */
+void
+sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count, SckptPutAbove put, void *arg)
+{
+	uint64		nbefore;
+	MinimalTuple *before = sckpt_rank_handed(agg, entry, &nbefore);
+	MinimalTuple *kept = palloc_extended(Max(1, count) * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
+	bool	   *isnew = palloc_extended(Max(1, count), MCXT_ALLOC_HUGE);
+	uint64		nkept = 0;
+	uint64		i = 0;
+	uint64		j = 0;
+	bool		changed = false;
+
+	/* What has been stored and read back may look different. */
+	sort_tuples(before, nbefore);
+	while (i < nbefore || j < count)
+	{
+		int			order = i == nbefore ? 1 : j == count ? -1 : compare_tuples(&before[i], &rows[j], NULL);
+
+		CHECK_FOR_INTERRUPTS();
+		if (order < 0)
+		{
+			(void) put_row(agg, before[i++], -1, put, arg);
+			changed = true;
+			continue;
+		}
+		if (order == 0)
+			i++;
+		changed |= order > 0;
+		isnew[j++] = order > 0;
+	}
+	for (j = 0; j < count; j++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!isnew[j] || put_row(agg, rows[j], 1, put, arg))
+			kept[nkept++] = rows[j];
+	}
+	if (!changed)
+		return;
+	sckpt_aggregate_release_handed(agg, entry);
+	if (nkept > 0)
+		sckpt_rank_keep_handed(agg, entry, kept, nkept);
+}
