@@ -496,7 +496,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	sckpt_level_inline_ctes(expanded);
 	count = sckpt_union_count_streams(expanded, false);
 	if (count > 0 && count < use.count)
-		sckpt_query_refuse("a join of streams", "Join one stream with ordinary tables, such as results of other pipelines.");
+		sckpt_query_refuse("a stream in a sub-select outside FROM", "Create a pipeline for the sub-select, and compare the results in a view.");
 
 	structured = copyObject(query);
 	sckpt_level_inline_ctes(structured);
