@@ -53,5 +53,13 @@ INSERT INTO s VALUES (1, 1, '2026-01-01 00:05Z'), (1, 2, '2026-01-01 00:05Z'), (
 SELECT stream_ckpt.checkpoint('twins') > 0 AS works;
 SELECT * FROM twins ORDER BY k;
 
+-- oids above 2^31 as keys, computed
+SELECT stream_ckpt.create_pipeline('high', 'SELECT (v + 4000000000)::oid AS o, count(*) AS n, count(DISTINCT (v + 4000000000)::oid) AS d FROM s GROUP BY 1');
+INSERT INTO s VALUES (1, 1, NULL), (1, 1, NULL), (2, 2, NULL);
+SELECT stream_ckpt.checkpoint('high') > 0 AS works;
+INSERT INTO s VALUES (1, 1, NULL);
+SELECT stream_ckpt.checkpoint('high') > 0 AS works;
+SELECT * FROM high ORDER BY o;
+
 SET client_min_messages = warning;
 DROP SCHEMA regressions CASCADE;

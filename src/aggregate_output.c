@@ -382,7 +382,8 @@ sckpt_aggregate_unpack(SckptOperator *operator, bool elements, bool emitted, con
 				if (agg->form->former[stored])
 				{
 					bytea	   *converted = sckpt_former_convert(call->source->aggref->aggfnoid,
-																 sckpt_codec_read(&call->former_codec, &at, bytes + len));
+																 sckpt_codec_read(&call->former_codec, &at, bytes + len),
+																 call->mode == SCKPT_CALL_INVERSE ? count : 1);	/* sum() only asks whether there are any */
 
 					memcpy(sckpt_aggregate_flat_room(agg, &values[i], VARSIZE(converted)), converted, VARSIZE(converted));
 				}

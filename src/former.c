@@ -39,11 +39,10 @@ sckpt_former_type(Oid aggregate, Oid type)
 }
 
 bytea *
-sckpt_former_convert(Oid aggregate, Datum value)
+sckpt_former_convert(Oid aggregate, Datum value, int64 count)
 {
 	StringInfoData buf;
 	Interval   *sum;
-	int64		count = 1;		/* which sum() only compares to 0 */
 
 	if (aggregate == F_AVG_INTERVAL)
 	{

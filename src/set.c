@@ -170,13 +170,25 @@ add_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values
 static inline SckptRef
 find_or_add(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
 {
-	SckptRef	ref = find_element(sets, hash, group, set, values, nulls);
+	volatile SckptRef ref = find_element(sets, hash, group, set, values, nulls);
 
 	if (likely(ref != SCKPT_NO_REF))
 		return ref;
 	ref = add_element(sets, hash, group, set, values, nulls);
 	if (sets->sets[set].order)
-		sckpt_set_order_insert(sets, ref);
+	{
+		/* A value that cannot be compared must not be there when the order is made anew. */
+		PG_TRY();
+		{
+			sckpt_set_order_insert(sets, ref);
+		}
+		PG_CATCH();
+		{
+			sckpt_sets_remove(sets, ref);
+			PG_RE_THROW();
+		}
+		PG_END_TRY();
+	}
 	return ref;
 }
 
