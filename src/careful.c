@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -18,6 +19,7 @@
 #include "dead.h"
 #include "halt.h"
 #include "linear.h"
+#include "route.h"
 #include "stream.h"
 
 /* How long a task stays careful after a bad row, ms. */
@@ -165,6 +167,7 @@ typedef struct CarefulBatch
 	/* What the try at hand has noted goes when it fails. */
 	uint64		nlate;
 	int			ndead;
+	uint64		taken;
 	/* with state: what the source makes of a span */
 	MemoryContext context;		/* reset with each try */
 	TupleTableSlot *slot;		/* NULL: its row type is not known yet */
@@ -179,6 +182,7 @@ begin_try(CarefulBatch *careful, uint64 first, uint64 end)
 	careful->length = end - first;
 	careful->nlate = careful->task->nlate;
 	careful->ndead = list_length(careful->task->dead);
+	careful->taken = careful->scan->taken;
 	sckpt_scan_narrow(careful->scan, first, end);
 }
 
@@ -187,6 +191,23 @@ forget_try(CarefulBatch *careful)
 {
 	careful->task->nlate = careful->nlate;
 	sckpt_dead_forget(careful->task, careful->ndead);
+	careful->scan->taken = careful->taken;
+}
+
+/*
+ * Is a bad row the task's?  Where the routing key itself raised the error, every task of a parallel pipeline has met it: then its place decides
+ * (semantics.md 26).
+ */
+static bool
+is_mine(CarefulBatch *careful, uint32 segment, uint32 row)
+{
+	SckptRoute *route = careful->scan->route;
+	uint64		hash;
+
+	if (route == NULL || !route->evaluating)
+		return true;
+	hash = hash_bytes_uint32_extended(row, careful->scan->batch->segments[segment].lsn);
+	return sckpt_route_task((uint32) hash, route->ntasks) == route->task;
 }
 
 static void
@@ -197,6 +218,9 @@ reject_row(void *arg, uint64 at, ErrorData *error)
 	uint32		row;
 
 	sckpt_scan_first(careful->scan, &segment, &row);
+	if (!is_mine(careful, segment, row))
+		return;
+	careful->scan->taken++;
 	if (careful->task->halting)
 		sckpt_halt_at_row(careful->task, careful->scan->batch, segment, row, error);
 	sckpt_dead_add_row(careful->task, careful->scan->batch, segment, row, error->sqlerrcode, error->message, true);

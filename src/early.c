@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "aggregate.h"
 #include "checkpoint_private.h"
@@ -119,6 +120,7 @@ void
 sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *batch)
 {
 	MemoryContext context = CurrentMemoryContext;
+	TimestampTz started = GetCurrentTimestamp();
 	EarlyWork  *volatile work = find_work(task, xid);
 	SckptScan	scan;
 	uint64		rows = sckpt_task_scan(task, batch, &scan);
@@ -161,6 +163,7 @@ sckpt_early_feed(SckptTask *task, TransactionId xid, bool first, SckptBatch *bat
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(context);
+	task->busy_us += GetCurrentTimestamp() - started;
 
 	if (work->operator &&
 		((work->rows > TRIAL_ROWS && sckpt_state_rows(work->operator->state) * ROWS_PER_GROUP > work->rows) ||

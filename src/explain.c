@@ -141,6 +141,25 @@ explain_state(ReturnSetInfo *rsinfo, SckptQuery *query)
 		put_line(rsinfo, "    State: grows with the number of groups");
 }
 
+/* By which keys it is spread over tasks. */
+static void
+explain_routes(ReturnSetInfo *rsinfo, SckptQuery *query)
+{
+	StringInfoData keys;
+
+	if (query->tasks <= 1)
+		return;
+	initStringInfo(&keys);
+	for (int i = 0; i < query->nroutes; i++)
+	{
+		SckptKey   *key = &query->keys[query->routes[i]];
+
+		appendStringInfo(&keys, "%s%s", i ? ", " : "", key->result_column == 0 ? "a key that is not selected" :
+						 NameStr(TupleDescAttr(query->result, key->result_column - 1)->attname));
+	}
+	put_line(rsinfo, "    Tasks: %d, by %s", query->tasks, keys.data);
+}
+
 static void
 explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 {
@@ -159,6 +178,7 @@ explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 	if (query->ranking)
 		put_line(rsinfo, "    Rows: %s <= " INT64_FORMAT "%s", sckpt_query_rank_name(query->ranking->kind), query->ranking->limit,
 				 query->retracting ? ", of all that are kept" : "; the others are not kept");
+	explain_routes(rsinfo, query);
 	for (int i = 0; i < query->ncalls; i++)
 	{
 		SckptCall  *call = &query->calls[i];
@@ -186,6 +206,7 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 	SckptQuery *query;
 	SckptIdentity identity;
 	int			number = 1;
+	int			nspread;
 
 	sckpt_shared_require();
 	pipeline = sckpt_catalog_pipeline(name, false);
@@ -215,8 +236,12 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 	put_line(rsinfo, "  Stage 0: expressions over %s", stream_names(query));
 	put_line(rsinfo, "    Plan:");
 	explain_source(rsinfo, query->source);
+	nspread = query->grouped ? sckpt_query_spread(query, pipeline->keep_dead, pipeline->parallelism) : 0;
+	if (pipeline->parallelism > 1 && nspread == 0)
+		put_line(rsinfo, "  Tasks: 1, since rows cannot be told apart by a key that depends on nothing but the row");
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
+		stage->tasks = nspread-- > 0 ? pipeline->parallelism : 1;
 		stage->lateness = pipeline->lateness;
 		stage->ttl = stage == query ? pipeline->ttl : 0;
 		if (stage == query)

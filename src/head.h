@@ -34,6 +34,8 @@ extern int64 sckpt_head_rows_before(SckptTask *head, int number);
 extern bool sckpt_head_is_ready(SckptTask *head);
 extern TimestampTz sckpt_head_next_close(SckptTask *head);
 extern void sckpt_head_counters(SckptTask *head, SckptCounters *counters);
+/* Ms until it is to be looked at again, unless one of its tasks wakes us. */
+extern int64 sckpt_head_wait(SckptTask *head, TimestampTz now);
 /* Where all tasks are, at the least, if nothing has happened to any of them since the last checkpoint. */
 extern bool sckpt_head_idle_position(SckptTask *head, SckptPosition *position);
 

@@ -54,7 +54,8 @@ sckpt_note_write(List *tasks, SckptPosition *position)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status != SCKPT_RUNNING || task->changed || task->pending || task->noted_redo == redo ||
+		/* Of a parallel pipeline its head is noted. */
+		if (task->number >= 0 || task->status != SCKPT_RUNNING || task->changed || task->pending || task->noted_redo == redo ||
 			task->def->position >= position->commit || !sckpt_segment_before(task->def->restart, redo))
 			continue;
 		task->noted_redo = redo;

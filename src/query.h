@@ -187,6 +187,7 @@ typedef struct SckptQuery
 	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
 	bool		final;			/* emit => 'final' */
 	int			task;			/* which of the pipeline's tasks it runs in */
+	int			tasks;			/* explain.c: by how many it is shared */
 	TimestampTz closed_until;	/* windows that end up to here are closed for good, whatever the lateness; DT_NOBEGIN: none */
 	/* of what is stored: other than the above only while the pipeline is being altered */
 	int64		stored_lateness;
@@ -217,6 +218,10 @@ sckpt_query_has_other_sink_key(SckptQuery *query)
 }
 
 extern const char *sckpt_query_rank_name(SckptRankKind kind);
+/*
+ * How many stages, from the first one on, are spread over tasks by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
+ */
+extern int	sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism);
 /* Do the groups of a stage close with a watermark? */
 extern bool sckpt_query_closes(SckptQuery *query);
 

@@ -144,6 +144,20 @@ find_key(SckptQuery *first, SckptQuery *stage, int number)
 	return -1;
 }
 
+int
+sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism)
+{
+	int			nstages = 0;
+
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+		nstages++;
+
+	/* A row that the head's stage refuses would have to be taken back below, where it has been handed on already. */
+	if (parallelism == 1 || (keep_dead && query->nspread < nstages))
+		return 0;
+	return query->nspread;
+}
+
 void
 sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs)
 {

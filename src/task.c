@@ -308,23 +308,6 @@ add_operator(SckptTask *task, SckptOperator *operator)
 	sckpt_task_set_operator(task, number, operator);
 }
 
-/* How many stages are spread over tasks, and over how many; those above run in the head. */
-static int
-spread_stages(SckptTask *task, int nstages)
-{
-	int			nspread = task->query->nspread;
-
-	task->ntasks = 1;
-	if (task->def->parallelism == 1 || nspread == 0 || task->offline)
-		return 0;
-
-	/* A row that the head's stage refuses would have to be taken back below, where it has been handed on already. */
-	if (task->def->keep_dead && nspread < nstages)
-		return 0;
-	task->ntasks = task->def->parallelism;
-	return nspread;
-}
-
 /* Its stages: those spread over tasks, in a task; the others, in a head; or all. */
 static void
 add_operators(SckptTask *task)
@@ -335,7 +318,8 @@ add_operators(SckptTask *task)
 
 	for (SckptQuery *query = task->query; query; query = query->above)
 		nstages++;
-	nspread = spread_stages(task, nstages);
+	nspread = task->offline ? 0 : sckpt_query_spread(task->query, task->def->keep_dead, task->def->parallelism);
+	task->ntasks = nspread > 0 ? task->def->parallelism : 1;
 	task->first_stage = task->number < 0 ? nspread : 0;
 	task->results = task->number < 0 || nspread == nstages;
 	task->handing_context = AllocSetContextCreate(task->run_context, "stream_ckpt row handed over", ALLOCSET_DEFAULT_SIZES);
@@ -785,6 +769,8 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
 	entry->counters.late_rows = task->query ? task->late_rows : task->def->late_rows;
 	entry->counters.dead_letters = task->query ? task->dead_letters : task->def->dead_letters;
+	entry->own_state_rows = state_rows;
+	entry->own_state_bytes = state_bytes;
 	entry->counters.state_rows = state.state_rows + state_rows;
 	entry->counters.state_bytes = state.state_bytes + state_bytes;
 	entry->counters.restarts = task->restarts;

@@ -401,6 +401,7 @@ sync_tasks(void)
 		if (part->seen)
 			continue;
 		parts = foreach_delete_current(parts, lc);
+		sckpt_part_leave(part);
 		drop_part(part);
 	}
 	check_paused_tasks();
@@ -473,9 +474,28 @@ refresh(SckptTask *task)
 	}
 }
 
+/*
+ * Who changes a pipeline has its row locked, and may have locked its result, for which we should not wait.  The row is locked for good when the state
+ * is loaded: after the relations that the query names, as who drops these does it, so that nobody waits for each other.
+ */
+static void
+check_unlocked(SckptTask *task)
+{
+	bool		held;
+
+	StartTransactionCommand();
+	held = sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id, task->def->version);
+	CommitTransactionCommand();
+	if (!held)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
+}
+
 static void
 start_part(SckptTask *part, void *arg)
 {
+	check_unlocked(part);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
@@ -489,14 +509,11 @@ start_part(SckptTask *part, void *arg)
 static void
 start_task(SckptTask *task, void *arg)
 {
+	check_unlocked(task);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
-	if (!sckpt_catalog_hold(task->def->id))
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 	refresh(task);
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
@@ -527,6 +544,8 @@ typedef struct Behind
 static void
 enter_lane(SckptTask *task, Behind *behind)
 {
+	/* If it failed outside of a lane's work, it is still in the one it was in. */
+	leave_lanes(task);
 	if (main_lane != NULL && task->def->position >= sckpt_log_read_lsn(main_lane->reader))
 	{
 		sckpt_lane_add(main_lane, task);
@@ -577,7 +596,12 @@ start_tasks(void)
 	{
 		SckptTask  *part = lfirst(lc);
 
-		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+		if (!sckpt_part_wanted(part))
+			continue;
+
+		/* One that had to stop a moment ago may still be in its lane, and nothing may be fed twice. */
+		leave_lanes(part);
+		if (sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
 			enter_lane(part, &behind);
 	}
 	if (behind.tasks == NIL && main_lane != NULL)
@@ -727,6 +751,35 @@ run_lane(SckptLane *lane, bool *delivered)
 	return at_end;
 }
 
+/* Parallel pipelines to which nothing happens: their tasks say how far they have read. */
+static void
+for_each_idle_head(void (*work) (SckptTask *head, SckptPosition *position))
+{
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+	{
+		SckptTask  *task = lfirst(lc);
+		SckptPosition position;
+
+		if (task->status == SCKPT_RUNNING && task->head && sckpt_head_idle_position(task, &position))
+			work(task, &position);
+	}
+}
+
+static void
+store_head_position(SckptTask *head, SckptPosition *position)
+{
+	if (head->def->position < position->commit)
+		sckpt_checkpoint_store_positions(list_make1(head), position);
+}
+
+static void
+note_head(SckptTask *head, SckptPosition *position)
+{
+	sckpt_note_write(list_make1(head), position);
+}
+
 /* Pipelines to which nothing happens follow the log all the same, so that the slot can. */
 static void
 store_idle_positions(SckptPosition *position)
@@ -746,15 +799,7 @@ store_idle_positions(SckptPosition *position)
 	}
 	if (idle)
 		sckpt_checkpoint_store_positions(idle, position);
-	foreach(lc, tasks)
-	{
-		SckptTask  *task = lfirst(lc);
-		SckptPosition at;
-
-		if (task->status == SCKPT_RUNNING && task->head && sckpt_head_idle_position(task, &at) &&
-			task->def->position < at.commit)
-			sckpt_checkpoint_store_positions(list_make1(task), &at);
-	}
+	for_each_idle_head(store_head_position);
 }
 
 /* Let the slot follow what is still needed, which is on disk already. */
@@ -924,7 +969,7 @@ time_to_wait(bool active)
 		else if (task->retry_at != 0)
 			until = (task->retry_at - now) / 1000 + 1;
 		if (task->head)
-			until = Min(until, UNFLUSHED_MS);
+			until = Min(until, sckpt_head_wait(task, now));
 		wait = Min(wait, Max(1, until));
 	}
 	return (long) wait;
@@ -1018,7 +1063,7 @@ report_statistics(void)
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 }
 
-/* What tasks have handed over may be in files. */
+/* What tasks and heads have handed over may be in files. */
 static void
 release_parts(int code, Datum arg)
 {
@@ -1026,6 +1071,8 @@ release_parts(int code, Datum arg)
 
 	foreach(lc, parts)
 		sckpt_part_release(lfirst(lc));
+	foreach(lc, tasks)
+		sckpt_head_end(lfirst(lc));
 }
 
 void
@@ -1127,6 +1174,7 @@ sckpt_worker_main(Datum arg)
 		{
 			store_idle_positions(&position);
 			sckpt_note_write(main_lane->tasks, &position);
+			for_each_idle_head(note_head);
 			move_slot(&position);
 		}
 		heartbeat_wait = at_end ? sckpt_progress_heartbeats(main_lane) : 0;

@@ -527,7 +527,10 @@ sub linear_level
 		my $type = pick(qw(int text bool bigint float numeric timestamptz));
 		my $value = value(\@clear, $type, 2);
 
-		add_target($g, $level, { ref => $value, type => $type, vague => $type eq 'numeric' }, name => new_alias($g, 'c')) if defined $value;
+		# a second name of a column is that column
+		my ($same) = grep { defined $value && $_->{ref} eq $value } @{ $level->{columns} };
+
+		add_target($g, $level, $same || { ref => $value, type => $type, vague => $type eq 'numeric' }, name => new_alias($g, 'c')) if defined $value;
 	}
 	add_target($g, $level, { ref => '1', type => 'int' }, name => 'one') if !@{ $level->{targets} };
 	if ($level->{total} && !grep { !$names{$_} } @{ $level->{total} })
