@@ -153,8 +153,8 @@ SELECT refused(replace(query, '@', '(SELECT window_end, k, sum(v) AS n FROM c, t
     'SELECT k, max(n) FROM @ WHERE EXISTS (SELECT FROM dim WHERE dk = k) GROUP BY k', 'SELECT k, window_end, random() FROM @', 'SELECT k, max(n + random()) FROM @ GROUP BY k',
     'SELECT k, window_end, now() FROM @', 'SELECT k, max(now() - window_end) FROM @ GROUP BY k', 'SELECT k, max(half(n)) FROM @ GROUP BY k', 'SELECT k, max(x::text) FROM @ GROUP BY k',
     'SELECT n FROM @', 'SELECT k, n FROM @', 'SELECT max(n) FROM @ GROUP BY k', 'SELECT w.window_start, k, n FROM @, tumble(window_end, ''1 day'') w',
-    'SELECT w.window_start, count(*) FROM @, session(window_end, ''1 day'') w GROUP BY 1', 'SELECT k, row_number() OVER (ORDER BY n) FROM @', 'SELECT DISTINCT n FROM @',
-    'SELECT k, window_end, n FROM @ ORDER BY n LIMIT 3', 'SELECT k, max(n) FROM (SELECT DISTINCT k, n FROM @) y GROUP BY k', 'SELECT k, count(*) FROM c GROUP BY k UNION ALL SELECT k, max(n) FROM @ GROUP BY k',
+    'SELECT w.window_start, count(*) FROM @, session(window_end, ''1 day'') w GROUP BY 1', 'SELECT k, row_number() OVER (ORDER BY n) FROM @',
+    'SELECT k, count(*) FROM c GROUP BY k UNION ALL SELECT k, max(n) FROM @ GROUP BY k',
     'SELECT k, count(*) FROM c GROUP BY k HAVING count(*) > (SELECT avg(n) FROM @)', 'SELECT k, max(n) FROM @ WHERE n > (SELECT avg(v) FROM c) GROUP BY k',
     'WITH a AS (SELECT k, window_end, n FROM @) SELECT a.k, max(b.n) FROM a JOIN a b USING (k, window_end) GROUP BY 1']) query;
 SELECT refused((WITH RECURSIVE q(depth, sql) AS (SELECT 1, 'SELECT k, sum(v) AS v FROM c GROUP BY k' UNION ALL

@@ -106,3 +106,146 @@ INSERT INTO live.u SELECT * FROM oracle.u WHERE id > 260;
 SELECT checkpoint();
 SELECT name, compare(name, query) FROM tried WHERE compare(name, query) <> 'equal' ORDER BY name;
 SELECT count(*) FROM pipelines WHERE error IS NOT NULL;
+
+-- four tasks
+SELECT count(create_pipeline(name || '_4', query, parallelism => 4)) FROM tried WHERE name IN ('distinct_below', 'on_two', 'on_hidden', 'rows_ranked', 'rows_bag', 'ranks', 'ranks_groups', 'ranks_aggregated', 'limited_ties', 'united');
+TRUNCATE oracle.s, oracle.u;
+SELECT more(1, 400);
+INSERT INTO live.s SELECT * FROM oracle.s WHERE id <= 200;
+INSERT INTO live.u SELECT * FROM oracle.u WHERE id <= 200;
+SELECT checkpoint();
+INSERT INTO live.s SELECT * FROM oracle.s WHERE id > 200;
+INSERT INTO live.u SELECT * FROM oracle.u WHERE id > 200;
+SELECT checkpoint();
+SELECT name, compare(name || '_4', query) FROM tried WHERE to_regclass('live.' || name || '_4') IS NOT NULL ORDER BY name;
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA live CASCADE;
+CREATE SCHEMA live;
+TRUNCATE oracle.s;
+
+-- ties are broken by what rows look like, not by when they came
+CREATE FOREIGN TABLE live.s (id int, g int, i int, n numeric, t text, b bool, ts timestamptz) SERVER stream_ckpt OPTIONS (event_time 'ts');
+SELECT create_pipeline('tied_1', 'SELECT DISTINCT ON (g) g, id, t FROM s ORDER BY g'), create_pipeline('tied_2', 'SELECT id, t, rn FROM (SELECT id, t, row_number() OVER (ORDER BY g) AS rn FROM s) q WHERE rn <= 2'), create_pipeline('tied_3', 'SELECT id FROM s LIMIT 2');
+INSERT INTO live.s (g, id, t) VALUES (1, 3, 'c'), (1, 2, 'b'), (1, 1, 'a');
+SELECT checkpoint();
+INSERT INTO live.s (g, id, t) VALUES (1, 2, 'a'), (1, 1, 'b'), (1, 1, 'a');
+SELECT checkpoint();
+TABLE tied_1;
+SELECT * FROM tied_2 ORDER BY rn;
+SELECT * FROM tied_3 ORDER BY id;
+
+-- windows close: their partitions leave the state, and with 'final' their rows are the result
+SELECT create_pipeline('closing', 'SELECT window_end, g, id, rn FROM (SELECT window_end, g, id, row_number() OVER (PARTITION BY window_end, g ORDER BY id DESC) AS rn FROM s, tumble(ts, ''1 min'')) q WHERE rn <= 2'),
+    create_pipeline('closed', 'SELECT window_end, g, id, rn FROM (SELECT window_end, g, id, row_number() OVER (PARTITION BY window_end, g ORDER BY id DESC) AS rn FROM s, tumble(ts, ''1 min'')) q WHERE rn <= 2', emit => 'final'),
+    create_pipeline('closed_one', 'SELECT DISTINCT ON (window_end) window_end, id FROM s, tumble(ts, ''1 min'') ORDER BY window_end, id', emit => 'final'),
+    create_pipeline('closed_most', 'SELECT window_end, g, n FROM (SELECT window_end, g, count(*) AS n, rank() OVER (PARTITION BY window_end ORDER BY count(*) DESC) AS r FROM s, tumble(ts, ''1 min'') GROUP BY window_end, g) q WHERE r = 1', emit => 'final'),
+    create_pipeline('closed_distinct', 'SELECT DISTINCT window_end, g FROM s, tumble(ts, ''1 min'')', emit => 'final');
+INSERT INTO live.s (id, g, ts) SELECT i, i % 2, timestamptz '2024-01-01' + i * interval '11 s' FROM generate_series(1, 14) i;
+SELECT checkpoint();
+SELECT * FROM closing ORDER BY window_end, g, rn;
+SELECT * FROM closed ORDER BY window_end, g, rn;
+INSERT INTO live.s (id, g, ts) VALUES (20, 1, '2024-01-01 00:05');
+SELECT checkpoint();
+SELECT count(*) FROM (SELECT * FROM closing WHERE id < 20 EXCEPT ALL TABLE closed) x;
+SELECT * FROM closed_one ORDER BY window_end;
+SELECT * FROM closed_most ORDER BY window_end, g;
+SELECT count(*), count(DISTINCT window_end) FROM closed_distinct;
+SELECT pipeline, state_rows FROM pipelines WHERE pipeline ~ '^clos' ORDER BY pipeline;
+
+-- forgotten partitions; rows that raise errors
+SELECT create_pipeline('forgetful', 'SELECT g, id, rn FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY id) AS rn FROM s) q WHERE rn <= 2', state_ttl => '1 min'),
+    create_pipeline('letters', 'SELECT g, 10 / i AS q, t::int AS t, rn FROM (SELECT g, i, t, row_number() OVER (PARTITION BY g ORDER BY id) AS rn FROM s WHERE i IS NOT NULL) x WHERE rn <= 2', on_error => 'dead_letter'),
+    create_pipeline('letters_above', 'SELECT sum(12 / r) AS s, count(*) AS c FROM (SELECT 6 / (i - 3) AS r, id, rank() OVER (PARTITION BY g ORDER BY i DESC) AS k FROM s WHERE i IS NOT NULL) x WHERE k <= 1', on_error => 'dead_letter');
+INSERT INTO live.s (id, g, i, t, ts) VALUES (1, 1, 2, '1', '2024-01-01 00:06'), (2, 1, 5, '2', '2024-01-01 00:06'), (3, 2, 1, '3', '2024-01-01 00:06');
+SELECT checkpoint();
+SELECT * FROM forgetful ORDER BY g, rn;
+SELECT * FROM letters ORDER BY g, rn;
+TABLE letters_above;
+INSERT INTO live.s (id, g, i, t, ts) VALUES (0, 1, 0, '4', '2024-01-01 00:06:30'), (4, 2, 1, 'x', '2024-01-01 00:06:30'), (5, 2, 4, '5', '2024-01-01 00:09');
+SELECT checkpoint();
+SELECT * FROM forgetful ORDER BY g, rn;
+SELECT * FROM letters ORDER BY g, rn;
+TABLE letters_above;
+SELECT pipeline, stage, sqlstate, count(*) FROM dead_letters GROUP BY 1, 2, 3 ORDER BY 1, 2, 3;
+
+-- retained checkpoints: keyed rows and bags
+SELECT create_pipeline('kept_rows', 'SELECT g, id, rn FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY id DESC) AS rn FROM s) q WHERE rn <= 2', retained_checkpoints => 5),
+    create_pipeline('kept_bag', 'SELECT i FROM s ORDER BY i LIMIT 6', retained_checkpoints => 5);
+INSERT INTO live.s (id, g, i) VALUES (1, 1, 5), (2, 1, 5), (3, 2, 7), (4, 2, 7);
+SELECT checkpoint();
+INSERT INTO live.s (id, g, i) VALUES (11, 1, 5), (12, 1, 3), (13, 3, 7), (14, 2, 4);
+SELECT checkpoint();
+SELECT * FROM kept_rows ORDER BY g, rn;
+SELECT array_agg(i ORDER BY i) FROM kept_bag;
+SELECT count(pause_pipeline(name)) FROM (VALUES ('kept_rows'), ('kept_bag')) v(name);
+SELECT count(restore_pipeline(name, 1)) FROM (VALUES ('kept_rows'), ('kept_bag')) v(name);
+SELECT * FROM kept_rows ORDER BY g, rn;
+SELECT array_agg(i ORDER BY i) FROM kept_bag;
+SELECT count(restore_pipeline(name, 2)) FROM (VALUES ('kept_rows'), ('kept_bag')) v(name);
+SELECT * FROM kept_rows ORDER BY g, rn;
+SELECT array_agg(i ORDER BY i) FROM kept_bag;
+SELECT count(resume_pipeline(name)) FROM (VALUES ('kept_rows'), ('kept_bag')) v(name);
+INSERT INTO live.s (id, g, i) VALUES (21, 1, 1);
+SELECT checkpoint();
+SELECT * FROM kept_rows ORDER BY g, rn;
+SELECT array_agg(i ORDER BY i) FROM kept_bag;
+
+-- sinks: with a key that is there, and without one
+CREATE TABLE public.best (g int, place bigint, id int, note text DEFAULT 'new', UNIQUE NULLS NOT DISTINCT (g, place));
+CREATE TABLE public.best_of_all (id int);
+SELECT create_pipeline('into_best', 'SELECT g, id, place FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY id DESC) AS place FROM s) q WHERE place <= 2', sink => 'best');
+SELECT create_pipeline('into_none', 'SELECT id FROM s ORDER BY id LIMIT 3', sink => 'best_of_all');
+INSERT INTO live.s (id, g) VALUES (1, 1), (2, 1), (3, 2);
+SELECT checkpoint();
+INSERT INTO live.s (id, g) VALUES (4, 1), (5, 2);
+SELECT checkpoint();
+SELECT * FROM best ORDER BY g, place;
+
+-- changed queries
+SELECT alter_pipeline('into_best', query => 'SELECT g, id, place FROM (SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY id DESC) AS place FROM s) q WHERE place <= 3');
+SELECT alter_pipeline('tied_1', query => 'SELECT DISTINCT ON (g) g, id, t || ''!'' AS t FROM s ORDER BY g');
+SELECT alter_pipeline('tied_1', query => 'SELECT DISTINCT ON (g) g, id FROM s ORDER BY g', reset_state => true);
+INSERT INTO live.s (g, id, t) VALUES (1, 3, 'c'), (1, 2, 'b');
+SELECT checkpoint();
+TABLE tied_1;
+SELECT create_pipeline('filtered', 'SELECT g, i FROM (SELECT DISTINCT ON (g) g, i, id FROM s ORDER BY g, id) q WHERE i > 0');
+INSERT INTO live.s (g, i, id) VALUES (1, 3, 1), (2, 0, 1);
+SELECT checkpoint();
+TABLE filtered;
+SELECT alter_pipeline('filtered', query => 'SELECT g, i, i * 2 AS twice FROM (SELECT DISTINCT ON (g) g, i, id FROM s ORDER BY g, id) q');
+SELECT g, i, twice FROM filtered ORDER BY g;
+SELECT line FROM explain_pipeline('kept_rows') line WHERE line !~ '^  (State|Rows|Watermark):';
+SELECT line FROM explain_pipeline('closed_most') line WHERE line !~ '^  (State|Rows|Watermark):';
+
+-- refused by name
+CREATE VIEW public.seen AS SELECT DISTINCT g FROM live.s;
+CREATE VIEW public.latest AS SELECT DISTINCT ON (g) g, id FROM live.s ORDER BY g, id DESC;
+CREATE FUNCTION public.refused(query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE hint text;
+BEGIN
+    PERFORM create_pipeline('refused', query);
+    PERFORM drop_pipeline('refused');
+    RETURN 'works';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+    RETURN concat_ws(' | ', sqlstate || ': ' || sqlerrm, nullif(hint, ''));
+END $$;
+SELECT refused(query) FROM unnest(ARRAY[
+    'SELECT id, row_number() OVER (ORDER BY id) FROM s', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r > 3',
+    'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= id', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= 3 OR r = 7',
+    'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= 2.5', 'SELECT * FROM (SELECT id, ntile(3) OVER (ORDER BY id) AS r FROM s) q WHERE r <= 2',
+    'SELECT id, lag(id) OVER (ORDER BY id) FROM s', 'SELECT id, avg(i) OVER (ORDER BY id ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) FROM s',
+    'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r, rank() OVER (ORDER BY g) AS q FROM s) q WHERE r <= 2', 'SELECT g, r FROM (SELECT g, t, rank() OVER (ORDER BY count(*)) AS r FROM s GROUP BY g, upper(t), t) q WHERE r <= 2',
+    'SELECT id FROM s ORDER BY id', 'SELECT id FROM s ORDER BY id OFFSET 3', 'SELECT id FROM s ORDER BY id LIMIT 0', 'SELECT id FROM s ORDER BY id LIMIT (SELECT 3)', 'SELECT id FROM s ORDER BY id LIMIT NULL',
+    'SELECT g, id FROM (SELECT g, id FROM s ORDER BY id) q', 'SELECT DISTINCT g FROM s ORDER BY g', 'SELECT DISTINCT now(), g FROM s', 'SELECT DISTINCT ON (g) g, now() FROM s', 'SELECT DISTINCT generate_series(1, i) FROM s',
+    'SELECT DISTINCT ON (g) g, generate_series(1, i) FROM s', 'SELECT generate_series(1, i) FROM s LIMIT 3', 'SELECT g FROM seen', 'SELECT g, id FROM latest', 'SELECT count(*) FROM latest',
+    'SELECT DISTINCT i::text::json FROM s', 'SELECT i::text::json AS j FROM s ORDER BY id LIMIT 2', 'SELECT DISTINCT ON (i::text::money) i FROM s', 'SELECT id FROM s UNION SELECT di FROM dim', '(SELECT id FROM s UNION SELECT g FROM s) UNION ALL SELECT i FROM s',
+    'SELECT id FROM s UNION (SELECT g FROM s EXCEPT SELECT i FROM s)', 'SELECT DISTINCT g FROM s UNION ALL SELECT i FROM s', '(SELECT g FROM s LIMIT 1) UNION ALL SELECT i FROM s', 'SELECT DISTINCT g, window_end FROM s, session(ts, ''1 min'')',
+    'SELECT DISTINCT ON (window_end) g FROM s, session(ts, ''1 min'')']) query;
+
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+SET client_min_messages = warning;
+DROP SCHEMA live, oracle CASCADE;
+DROP TABLE tried, dim, best, best_of_all;
+DROP FUNCTION more, compare, refused;
+SELECT count(*) AS pipelines FROM pipelines;

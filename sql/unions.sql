@@ -130,7 +130,7 @@ SELECT r.query, r.options, t.* FROM (VALUES
     ('SELECT id FROM qa UNION ALL SELECT id FROM ta', ''),
     ('SELECT id FROM ta UNION ALL SELECT id FROM tb', ''),
     ('SELECT k, count(*) FROM (SELECT k FROM qa UNION ALL VALUES (1)) u GROUP BY k', ''),
-    ('SELECT id FROM qa UNION SELECT id FROM qb', ''),
+    ('SELECT id FROM qa EXCEPT ALL SELECT id FROM qb', ''),
     ('SELECT id FROM qa UNION ALL (SELECT id FROM qb EXCEPT ALL SELECT id FROM qc)', ''),
     ('SELECT id FROM qa UNION ALL SELECT qb.id FROM qb JOIN qc USING (id)', ''),
     ('SELECT u.id FROM (SELECT id FROM qa UNION ALL SELECT id FROM qb) u JOIN qc USING (id)', ''),

@@ -555,7 +555,7 @@ read_limit(Query *query, SckptRanking *ranking, int64 *offset)
 	if (!integer_of(query->limitCount, &ranking->limit) || (query->limitOffset && !integer_of(query->limitOffset, offset)))
 		sckpt_query_refuse("LIMIT or OFFSET of something else than a constant", "Write the number.");
 	if (ranking->limit < 1 || *offset < 0 || pg_add_s64_overflow(ranking->limit, *offset, &ranking->limit))
-		sckpt_query_refuse("LIMIT of less than one row", "Leave the pipeline out.");
+		sckpt_query_refuse("LIMIT of less than one row", "Ask for at least one row.");
 	if (query->limitOption == LIMIT_OPTION_WITH_TIES)
 		ranking->kind = SCKPT_RANK_RANK;
 }

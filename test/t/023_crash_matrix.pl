@@ -71,6 +71,12 @@ my %kinds = (
 	stages => {
 		query => 'SELECT n % 50 AS n, count(*) AS groups, sum(v) AS v FROM (SELECT k, count(*) AS n, sum(v) AS v FROM s GROUP BY k) x GROUP BY 1',
 		oracle => 'SELECT n % 50, count(*), sum(v) FROM (SELECT k, count(*) AS n, sum(v) AS v FROM done GROUP BY k) x GROUP BY 1' },
+	ranked => {
+		query => 'SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, id) AS place FROM s) x WHERE place <= 3',
+		oracle => 'SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, id) AS place FROM done) x WHERE place <= 3' },
+	bag => {
+		query => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM s GROUP BY k) x ORDER BY n DESC, k LIMIT 10',
+		oracle => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM done GROUP BY k) x ORDER BY n DESC, k LIMIT 10' },
 	linear => {
 		query => 'SELECT id, v FROM s WHERE v % 3 = 0',
 		oracle => 'SELECT id, v FROM done WHERE v % 3 = 0' });
