@@ -228,7 +228,18 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 		put_line(rsinfo, "    Condition: %s", join->canonical);
 	if (stage->having)
 		put_line(rsinfo, "    Filter: a condition on joined rows");
-	put_line(rsinfo, "    State: rows of both sides, for good: it grows with their number");
+	for (int side = 0; side < 2; side++)
+	{
+		char	   *name = side_name(first, stage, side);
+
+		if (join->due[side] == 0)
+			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
+		else if (join->window)
+			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
+		else
+			put_line(rsinfo, "    State: rows of %s, freed when the watermark is %s after them", name,
+					 interval_of(add_time(join->delay[side], stage->lateness)));
+	}
 }
 
 Datum

@@ -39,7 +39,14 @@ typedef struct FoldContext
 	List	   *targets;		/* of the stage below */
 } FoldContext;
 
-static SckptQuery *make_level(void *arg, Query *query, bool last);
+static SckptQuery *make_level(StagesContext *context, Query *query, bool last, bool place);
+
+/* A level below a join. */
+static SckptQuery *
+make_leaf(void *arg, Query *query, bool track)
+{
+	return make_level(arg, query, false, track);
+}
 
 /* ---- A level that is not grouped, over a stage ---- */
 
@@ -198,9 +205,8 @@ take_ctes(Query *subquery, Query *query)
 }
 
 static SckptQuery *
-make_level(void *arg, Query *query, bool last)
+make_level(StagesContext *context, Query *query, bool last, bool place)
 {
-	StagesContext *context = arg;
 	SckptLevel	level = {NULL};
 	SckptQuery *first = NULL;
 	SckptQuery *stage;
@@ -211,13 +217,14 @@ make_level(void *arg, Query *query, bool last)
 	level.last = last;
 	level.final = context->final;
 	level.track = context->track;
+	level.place_wanted = place;
 	if (sckpt_join_is(query))
 	{
 		if (context->final)
 			sckpt_query_refuse("emit => 'final' for a join of streams", "Leave the argument out.");
 		if (context->track)
 			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
-		first = sckpt_join_make(query, make_level, context);
+		first = sckpt_join_make(query, make_leaf, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
 		if (++context->count > SCKPT_MAX_STAGES)
@@ -237,7 +244,7 @@ make_level(void *arg, Query *query, bool last)
 
 		check_above(&level);
 		take_ctes(subquery, query);
-		first = make_level(context, subquery, false);
+		first = make_level(context, subquery, false, false);
 		level.input = sckpt_query_last(first);
 		if (!sckpt_query_is_grouped(query))
 		{
@@ -281,7 +288,7 @@ sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_sourc
 {
 	StagesContext context = {final, track, check_source, 0};
 
-	return make_level(&context, query, true);
+	return make_level(&context, query, true, false);
 }
 
 /* ---- emit => 'final' ---- */
