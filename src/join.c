@@ -199,8 +199,8 @@ due_of(JoinSide *side)
 		return SCKPT_NEVER;
 	if (side->nulls[side->due - 1])
 		return DT_NOBEGIN;		/* it matches nothing at all */
-	due = add_time(DatumGetInt64(side->values[side->due - 1]), side->delay);
-	return due == DT_NOEND ? SCKPT_NEVER : due;
+	due = DatumGetInt64(side->values[side->due - 1]);
+	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
 }
 
 /* Does a row come too late to be joined? */
@@ -211,8 +211,9 @@ is_late(StreamJoin *join, JoinSide *side, TupleTableSlot *source)
 	uint32		segment = BlockIdGetBlockNumber(&place->ip_blkid);
 	TimestampTz watermark = join->input->before[segment].watermark;
 	int64		limit = Max(add_time(watermark, -join->query->lateness), join->query->closed_until);
+	int64		time = DatumGetInt64(side->values[side->judged - 1]);
 
-	if (side->nulls[side->judged - 1] || watermark == DT_NOBEGIN || DatumGetInt64(side->values[side->judged - 1]) >= limit)
+	if (side->nulls[side->judged - 1] || watermark == DT_NOBEGIN || TIMESTAMP_NOT_FINITE(time) || time >= limit)
 		return false;
 	join->input->late(join->input->arg, segment, place->ip_posid);
 	return true;

@@ -73,18 +73,19 @@ fold(SckptLevel *level, SckptQuery *stage)
 	Query	   *query = level->query;
 	FoldContext context = {level->below, stage->targetlist};
 	Node	   *condition = query->jointree->quals;
+	const char *below = stage->join ? "a join of streams" : "a grouped sub-select";
 
 	if (level->windows != NIL)
 		sckpt_query_refuse("a window over a grouped sub-select in a query without grouping",
 						   "Group by the window, or select the columns of the sub-select only.");
 	if (query->hasTargetSRFs)
-		sckpt_query_refuse("a set-returning function over a grouped sub-select", "Use it in a query over the result table.");
+		sckpt_query_refuse(psprintf("a set-returning function over %s", below), "Use it in a query over the result table.");
 	if (query->hasSubLinks)
-		sckpt_query_refuse("a sub-select in a query over a grouped sub-select", "Join the result with the table in a view.");
-	sckpt_query_refuse_clock((Node *) query->targetList, "the target list of a query over a grouped sub-select");
+		sckpt_query_refuse(psprintf("a sub-select in a query over %s", below), "Join the result with the table in a view.");
+	sckpt_query_refuse_clock((Node *) query->targetList, psprintf("the target list of a query over %s", below));
 	sckpt_query_refuse_clock(condition, "WHERE");
 	if (contain_volatile_functions((Node *) query->targetList) || contain_volatile_functions(condition))
-		sckpt_query_refuse("a volatile function in a query over a grouped sub-select",
+		sckpt_query_refuse(psprintf("a volatile function in a query over %s", below),
 						   "Use it in a query over the result table.");
 
 	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
