@@ -62,6 +62,7 @@ struct JoinTree
 typedef struct JoinContext
 {
 	Query	   *query;
+	bool		final;
 	SckptMakeLevel make;
 	void	   *arg;
 	Bitmapset  *over_stream;
@@ -896,9 +897,9 @@ side_column(JoinTree *side, Node *expr)
 }
 
 static bool
-side_retracts(JoinTree *side)
+side_retracts(JoinContext *context, JoinTree *side)
 {
-	return !side->linear && sckpt_query_retracts(side->stage);
+	return !side->linear && (side->stage->join ? side->stage->join->retracts : !context->final);
 }
 
 static void
@@ -994,6 +995,9 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 		join->due[0] = join->columns[0][i];
 		join->due[1] = join->columns[1][i];
 		join->window = true;
+
+		/* One of them may close later. */
+		join->delay[0] = join->delay[1] = Max(join->delay[0], join->delay[1]);
 	}
 
 	/* Its row, and what it is in words. */
@@ -1026,7 +1030,7 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 	{
 		JoinTree   *child = tree->sides[side];
 
-		join->changes[side] = side_retracts(child);
+		join->changes[side] = side_retracts(context, child);
 		join->retracts |= join->changes[side];
 		join->leaf[side] = child->linear ? child->stage : NULL;
 		join->rows[side] = child->linear ? ExecCleanTypeFromTL(child->stage->targetlist) : child->stage->result;
@@ -1046,9 +1050,9 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 }
 
 SckptQuery *
-sckpt_join_make(Query *query, SckptMakeLevel make, void *arg)
+sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 {
-	JoinContext context = {query, make, arg, NULL};
+	JoinContext context = {query, final, make, arg, NULL};
 	List	   *items = NIL;
 	List	   *quals = NIL;
 	List	   *sublinks = NIL;

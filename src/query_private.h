@@ -155,7 +155,7 @@ extern bool sckpt_join_is(Query *query);
 /* What makes stages of a level below; returns the first one.  `track`: its rows are to say where they came from. */
 typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool track);
 /* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
-extern SckptQuery *sckpt_join_make(Query *query, SckptMakeLevel make, void *arg);
+extern SckptQuery *sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg);
 
 /* query_stage.c */
 /* A query with windows or grouped sub-selects; returns its first stage. */

@@ -221,11 +221,9 @@ make_level(StagesContext *context, Query *query, bool last, bool place)
 	level.place_wanted = place;
 	if (sckpt_join_is(query))
 	{
-		if (context->final)
-			sckpt_query_refuse("emit => 'final' for a join of streams", "Leave the argument out.");
 		if (context->track)
 			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
-		first = sckpt_join_make(query, make_leaf, context);
+		first = sckpt_join_make(query, context->final, make_leaf, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
 		if (++context->count > SCKPT_MAX_STAGES)
@@ -297,7 +295,7 @@ sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_sourc
 void
 sckpt_query_check_final(SckptQuery *query)
 {
-	if (!query->grouped)
+	if (!sckpt_query_stateful(query))
 		sckpt_query_refuse("emit => 'final' for a query without GROUP BY", "Its rows never change: leave the argument out.");
 	if (!query->event_time && list_length(query->streams) > 1)
 		ereport(ERROR,
@@ -317,6 +315,14 @@ sckpt_query_check_final(SckptQuery *query)
 
 		if (sckpt_query_closes(stage))
 			continue;
+		if (stage->join)
+		{
+			/* Its rows are there when a grouped side's window closes, and are not taken back. */
+			if (stage->join->type == JOIN_INNER && stage->join->window && (stage->join->leaf[0] == NULL || stage->join->leaf[1] == NULL))
+				continue;
+			sckpt_query_refuse("emit => 'final' for a join of streams that is not an inner one by window_end, with a grouped side",
+							   "Leave the argument out, or join a grouped sub-select by its window_start and window_end.");
+		}
 		for (int i = 0; i < stage->nwindows; i++)
 			closing |= stage->windows[i].closes;
 		if (stage->nwindows > 0 && !closing)
