@@ -12,9 +12,10 @@
 
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "alter.h"
 
-static pg_attribute_noreturn() void
+pg_noreturn static void
 refuse(SckptPipeline *pipeline, const char *what, const char *detail)
 {
 	ereport(ERROR,

@@ -178,6 +178,20 @@ hold(SckptTask *task)
 	return held;
 }
 
+/* Who drops a stream has it locked, and goes for the pipeline's row then, which we have: a linear query must not wait for the stream. */
+static bool
+lock_streams(SckptTask *task)
+{
+	ListCell   *lc;
+
+	foreach(lc, task->def->streams)
+	{
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
+}
+
 /*
  * Start the transaction of a checkpoint, or say that it cannot be had yet: its pipeline is being dropped or paused, or
  * somebody holds a lock on the result.  Waiting here would hold up every other pipeline of the worker.
@@ -211,6 +225,12 @@ start_transaction(SckptTask *task)
 		proc = count > 0 ? sckpt_virtual_transaction_process(holders[0]) : NULL;
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for a lock on relation \"%s\" that process %d holds",
 				 get_rel_name(task->def->result), proc ? proc->pid : 0);
+		CommitTransactionCommand();
+		return false;
+	}
+	if (!lock_streams(task))
+	{
+		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for a lock on a stream that it reads");
 		CommitTransactionCommand();
 		return false;
 	}
@@ -366,38 +386,56 @@ prune(SckptTask *task, int64 id, int64 last)
 	sckpt_checkpoint_execute(SCKPT_STATEMENT_PRUNE_TASK, values, NULL);
 }
 
-/* The rows of checkpoint_task_log. */
+/* The rows of checkpoint_task_log.  What a head has and writes of its own is task 0's: the rows add up to the checkpoint's. */
 static void
 complete_tasks(SckptTask *task, uint64 state_rows, Size state_bytes)
 {
 	SckptAttempt *attempt = task->attempt;
+	SckptPartReport rest = {
+		.packed_at = attempt->packed_at,
+		.started_at = attempt->started_at,
+		.state_rows = state_rows,
+		.state_bytes = state_bytes,
+		.checkpointed_rows = attempt->rows,
+		.checkpointed_bytes = attempt->bytes,
+		.rows_in = task->rows_in - task->def->rows_in
+	};
 	Datum		values[10];
 
 	values[0] = Int64GetDatum(task->def->id);
 	values[1] = Int64GetDatum(attempt->id);
-	for (int i = 0; i < task->ntasks; i++)
+
+	/* Task 0 comes last, and gets what is left. */
+	for (int i = task->ntasks - 1; i >= 0; i--)
 	{
-		SckptPartReport own = {0};
-		const SckptPartReport *report = &own;
+		const SckptPartReport *report = &rest;
 		int64		restore_id = task->restore_id;
-		int64		before = 0;
+		int64		rows_in = rest.rows_in;
+		int64		replayed = rest.rows_in;
+		bool		first = true;
 
 		if (task->head)
 		{
+			int64		before = sckpt_head_rows_before(task, i);
+
 			report = sckpt_head_report(task, i, &restore_id);
-			before = sckpt_head_rows_before(task, i);
+			rows_in = report->rows_in - before;
+			replayed = report->rows_in;
+			first = before == 0;
+		}
+		if (i > 0)
+		{
+			rest.state_rows -= report->state_rows;
+			rest.state_bytes -= report->state_bytes;
+			rest.checkpointed_rows -= report->checkpointed_rows;
+			rest.checkpointed_bytes -= report->checkpointed_bytes;
 		}
 		else
-			own = (SckptPartReport)
-			{
-				.packed_at = attempt->packed_at,
-				.started_at = attempt->started_at,
-				.state_rows = state_rows,
-				.state_bytes = state_bytes,
-				.checkpointed_rows = attempt->rows,
-				.checkpointed_bytes = attempt->bytes,
-				.rows_in = task->rows_in - task->def->rows_in
-			};
+		{
+			rest.packed_at = report->packed_at;
+			rest.started_at = report->started_at;
+			report = &rest;
+		}
 		values[2] = Int32GetDatum(i);
 		values[3] = TimestampTzGetDatum(report->packed_at);
 		values[4] = TimestampTzGetDatum(report->started_at);
@@ -405,12 +443,12 @@ complete_tasks(SckptTask *task, uint64 state_rows, Size state_bytes)
 		values[6] = Int64GetDatum(report->state_bytes);
 		values[7] = Int64GetDatum(report->checkpointed_rows);
 		values[8] = Int64GetDatum(report->checkpointed_bytes);
-		values[9] = Int64GetDatum(report->rows_in - before);
+		values[9] = Int64GetDatum(rows_in);
 		sckpt_checkpoint_execute(SCKPT_STATEMENT_COMPLETE_TASK, values, NULL);
-		if (restore_id && before == 0)
+		if (restore_id && first)
 		{
 			values[0] = Int64GetDatum(restore_id);
-			values[1] = Int64GetDatum(report->rows_in);
+			values[1] = Int64GetDatum(replayed);
 			sckpt_checkpoint_execute(SCKPT_STATEMENT_REPLAYED, values, NULL);
 			values[0] = Int64GetDatum(task->def->id);
 			values[1] = Int64GetDatum(attempt->id);
@@ -623,7 +661,7 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	task->attempt->id = 0;
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
+	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id, -1))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(id);

@@ -230,4 +230,39 @@ sckpt_init_generated(ResultRelInfo *result, EState *estate)
 	} while (0)
 #endif
 
+/*
+ * Hash tables of tuples whose entries have room of the caller's: in the entry since 18, in a piece of its own before.
+ */
+static inline TupleHashTable
+sckpt_build_tuple_hash(TupleDesc desc, const TupleTableSlotOps *ops, int ncolumns, AttrNumber *columns, Oid *equal, FmgrInfo *hash,
+					   Oid *collations, Size additional, MemoryContext context, MemoryContext scratch)
+{
+#if PG_VERSION_NUM >= 180000
+	return BuildTupleHashTable(NULL, desc, ops, ncolumns, columns, equal, hash, collations, 1024, additional, context, context, scratch, false);
+#else
+	return BuildTupleHashTableExt(NULL, desc, ncolumns, columns, equal, hash, collations, 1024, additional, context, context, scratch, false);
+#endif
+}
+
+static inline void *
+sckpt_tuple_hash_additional(TupleHashTable table, TupleHashEntry entry)
+{
+#if PG_VERSION_NUM >= 180000
+	return TupleHashEntryGetAdditional(table, entry);
+#else
+	return entry->additional;
+#endif
+}
+
+/* For a new entry: zeroes. */
+static inline void
+sckpt_init_tuple_hash_entry(TupleHashTable table, TupleHashEntry entry, Size additional, MemoryContext context)
+{
+#if PG_VERSION_NUM >= 180000
+	memset(TupleHashEntryGetAdditional(table, entry), 0, additional);
+#else
+	entry->additional = MemoryContextAllocZero(context, additional);
+#endif
+}
+
 #endif							/* SCKPT_COMPAT_H */

@@ -30,7 +30,7 @@ sckpt_halt_go_back(SckptTask *task)
 
 	task->halt_found = false;
 	if (found)
-		return ++task->halt_finds <= MAX_FINDS;
+		return ++task->halt_finds <= MAX_FINDS + (task->ntasks > 1 ? task->ntasks : 0);
 	if (task->halting)
 		return false;
 	task->halting = true;
@@ -72,6 +72,20 @@ describe_row(SckptTask *task, SckptBatch *batch, uint32 segment, uint32 row)
 }
 
 void
+sckpt_halt_found(SckptTask *task, XLogRecPtr commit_lsn, int code, const char *message, const char *detail)
+{
+	task->halt_before = commit_lsn;
+	task->halt_found = true;
+	task->halt_code = code;
+	if (task->halt_message)
+		pfree(task->halt_message);
+	if (task->halt_detail)
+		pfree(task->halt_detail);
+	task->halt_message = MemoryContextStrdup(task->context, message);
+	task->halt_detail = MemoryContextStrdup(task->context, detail);
+}
+
+void
 sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment_number, uint32 row, ErrorData *error)
 {
 	SckptSegment *segment = &batch->segments[segment_number];
@@ -81,15 +95,7 @@ sckpt_halt_at_row(SckptTask *task, SckptBatch *batch, uint32 segment_number, uin
 								  stream ? stream : "?", LSN_FORMAT_ARGS(segment->lsn),
 								  describe_row(task, batch, segment_number, row));
 
-	task->halt_before = segment->commit_lsn;
-	task->halt_found = true;
-	task->halt_code = error->sqlerrcode;
-	if (task->halt_message)
-		pfree(task->halt_message);
-	if (task->halt_detail)
-		pfree(task->halt_detail);
-	task->halt_message = MemoryContextStrdup(task->context, shorten(error->message, MESSAGE_BYTES));
-	task->halt_detail = MemoryContextStrdup(task->context, detail);
+	sckpt_halt_found(task, segment->commit_lsn, error->sqlerrcode, shorten(error->message, MESSAGE_BYTES), detail);
 	ereport(ERROR,
 			(errcode(error->sqlerrcode),
 			 errmsg("%s", error->message),
@@ -115,6 +121,12 @@ sckpt_halt_here(SckptTask *task, void *arg)
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("could not take a checkpoint of pipeline \"%s\": %s", task->def->name, task->waiting)));
+	sckpt_halt_raise(task, arg);
+}
+
+void
+sckpt_halt_raise(SckptTask *task, void *arg)
+{
 	task->halted = true;
 	ereport(ERROR,
 			(errcode(task->halt_code),

@@ -16,6 +16,7 @@
 
 #include "careful.h"
 #include "dead.h"
+#include "halt.h"
 #include "head.h"
 #include "lag.h"
 #include "part.h"
@@ -91,6 +92,8 @@ sckpt_head_begin(SckptTask *task)
 		entry->careful = task->careful;
 		entry->careful_until = task->careful_until;
 		entry->careful_rows = task->careful_rows;
+		entry->halting = task->halting;
+		entry->halt_before = task->halt_before;
 		strlcpy(entry->cause, task->cause, SCKPT_ERROR_BYTES);
 		for (int i = 0; i < head->ntasks; i++)
 		{
@@ -171,7 +174,7 @@ copy_parts(SckptTask *task)
 	return found;
 }
 
-/* The barrier of a checkpoint: the furthest that any task may have read. */
+/* The barrier of a checkpoint: the furthest that any task may have read, and not before the last checkpoint, which they have. */
 static void
 publish_barrier(SckptTask *task)
 {
@@ -181,7 +184,7 @@ publish_barrier(SckptTask *task)
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
 	if (entry)
 	{
-		XLogRecPtr	barrier = InvalidXLogRecPtr;
+		XLogRecPtr	barrier = task->def->position + 1;
 
 		SpinLockAcquire(&entry->mutex);
 		for (int i = 0; i < task->head->ntasks; i++)
@@ -223,6 +226,7 @@ sckpt_head_decide(SckptTask *task, int64 id, bool committed)
 		entry->outcome = id;
 		entry->committed = committed;
 		entry->careful = task->careful;
+		entry->halting = task->halting;
 		for (int i = 0; i < head->ntasks; i++)
 		{
 			SckptPartEntry *part = sckpt_shared_find_part(MyDatabaseId, task->def->id, i);
@@ -658,29 +662,46 @@ time_out(SckptTask *task, void *arg)
 					   task->head->ntasks, sckpt_checkpoint_timeout)));
 }
 
+/* Of tasks that have failed, the one that has found the first bad row, or any. */
+static SckptPartEntry *
+find_failed(SckptHead *head)
+{
+	SckptPartEntry *found = NULL;
+
+	for (int i = 0; i < head->ntasks; i++)
+	{
+		SckptPartEntry *part = &head->parts[i];
+
+		if (part->status != SCKPT_PART_FAILED)
+			continue;
+		if (found == NULL || (part->halt_before != InvalidXLogRecPtr &&
+							  (found->halt_before == InvalidXLogRecPtr || part->halt_before < found->halt_before)))
+			found = part;
+	}
+	return found;
+}
+
 /* A task that has failed takes the pipeline with it.  It has reported its error. */
 static bool
 fail_with_part(SckptTask *task)
 {
-	for (int i = 0; i < task->head->ntasks; i++)
-	{
-		SckptPartEntry *part = &task->head->parts[i];
-		ErrorData	error = {0};
+	SckptPartEntry *part = find_failed(task->head);
+	ErrorData	error = {0};
 
-		if (part->status != SCKPT_PART_FAILED)
-			continue;
-		for (int j = 0; j < task->head->ntasks; j++)
-			task->fed = Max(task->fed, task->head->parts[j].claimed);
-		error.sqlerrcode = part->sqlerrcode;
-		error.message = pstrdup(part->error);
-		error.hint = part->starved ? pstrdup(part->hint) : NULL;
-		task->attempt->undefined = true;
-		sckpt_task_fail(task, &error);
-		task->attempt->undefined = false;
-		sckpt_task_publish(task, InvalidXLogRecPtr);
-		return true;
-	}
-	return false;
+	if (part == NULL)
+		return false;
+	for (int i = 0; i < task->head->ntasks; i++)
+		task->fed = Max(task->fed, task->head->parts[i].claimed);
+	error.sqlerrcode = part->sqlerrcode;
+	error.message = pstrdup(part->error);
+	error.hint = part->starved ? pstrdup(part->hint) : NULL;
+	if (part->halt_before != InvalidXLogRecPtr)
+		sckpt_halt_found(task, part->halt_before, part->sqlerrcode, part->error, part->hint);
+	task->attempt->undefined = true;
+	sckpt_task_fail(task, &error);
+	task->attempt->undefined = false;
+	sckpt_task_publish(task, InvalidXLogRecPtr);
+	return true;
 }
 
 /* What the tasks say, all together. */
@@ -771,6 +792,13 @@ drop_replies(SckptHead *head)
 	}
 }
 
+/* Have all tasks read what comes before the bad row? */
+static bool
+is_halted(SckptTask *task, Summary *summary)
+{
+	return task->halt_before != InvalidXLogRecPtr && summary->end >= task->halt_before;
+}
+
 /* Between two checkpoints: is one due? */
 static bool
 is_due(SckptTask *task, Summary *summary, TimestampTz now)
@@ -781,6 +809,8 @@ is_due(SckptTask *task, Summary *summary, TimestampTz now)
 		return true;
 	if (!summary->changed)
 		return false;
+	if (is_halted(task, summary) && task->checkpoint_at <= now)
+		return true;
 	if (requested != InvalidXLogRecPtr && summary->end >= requested && task->waiting[0] == '\0')
 		return true;
 
@@ -812,7 +842,11 @@ sckpt_head_step(SckptTask *task, int64 interval)
 		if (is_due(task, &summary, now))
 			(void) sckpt_task_guard(task, trigger, NULL);
 		else if (!summary.changed)
+		{
 			covered = summary.end;
+			if (is_halted(task, &summary))
+				(void) sckpt_task_guard(task, sckpt_halt_raise, NULL);
+		}
 	}
 	else if (task->attempt->id != 0 && summary.packed)
 	{

@@ -118,6 +118,7 @@ sckpt_lane_add(SckptLane *lane, SckptTask *task)
 {
 	MemoryContext old = MemoryContextSwitchTo(lane->context);
 
+	Assert(!list_member_ptr(lane->tasks, task));
 	lane->tasks = lappend(lane->tasks, task);
 	tasks_changed(lane);
 	MemoryContextSwitchTo(old);
@@ -443,10 +444,10 @@ end_early(SckptLane *lane, MergeArg *arg)
 
 /*
  * Tasks of parallel pipelines must not read past the barrier of a checkpoint, and claim what is read for them, so that none is set behind them.  True if
- * the limit is the end of the log.
+ * the limit is the end of the log; *halted: or as far as that it is for its tasks, which are about to stop.
  */
 static bool
-limit_reading(SckptLane *lane)
+limit_reading(SckptLane *lane, bool *halted)
 {
 	XLogRecPtr	flushed = InvalidXLogRecPtr;
 	XLogRecPtr	limit = InvalidXLogRecPtr;
@@ -465,7 +466,7 @@ limit_reading(SckptLane *lane)
 			flushed = GetFlushRecPtr(NULL);
 			limit = Min(flushed, sckpt_log_end_lsn(lane->reader) + CLAIM_BYTES);
 		}
-		upto = sckpt_part_claim(task, limit);
+		upto = sckpt_part_claim(task, limit, halted);
 		barrier |= upto < limit;
 		limit = upto;
 	}
@@ -500,7 +501,8 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 	TimestampTz started = GetCurrentTimestamp();
 	SckptBatch *batch = sckpt_batch_create(lane->context);
 	bool		at_end = false;
-	bool		limit_is_end = limit_reading(lane);
+	bool		halted = false;
+	bool		limit_is_end = limit_reading(lane, &halted);
 	ListCell   *lc;
 
 	for (;;)
@@ -562,6 +564,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 		else
 		{
 			at_end = result == SCKPT_LOG_END || (result == SCKPT_LOG_LIMIT && limit_is_end);
+			halted &= result == SCKPT_LOG_LIMIT;
 			break;
 		}
 	}
@@ -581,5 +584,5 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 		if (at_end)
 			task->fed_time = Max(task->fed_time, started);
 	}
-	return at_end;
+	return at_end || halted;
 }

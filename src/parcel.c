@@ -157,10 +157,22 @@ sckpt_parcel_handle(SckptParcel *parcel)
 void
 sckpt_parcel_destroy(SckptParcel *parcel)
 {
+	/* A sender's is closed, or was by the end of its transaction. */
+	if (parcel->file && !parcel->owner)
+		BufFileClose(parcel->file);
 	MemoryContextDelete(parcel->context);
 }
 
 /* ---- Receiving ---- */
+
+/* The sender's worker is about to end.  Another one will do what it did. */
+static void
+report_gone(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("what a task has handed over is gone")));
+}
 
 SckptParcel *
 sckpt_parcel_open(MemoryContext parent, const SckptParcelHandle *handle)
@@ -175,9 +187,7 @@ sckpt_parcel_open(MemoryContext parent, const SckptParcelHandle *handle)
 		if (parcel->segment == NULL)
 			parcel->segment = dsm_attach(handle->segment);
 		if (parcel->segment == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("what a task has handed over is gone")));
+			report_gone();
 		if (!parcel->borrowed)
 			dsm_pin_mapping(parcel->segment);
 	}
@@ -186,8 +196,10 @@ sckpt_parcel_open(MemoryContext parent, const SckptParcelHandle *handle)
 		MemoryContext old = MemoryContextSwitchTo(parcel->context);
 
 		parcel->fileset = handle->fileset;
-		parcel->file = BufFileOpenFileSet(&parcel->fileset, FILE_NAME, O_RDONLY, false);
+		parcel->file = BufFileOpenFileSet(&parcel->fileset, FILE_NAME, O_RDONLY, true);
 		MemoryContextSwitchTo(old);
+		if (parcel->file == NULL)
+			report_gone();
 	}
 	return parcel;
 }

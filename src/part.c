@@ -34,6 +34,8 @@ typedef struct Wish
 	bool		committed;
 	bool		careful;
 	uint64		careful_rows;
+	bool		halting;
+	XLogRecPtr	halt_before;
 	SckptParcelHandle reply;
 	char		cause[SCKPT_ERROR_BYTES];
 	SckptPartStatus status;		/* the task's, as its entry has it */
@@ -69,6 +71,8 @@ get_wish(SckptTask *part, Wish *wish)
 		wish->committed = pipeline->committed;
 		wish->careful = pipeline->careful;
 		wish->careful_rows = pipeline->careful_rows;
+		wish->halting = pipeline->halting;
+		wish->halt_before = pipeline->halt_before;
 		strlcpy(wish->cause, pipeline->cause, SCKPT_ERROR_BYTES);
 		wish->reply = entry->reply;
 		wish->status = entry->status;
@@ -131,6 +135,7 @@ sckpt_part_wanted(SckptTask *part)
 	if (part->query != NULL && part->epoch == wish.epoch)
 		return false;
 	stop(part);
+	part->epoch = wish.epoch;
 	return wish.part_epoch == wish.epoch && wish.status == SCKPT_PART_WAITING;
 }
 
@@ -141,11 +146,13 @@ sckpt_part_start(SckptTask *part)
 	SckptPartEntry *entry;
 	Wish		wish;
 
-	if (!get_wish(part, &wish))
+	if (!get_wish(part, &wish) || !wish.active || wish.epoch != part->epoch)
 		return;
-	part->epoch = wish.epoch;
 	part->careful = wish.careful;
 	part->careful_rows = wish.careful_rows;
+	part->halting = wish.halting;
+	part->halt_found = false;
+	part->halt_before = InvalidXLogRecPtr;
 	strlcpy(part->cause, wish.cause, SCKPT_ERROR_BYTES);
 	sckpt_task_start(part);
 	part->status = SCKPT_RUNNING;
@@ -189,8 +196,9 @@ sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved)
 			entry->status = SCKPT_PART_FAILED;
 			entry->sqlerrcode = error->sqlerrcode;
 			entry->starved = starved;
-			strlcpy(entry->error, part->error, SCKPT_ERROR_BYTES);
-			strlcpy(entry->hint, error->hint ? error->hint : "", SCKPT_ERROR_BYTES);
+			entry->halt_before = part->halt_found ? part->halt_before : InvalidXLogRecPtr;
+			strlcpy(entry->error, part->halt_found ? part->halt_message : part->error, SCKPT_ERROR_BYTES);
+			strlcpy(entry->hint, part->halt_found ? part->halt_detail : error->hint ? error->hint : "", SCKPT_ERROR_BYTES);
 			if (part->careful_rows == 1)
 				pipeline->careful_rows = 1;
 		}
@@ -201,13 +209,13 @@ sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved)
 }
 
 void
-sckpt_part_give_up(SckptTask *part)
+sckpt_part_leave(SckptTask *part)
 {
-	ErrorData	error = {.sqlerrcode = ERRCODE_T_R_SERIALIZATION_FAILURE};
+	ErrorData	error = {.sqlerrcode = ERRCODE_ADMIN_SHUTDOWN};
 
 	if (part->query == NULL)
 		return;
-	snprintf(part->error, SCKPT_ERROR_BYTES, "task %d moves to another worker", part->number);
+	snprintf(part->error, SCKPT_ERROR_BYTES, "task %d goes to another worker", part->number);
 	sckpt_part_fail(part, &error, false);
 }
 
@@ -293,6 +301,7 @@ typedef struct HandOver
 {
 	int64		id;
 	SckptPosition *position;
+	XLogRecPtr	halt_before;
 } HandOver;
 
 static void
@@ -324,7 +333,9 @@ hand_over(SckptTask *part, void *arg)
 	sckpt_task_state_size(part, &state_rows, &state_bytes);
 	for (int i = 0; i < part->nstores; i++)
 		state_rows -= attempt->snapshots[i].nleaving;
-	report.commit = over->position->commit;
+	report.commit = Max(over->position->commit, part->def->position);
+	if (over->halt_before != InvalidXLogRecPtr && over->position->end >= over->halt_before)
+		report.commit = over->halt_before - 1;
 	report.restart = over->position->restart;
 	report.watermark = part->times.watermark;
 	report.clock = part->times.clock;
@@ -419,7 +430,7 @@ settle(SckptTask *part, void *arg)
 /* ---- The loop ---- */
 
 XLogRecPtr
-sckpt_part_claim(SckptTask *part, XLogRecPtr upto)
+sckpt_part_claim(SckptTask *part, XLogRecPtr upto, bool *halted)
 {
 	SckptPipelineEntry *pipeline;
 	SckptPartEntry *entry;
@@ -433,6 +444,11 @@ sckpt_part_claim(SckptTask *part, XLogRecPtr upto)
 		{
 			if (pipeline->barrier != 0 && entry->packed != pipeline->barrier)
 				limit = Min(limit, pipeline->barrier_lsn);
+			else if (pipeline->halt_before != InvalidXLogRecPtr && pipeline->halt_before <= limit)
+			{
+				limit = pipeline->halt_before;
+				*halted = true;
+			}
 			entry->claimed = Max(entry->claimed, limit);
 		}
 		SpinLockRelease(&pipeline->mutex);
@@ -506,18 +522,21 @@ sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end)
 	if (part->status != SCKPT_RUNNING || !get_wish(part, &wish) || wish.epoch != part->epoch)
 		return;
 	part->careful = wish.careful;
-	if (part->attempt->id != 0 && wish.outcome == part->attempt->id)
+	part->halting = wish.halting;
+	/* One that was decided before we had handed over has failed; there may have been others since. */
+	if (part->attempt->id != 0 && wish.outcome >= part->attempt->id)
 	{
-		Settling	settling = {wish.committed, &wish.reply};
+		Settling	settling = {wish.committed && wish.outcome == part->attempt->id, &wish.reply};
 
 		if (!sckpt_task_guard(part, settle, &settling))
 			return;
 	}
 	if (wish.barrier != 0 && part->attempt->id == 0 && wish.barrier != part->handed_over)
 	{
-		if (position->end >= wish.barrier_lsn)
+		/* What its state has must have been read: else its position would be behind that. */
+		if (position->end >= wish.barrier_lsn && position->end > part->def->position)
 		{
-			HandOver	over = {wish.barrier, position};
+			HandOver	over = {wish.barrier, position, wish.halt_before};
 
 			part->handed_over = wish.barrier;
 			if (!sckpt_task_guard(part, hand_over, &over))

@@ -21,6 +21,9 @@
  * While a checkpoint is under way, entries that are in it are INFLIGHT (state.h): they change and leave like others.  What the checkpoint means for them is
  * noted when its outcome is known.
  *
+ * With on_error => 'stop' (halt.h) the tasks look for the bad row, each for its own; then all read up to its transaction, and the head takes a
+ * checkpoint there.
+ *
  * A task that fails says so, and the head decides what becomes of the pipeline: all tasks go back together, in a new epoch.  A worker that ends is a
  * failure of its tasks.  When the head is gone, its tasks stop.
  *
@@ -75,16 +78,19 @@ extern bool sckpt_part_send_row(void *part, TupleTableSlot *row, int32 weight);
 
 /* Is it to be started: does its head want it, in an epoch in which it has not failed?  Stops it where the head does not. */
 extern bool sckpt_part_wanted(SckptTask *part);
-/* Load the last checkpoint: RUNNING.  In a transaction.  Throws. */
+/* After that: load the last checkpoint: RUNNING, unless it is not wanted any more.  In a transaction.  Throws. */
 extern void sckpt_part_start(SckptTask *part);
-/* Before reading: up to where may the log be read, at most to `upto`?  A barrier, or `upto`, which is claimed then. */
-extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto);
+/*
+ * Before reading: up to where may the log be read, at most to `upto`?  A barrier, or `upto`, which is claimed then.  *halted: that is a bad row's
+ * transaction, so there is nothing to be read for it any more.
+ */
+extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto, bool *halted);
 /* At a boundary: settle what is decided; at a barrier, hand over; say how far it is. */
 extern void sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end);
-/* It is to run in another worker from now on: the head starts a new epoch. */
-extern void sckpt_part_give_up(SckptTask *part);
 /* Its epoch is over for it: the head is told why. */
 extern void sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved);
+/* It is not this worker's any more: the same. */
+extern void sckpt_part_leave(SckptTask *part);
 /* Before the worker exits. */
 extern void sckpt_part_release(SckptTask *part);
 

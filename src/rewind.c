@@ -23,6 +23,7 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -118,8 +119,8 @@ make_keys(Rewind *rewind, Keys *keys)
 		collations[i] = last->keys[i].collation;
 	}
 	execTuplesHashPrepare(last->nkeys, operators, &equal, &hash);
-	keys->table = BuildTupleHashTableExt(NULL, desc, last->nkeys, numbers, equal, hash, collations, 1024, 0,
-										 rewind->context, rewind->context, rewind->scratch, false);
+	keys->table = sckpt_build_tuple_hash(desc, &TTSOpsVirtual, last->nkeys, numbers, equal, hash, collations, sizeof(Touched),
+										 rewind->context, rewind->scratch);
 	keys->key = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
 	keys->stored = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 }
@@ -143,10 +144,10 @@ find_key(Rewind *rewind, Keys *keys, bool add)
 		return NULL;
 	if (isnew)
 	{
-		entry->additional = MemoryContextAllocZero(rewind->context, sizeof(Touched));
+		sckpt_init_tuple_hash_entry(keys->table, entry, sizeof(Touched), rewind->context);
 		keys->count++;
 	}
-	return entry->additional;
+	return sckpt_tuple_hash_additional(keys->table, entry);
 }
 
 /* From the last checkpoint back: the oldest word counts. */
@@ -277,7 +278,7 @@ delete_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 	InitTupleHashIterator(keys->table, &iterator);
 	while ((entry = ScanTupleHashTable(keys->table, &iterator)) != NULL)
 	{
-		Touched    *touched = entry->additional;
+		Touched    *touched = sckpt_tuple_hash_additional(keys->table, entry);
 		MemoryContext old = MemoryContextSwitchTo(rewind->scratch);
 
 		CHECK_FOR_INTERRUPTS();
@@ -307,7 +308,7 @@ put_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 	InitTupleHashIterator(keys->table, &iterator);
 	while ((entry = ScanTupleHashTable(keys->table, &iterator)) != NULL)
 	{
-		Touched    *touched = entry->additional;
+		Touched    *touched = sckpt_tuple_hash_additional(keys->table, entry);
 		TupleTableSlot *row = image;
 		ItemPointerData tid;
 

@@ -151,8 +151,9 @@ typedef struct SckptPartEntry
 	/* FAILED: */
 	int			sqlerrcode;
 	bool		starved;		/* of state memory */
+	XLogRecPtr	halt_before;	/* it has found a bad row (halt.h), of the transaction that commits here; Invalid: it has not */
 	char		error[SCKPT_ERROR_BYTES];
-	char		hint[SCKPT_ERROR_BYTES];
+	char		hint[SCKPT_ERROR_BYTES];	/* of a bad row, the detail */
 } SckptPartEntry;
 
 typedef enum SckptStatus
@@ -202,6 +203,8 @@ typedef struct SckptPipelineEntry
 	int64		version;		/* of its definition */
 	bool		active;			/* the tasks of this epoch are to run */
 	int			ntasks;			/* 1: it is not parallel */
+	int64		own_state_rows; /* of counters.state_rows and …bytes, the head's, which task 0's row has */
+	int64		own_state_bytes;
 	int64		barrier;		/* the checkpoint under way, which tasks reach at barrier_lsn; 0: none */
 	XLogRecPtr	barrier_lsn;
 	int64		outcome;		/* the last one that is decided */
@@ -209,6 +212,8 @@ typedef struct SckptPipelineEntry
 	bool		careful;		/* SckptTask */
 	TimestampTz careful_until;
 	uint64		careful_rows;
+	bool		halting;		/* SckptTask */
+	XLogRecPtr	halt_before;	/* no task reads further; Invalid: as far as it likes */
 	char		cause[SCKPT_ERROR_BYTES];	/* of the tasks' restore, in this epoch */
 } SckptPipelineEntry;
 

@@ -864,6 +864,8 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	entry->counters.rows_out = task->query ? task->rows_out : task->def->rows_out;
 	entry->counters.late_rows = task->query ? task->late_rows : task->def->late_rows;
 	entry->counters.dead_letters = task->query ? task->dead_letters : task->def->dead_letters;
+	entry->own_state_rows = state_rows;
+	entry->own_state_bytes = state_bytes;
 	entry->counters.state_rows = state.state_rows + state_rows;
 	entry->counters.state_bytes = state.state_bytes + state_bytes;
 	entry->counters.restarts = task->restarts;

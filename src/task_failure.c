@@ -178,12 +178,12 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	/* What is bad is to be found: from the last checkpoint on, at once.  In a join it may be a pair of rows, which nobody looks for. */
 	if (!transient && task->nsources == 0 && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
-		if (task->def->keep_dead ? sckpt_careful_begin(task) : task->head == NULL && sckpt_halt_go_back(task))
+		if (task->def->keep_dead ? sckpt_careful_begin(task) : sckpt_halt_go_back(task))
 		{
 			transient = true;
 			task->backoff = 0;
 		}
-		else if (!task->def->keep_dead && !task->halted && task->head == NULL)
+		else if (!task->def->keep_dead && !task->halted)
 		{
 			strlcat(task->error, ". No row raises it by itself: the pipeline stopped at its last checkpoint.", SCKPT_ERROR_BYTES);
 			end_at_character(task->error);

@@ -15,6 +15,7 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "utils/builtins.h"
 #include "utils/pg_lsn.h"
@@ -192,7 +193,7 @@ deadline_after(Interval *timeout)
 static void
 check_waitable(SckptPipeline *pipeline)
 {
-	if (IsBackgroundWorker)
+	if (MyBgworkerEntry != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("a pipeline cannot wait for a checkpoint of pipeline \"%s\"", pipeline->name),
@@ -414,7 +415,15 @@ stream_ckpt_task_stats(PG_FUNCTION_ARGS)
 			continue;
 		SpinLockAcquire(&pipeline->mutex);
 		if (pipeline->active && entry->epoch == pipeline->epoch && entry->task < pipeline->ntasks)
-			copies[ncopies++] = *entry;
+		{
+			copies[ncopies] = *entry;
+			if (entry->task == 0)
+			{
+				copies[ncopies].counters.state_rows += pipeline->own_state_rows;
+				copies[ncopies].counters.state_bytes += pipeline->own_state_bytes;
+			}
+			ncopies++;
+		}
 		SpinLockRelease(&pipeline->mutex);
 	}
 	LWLockRelease(sckpt_shared->lock);

@@ -260,14 +260,9 @@ sync_parts(SckptPipeline *def)
 		SckptTask  *part;
 
 		helpers[worker_of(def, i)].needed = true;
-		part = find_part(def->id, i);
 		if (worker_of(def, i) != number)
-		{
-			/* Fewer workers share the tasks than did. */
-			if (part)
-				sckpt_part_give_up(part);
 			continue;
-		}
+		part = find_part(def->id, i);
 		if (part && part->def->version != def->version)
 		{
 			parts = list_delete_ptr(parts, part);
@@ -406,6 +401,7 @@ sync_tasks(void)
 		if (part->seen)
 			continue;
 		parts = foreach_delete_current(parts, lc);
+		sckpt_part_leave(part);
 		drop_part(part);
 	}
 	check_paused_tasks();
@@ -478,9 +474,28 @@ refresh(SckptTask *task)
 	}
 }
 
+/*
+ * Who changes a pipeline has its row locked, and may have locked its result, for which we should not wait.  The row is locked for good when the state
+ * is loaded: after the relations that the query names, as who drops these does it, so that nobody waits for each other.
+ */
+static void
+check_unlocked(SckptTask *task)
+{
+	bool		held;
+
+	StartTransactionCommand();
+	held = sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id, task->def->version);
+	CommitTransactionCommand();
+	if (!held)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
+}
+
 static void
 start_part(SckptTask *part, void *arg)
 {
+	check_unlocked(part);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
@@ -494,14 +509,11 @@ start_part(SckptTask *part, void *arg)
 static void
 start_task(SckptTask *task, void *arg)
 {
+	check_unlocked(task);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
-	if (!sckpt_catalog_hold(task->def->id))
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 	refresh(task);
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
@@ -584,7 +596,12 @@ start_tasks(void)
 	{
 		SckptTask  *part = lfirst(lc);
 
-		if (sckpt_part_wanted(part) && sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
+		if (!sckpt_part_wanted(part))
+			continue;
+
+		/* One that had to stop a moment ago may still be in its lane, and nothing may be fed twice. */
+		leave_lanes(part);
+		if (sckpt_task_guard(part, start_part, NULL) && part->status == SCKPT_RUNNING)
 			enter_lane(part, &behind);
 	}
 	if (behind.tasks == NIL && main_lane != NULL)
@@ -1046,7 +1063,7 @@ report_statistics(void)
 		due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), wait);
 }
 
-/* What tasks have handed over may be in files. */
+/* What tasks and heads have handed over may be in files. */
 static void
 release_parts(int code, Datum arg)
 {
@@ -1054,6 +1071,8 @@ release_parts(int code, Datum arg)
 
 	foreach(lc, parts)
 		sckpt_part_release(lfirst(lc));
+	foreach(lc, tasks)
+		sckpt_head_end(lfirst(lc));
 }
 
 void

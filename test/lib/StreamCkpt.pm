@@ -111,10 +111,10 @@ sub clear_fault
 	wait_for('a worker without faults', sub {
 		my ($rc, $answer) = try_psql($node, 'postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
 			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
-		my ($without, $pid) = $rc == 0 && $answer =~ /^([tf])\|(\d+)$/ or return 0;
+		my @with = $rc == 0 ? $answer =~ /^f\|(\d+)$/mg : ();
 
-		kill_pid('TERM', $pid) if $without eq 'f';
-		return $without eq 't';
+		kill_pid('TERM', $_) foreach @with;
+		return $rc == 0 && $answer =~ /^t/ && !@with;
 	}, 60);
 	return;
 }
@@ -232,10 +232,11 @@ sub history_faults
 			OR count(*) <> (SELECT c.tasks FROM stream_ckpt.checkpoints c WHERE c.pipeline = tasks.pipeline AND c.checkpoint_id = last_checkpoint)} ],
 		[ 'a checkpoint whose tasks are not all in it', q{SELECT pipeline || ' ' || checkpoint_id || ' of ' || c.tasks || ' has ' || c.acknowledged || ', rows of ' || count(t.task)
 			FROM stream_ckpt.checkpoints c LEFT JOIN stream_ckpt.checkpoint_tasks t USING (pipeline, checkpoint_id)
-			WHERE c.status = 'completed' GROUP BY pipeline, checkpoint_id, c.tasks, c.acknowledged, c.rows_in, c.checkpointed_rows, c.checkpointed_bytes
+			WHERE c.status = 'completed' AND c.kind = 'checkpoint'
+			GROUP BY pipeline, checkpoint_id, c.tasks, c.acknowledged, c.rows_in, c.state_rows, c.state_bytes, c.checkpointed_rows, c.checkpointed_bytes
 			HAVING count(t.task) <> c.tasks OR c.acknowledged <> c.tasks OR bool_or(t.status <> 'completed')
-			OR sum(t.checkpointed_rows) > c.checkpointed_rows OR sum(t.checkpointed_bytes) > c.checkpointed_bytes
-			OR c.tasks = 1 AND (sum(t.checkpointed_rows), sum(t.checkpointed_bytes)) <> (c.checkpointed_rows, c.checkpointed_bytes)} ]);
+			OR (sum(t.rows_in), sum(t.state_rows), sum(t.state_bytes), sum(t.checkpointed_rows), sum(t.checkpointed_bytes))
+				<> (c.rows_in, c.state_rows, c.state_bytes, c.checkpointed_rows, c.checkpointed_bytes)} ]);
 
 	foreach (@full)
 	{
