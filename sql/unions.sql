@@ -133,8 +133,6 @@ SELECT r.query, r.options, t.* FROM (VALUES
     ('SELECT id FROM qa EXCEPT ALL SELECT id FROM qb', ''),
     ('SELECT id FROM qa UNION ALL (SELECT id FROM qb EXCEPT ALL SELECT id FROM qc)', ''),
     ('SELECT id FROM qa UNION ALL SELECT qb.id FROM qb JOIN qc USING (id)', ''),
-    ('SELECT u.id FROM (SELECT id FROM qa UNION ALL SELECT id FROM qb) u JOIN qc USING (id)', ''),
-    ('SELECT id FROM qa WHERE id IN (SELECT id FROM qb UNION ALL SELECT id FROM qc)', ''),
     ('SELECT k, count(*) FROM qa GROUP BY k UNION ALL SELECT k, count(*) FROM qb GROUP BY k', ''),
     ('SELECT id FROM qa UNION ALL SELECT n FROM (SELECT k, count(*) AS n FROM qb GROUP BY k) x', ''),
     ('SELECT window_start FROM qa, tumble(ts, ''1 min'') UNION ALL SELECT ts FROM qb', ''),
@@ -148,7 +146,6 @@ SELECT r.query, r.options, t.* FROM (VALUES
     ('SELECT u::text, window_start FROM (SELECT ts, k FROM qa UNION ALL SELECT ts, k FROM qb) u, tumble(u.ts, ''1 min'')', ''),
     ('SELECT window_start, count(*) FROM (SELECT ts FROM one_stream UNION ALL SELECT ts FROM qb) u, tumble(u.ts, ''1 min'') GROUP BY 1', ''),
     ('SELECT k, count(*) FROM (SELECT k FROM one_stream UNION ALL SELECT k FROM qb) u GROUP BY 1', ', state_ttl => ''1 min'''),
-    ('WITH x AS (SELECT id FROM qa) SELECT id FROM x UNION ALL SELECT id FROM x', ''),
     ('SELECT window_end, count(*) FROM (SELECT ts FROM qa UNION ALL SELECT ts FROM qb) u, tumble(u.ts, ''1 min'') GROUP BY 1', ', emit => ''final''')) r(query, options),
     try(format('SELECT create_pipeline(''refused'', %L%s)', query, options)) t;
 

@@ -221,6 +221,19 @@ side_name(SckptQuery *first, SckptQuery *stage, int side)
 	return names.data;
 }
 
+/* A column's name where the words say no more than that. */
+static char *
+column_words(char *words)
+{
+	static const char prefix[] = "$1 with $1 = ";
+	size_t		length = strlen(words);
+
+	if (strncmp(words, prefix, strlen(prefix)) == 0 && strstr(words, "$2") == NULL && length > strlen(prefix) + 4 &&
+		strcmp(words + length - 4, " end") == 0)
+		return pnstrdup(words + strlen(prefix), length - strlen(prefix) - 4);
+	return words;
+}
+
 static void
 explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int number)
 {
@@ -234,12 +247,28 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
 			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
 	for (int i = 0; i < join->nkeys; i++)
-		put_line(rsinfo, "    Key: %s = %s", join->names[join->columns[0][i] - 1], join->names[nleft + join->columns[1][i] - 1]);
+		put_line(rsinfo, "    Key: %s = %s", column_words(join->names[join->columns[0][i] - 1]),
+				 column_words(join->names[nleft + join->columns[1][i] - 1]));
 	if (join->condition)
 		put_line(rsinfo, "    Condition: %s", join->canonical);
 	if (stage->having)
 		put_line(rsinfo, "    Filter: a condition on joined rows");
-	put_line(rsinfo, "    State: rows of both sides, for good: it grows with their number");
+	for (int side = 0; side < 2; side++)
+	{
+		char	   *name = side_name(first, stage, side);
+
+		if (join->due[side] == 0)
+			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
+		else if (join->window)
+			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
+		else
+		{
+			int64		delay = add_time(join->delay[side], stage->lateness);
+
+			put_line(rsinfo, "    State: rows of %s, freed when the watermark is %s %s them", name,
+					 interval_of(delay < 0 ? -delay : delay), delay < 0 ? "before" : "after");
+		}
+	}
 }
 
 Datum

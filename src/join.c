@@ -16,6 +16,9 @@
  *
  * Rows with a NULL in their key match nothing and are not kept: on a side that keeps rows without a match they are handed on at once.
  *
+ * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
+ * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
+ *
  * What it hands on waits in process memory (changes.h) until somebody takes it: the stage above after each batch, the sink at the checkpoint.
  *
  *-------------------------------------------------------------------------
@@ -32,6 +35,7 @@
 #include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "changes.h"
 #include "codec.h"
@@ -39,6 +43,7 @@
 #include "expand.h"
 #include "group.h"
 #include "join.h"
+#include "timer.h"
 
 typedef struct JoinRow
 {
@@ -49,6 +54,7 @@ typedef struct JoinRow
 	SckptRef	next;
 	SckptRef	prev;
 	uint32		side;
+	SckptTimerLink timer;		/* of a side whose rows can be freed */
 	/* MAXALIGNed: a MinimalTuple */
 } JoinRow;
 
@@ -79,6 +85,9 @@ typedef struct JoinSide
 	TupleTableSlot *stored;
 	TupleTableSlot *nothing;	/* all NULL */
 	SckptCodec *codecs;
+	AttrNumber	due;			/* see query.h */
+	int64		delay;			/* with allowed_lateness */
+	AttrNumber	judged;
 	Datum	   *values;
 	bool	   *nulls;
 } JoinSide;
@@ -97,6 +106,8 @@ typedef struct StreamJoin
 	bool	   *key_nulls;
 	SckptState *lists;
 	const SckptInput *input;
+	SckptTimers *timers;		/* NULL: nothing is freed */
+	TimestampTz freed_until;	/* while reading back */
 	EState	   *estate;
 	ExprContext *econtext;
 	ExprState  *condition;
@@ -176,6 +187,38 @@ drop_list(StreamJoin *join, SckptRef ref)
 					   sckpt_group_key_size(join->key, join->key_values, join->key_nulls));
 }
 
+/* ---- Times ---- */
+
+/* When a row, whose columns are in the side's values, matches nothing that is yet to come. */
+static int64
+due_of(JoinSide *side)
+{
+	int64		due;
+
+	if (side->due == 0)
+		return SCKPT_NEVER;
+	if (side->nulls[side->due - 1])
+		return DT_NOBEGIN;		/* it matches nothing at all */
+	due = DatumGetInt64(side->values[side->due - 1]);
+	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
+}
+
+/* Does a row come too late to be joined? */
+static bool
+is_late(StreamJoin *join, JoinSide *side, TupleTableSlot *source)
+{
+	ItemPointer place = (ItemPointer) DatumGetPointer(source->tts_values[side->leaf->row - 1]);
+	uint32		segment = BlockIdGetBlockNumber(&place->ip_blkid);
+	TimestampTz watermark = join->input->before[segment].watermark;
+	int64		limit = Max(add_time(watermark, -join->query->lateness), join->query->closed_until);
+	int64		time = DatumGetInt64(side->values[side->judged - 1]);
+
+	if (side->nulls[side->judged - 1] || watermark == DT_NOBEGIN || TIMESTAMP_NOT_FINITE(time) || time >= limit)
+		return false;
+	join->input->late(join->input->arg, segment, place->ip_posid);
+	return true;
+}
+
 /* ---- Rows ---- */
 
 static uint32
@@ -219,6 +262,9 @@ add_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef li
 		row_at(join, row->next)->prev = ref;
 	head->first[side] = ref;
 	memcpy(tuple_of(row), tuple, tuple->t_len);
+	row->timer.at = SCKPT_NEVER;
+	if (join->timers)
+		sckpt_timers_add(join->timers, ref, due_of(&join->sides[side]));
 	return ref;
 }
 
@@ -237,6 +283,8 @@ join_remove(SckptOperator *operator, bool elements, SckptRef ref)
 	JoinList   *head = list_at(join, row->list);
 	SckptRef	list = row->list;
 
+	if (join->timers)
+		sckpt_timers_remove(join->timers, ref);
 	if (row->next != SCKPT_NO_REF)
 		row_at(join, row->next)->prev = row->prev;
 	if (row->prev != SCKPT_NO_REF)
@@ -333,8 +381,8 @@ take_row(StreamJoin *join, int number, int64 weight)
 		return;
 	}
 
-	list = find_list(join, true);
-	for (SckptRef at = list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
+	list = find_list(join, false);
+	for (SckptRef at = list == SCKPT_NO_REF ? list : list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
 	{
 		CHECK_FOR_INTERRUPTS();
 		row = row_at(join, at);
@@ -358,10 +406,13 @@ take_row(StreamJoin *join, int number, int64 weight)
 	if (side->counts && (join->join->type == JOIN_SEMI) == (matches != 0))
 		put_alone(join, number, side->incoming, weight);
 
+	/* It may be of no use to any other. */
+	if (side->due && side->nulls[side->due - 1] && !side->counts)
+		return;
 	hash = row_hash(number, tuple);
 	ref = find_row(join, hash, number, tuple);
 	if (ref == SCKPT_NO_REF)
-		ref = add_row(join, hash, number, tuple, list);
+		ref = add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? find_list(join, true) : list);
 	row = row_at(join, ref);
 	row->weight += weight;
 	row->matches = matches;
@@ -372,8 +423,9 @@ take_row(StreamJoin *join, int number, int64 weight)
 		row->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
 }
 
+/* `source`: the row of the SQL that it was made of, if it is to be judged. */
 static void
-take_slot(StreamJoin *join, TupleTableSlot *slot, int64 weight)
+take_slot(StreamJoin *join, TupleTableSlot *slot, TupleTableSlot *source, int64 weight)
 {
 	JoinSide   *side = &join->sides[join->operator.side];
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
@@ -381,7 +433,8 @@ take_slot(StreamJoin *join, TupleTableSlot *slot, int64 weight)
 	slot_getallattrs(slot);
 	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
 	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
-	take_row(join, join->operator.side, weight);
+	if (source == NULL || !is_late(join, side, source))
+		take_row(join, join->operator.side, weight);
 	ExecClearTuple(side->incoming);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
@@ -395,7 +448,7 @@ take_expanded(void *arg, TupleTableSlot *row, uint32 segment, int32 weight)
 
 	ResetExprContext(side->source);
 	side->source->ecxt_scantuple = row;
-	take_slot(join, ExecProject(side->projection), weight);
+	take_slot(join, ExecProject(side->projection), side->judged ? row : NULL, weight);
 }
 
 static void
@@ -416,7 +469,7 @@ join_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 	else if (side->leaf)
 		take_expanded(join, slot, 0, weight);
 	else
-		take_slot(join, slot, weight);
+		take_slot(join, slot, NULL, weight);
 }
 
 static void
@@ -442,7 +495,25 @@ join_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, Sckpt
 static SckptRef *
 join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 {
+	StreamJoin *join = (StreamJoin *) operator;
+	SckptRef   *due;
+	uint64		ndue;
+
 	*count = 0;
+	if (join->timers == NULL || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+		return NULL;
+	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	for (uint64 i = 0; i < ndue; i++)
+	{
+		JoinRow    *row = row_at(join, due[i]);
+
+		if (row->timer.at > times->watermark || (row->entry.flags & SCKPT_ENTRY_LEAVING))
+			continue;
+		touch(join, due[i], row);
+		row->entry.flags |= SCKPT_ENTRY_LEAVING;
+	}
+	if (due)
+		pfree(due);
 	return NULL;
 }
 
@@ -518,6 +589,7 @@ join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo 
 static void
 join_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times)
 {
+	((StreamJoin *) operator)->freed_until = times->watermark;
 }
 
 static SckptRef
@@ -546,8 +618,9 @@ join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **c
 	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
 	hash = row_hash(number, tuple);
 
-	/* The newest version comes first. */
-	if (find_row(join, hash, number, tuple) == SCKPT_NO_REF)
+	/* The newest version comes first; what was freed counts no more. */
+	if ((join->freed_until == DT_NOBEGIN || due_of(side) > add_time(join->freed_until, join->query->lateness - join->query->stored_lateness)) &&
+		find_row(join, hash, number, tuple) == SCKPT_NO_REF)
 	{
 		ref = add_row(join, hash, number, tuple, find_list(join, true));
 		row_at(join, ref)->weight = weight;
@@ -641,6 +714,9 @@ prepare_side(StreamJoin *join, int number)
 	side->leaf = def->leaf[number];
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
+	side->due = def->due[number];
+	side->judged = def->judged[number];
+	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
 		(number == 1 && def->type == JOIN_RIGHT);
 	side->counts = side->keeps || (number == 0 && def->type == JOIN_SEMI);
@@ -687,9 +763,11 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
+	join->operator.state = sckpt_state_create(context);
+	if (query->join->due[0] || query->join->due[1])
+		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(JoinRow, timer), USECS_PER_SEC);
 
 	join->operator.name = "join";
-	join->operator.state = sckpt_state_create(context);
 	join->operator.changes = join->changes;
 	join->operator.begin_rows = join_begin_rows;
 	join->operator.consume = join_consume;

@@ -509,6 +509,21 @@ sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
 				 errhint("What fails in a join may be a pair of rows. Leave the argument out.")));
 }
 
+/* Say it where a join keeps its rows for good. */
+static void
+notice_growth(SckptQuery *query, const char *pipeline)
+{
+	for (; query; query = query->above)
+	{
+		if (query->join == NULL || (query->join->due[0] && query->join->due[1]))
+			continue;
+		ereport(NOTICE,
+				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),
+				 errhint("Rows are freed where conditions say how far apart their event times can be, or join windows by window_start and window_end.")));
+		return;
+	}
+}
+
 Datum
 stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 {
@@ -546,6 +561,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(9))
 		sckpt_pipeline_check_ttl(query);
 	sckpt_pipeline_check_joins(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
+	notice_growth(query, relation->relname);
 	if (owned)
 		result = create_result(relation, last, final);
 	else

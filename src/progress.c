@@ -234,6 +234,10 @@ output_delay(SckptTask *task, AttrNumber event_time)
 	int64		delay = task->def->lateness;
 	int64		longest = 0;
 
+	/* Joined rows may have waited for any time. */
+	if (sckpt_query_has_join(task->query))
+		return -1;
+
 	/* Rows of a query without windows are as late as they came. */
 	if (!query->grouped && query->nwindows == 0)
 		return 0;

@@ -128,6 +128,14 @@ typedef struct SckptJoin
 	Node	   *condition;		/* besides, over the row; NULL: none */
 	char	   *canonical;		/* the same in words */
 	char	  **names;			/* what each column of the row is, in words */
+	/*
+	 * A side's rows match nothing that is yet to come once the watermark has reached this column of theirs (a time), plus the delay and allowed_lateness; 0: that
+	 * is not known.
+	 */
+	AttrNumber	due[2];
+	int64		delay[2];
+	bool		window;			/* it is the end of a window, which closes for both sides */
+	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;

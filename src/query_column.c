@@ -340,7 +340,7 @@ sckpt_level_finish_columns(SckptLevel *level)
 				stage->windows[i].time = stage->base - stage->windows[i].time;
 		}
 	}
-	else if (level->stream && (stage->nwindows > 0 || (level->track && stage->grouped)))
+	else if (level->stream && (stage->nwindows > 0 || (level->track && stage->grouped) || (level->place_wanted && level->place != 0)))
 	{
 		RangeTblEntry *input = rt_fetch(level->stream, level->query->rtable);
 		AttrNumber	time;

@@ -15,7 +15,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "catalog/pg_operator.h"
+#include "access/stratnum.h"
+#include "catalog/pg_type.h"
+#include "common/int.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -26,10 +28,12 @@
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
 #include "catalog.h"
 #include "query_private.h"
+#include "stream.h"
 
 #define REFUSE_NO_KEY "a join of streams without an equality between their columns"
 
@@ -43,6 +47,7 @@ struct JoinTree
 	/* of a leaf */
 	List	   *items;			/* of FROM */
 	List	   *quals;
+	Var		   *time;			/* its stream's event time, by which rows are to be judged; NULL: they are not */
 	/* of a join */
 	JoinType	type;
 	JoinTree   *sides[2];
@@ -57,6 +62,7 @@ struct JoinTree
 typedef struct JoinContext
 {
 	Query	   *query;
+	bool		final;
 	SckptMakeLevel make;
 	void	   *arg;
 	Bitmapset  *over_stream;
@@ -236,11 +242,8 @@ split_equality(Node *qual, Relids left, Relids right, Node **exprs, SckptKey *ke
 	}
 	else if (!bms_is_subset(relids[0], left) || !bms_is_subset(relids[1], right))
 		return false;
-	if (!op_hashjoinable(op->opno, types[0]) || !op_mergejoinable(op->opno, types[0]))
-	{
-		if (!op_hashjoinable(op->opno, types[0]))
-			return false;
-	}
+	if (!op_hashjoinable(op->opno, types[0]))
+		return false;
 	key->collation = op->inputcollid;
 	key->typmod = -1;
 	if (types[0] != types[1])
@@ -721,10 +724,148 @@ make_leaf_stage(JoinContext *context, JoinTree *leaf)
 	query->hasSubLinks = checkExprHasSubLink((Node *) leaf->quals) || checkExprHasSubLink((Node *) leaf->items);
 	query->sortClause = query->distinctClause = NIL;
 
-	leaf->first = context->make(context->arg, query, false);
+	leaf->first = context->make(context->arg, query, leaf->time != NULL);
 	last = sckpt_query_last(leaf->first);
 	leaf->linear = !sckpt_query_stateful(last);
 	leaf->stage = last;
+}
+
+/* ---- Times ---- */
+
+/* The event time of a stream that is a leaf's. */
+static Var *
+event_time_of(JoinContext *context, JoinTree *leaf)
+{
+	ListCell   *lc;
+
+	if (!leaf->leaf)
+		return NULL;
+	foreach(lc, leaf->items)
+	{
+		RangeTblRef *ref = lfirst(lc);
+		RangeTblEntry *rte;
+		AttrNumber	column;
+
+		if (!IsA(ref, RangeTblRef) || !bms_is_member(ref->rtindex, context->over_stream))
+			continue;
+		rte = rt_fetch(ref->rtindex, context->query->rtable);
+		if (rte->rtekind == RTE_RELATION && sckpt_catalog_is_stream(rte->relid) &&
+			sckpt_stream_event_time(rte->relid, &column, NULL, NULL))
+		{
+			Oid			type;
+			int32		typmod;
+			Oid			collation;
+
+			get_atttypetypmodcoll(rte->relid, column, &type, &typmod, &collation);
+			return makeVar(ref->rtindex, column, type, typmod, collation, 0);
+		}
+	}
+	return NULL;
+}
+
+/* An event time, and an interval added to it; days may be an hour longer or shorter than others. */
+static bool
+read_offset(Node *expr, Var *time, int64 *offset, int64 *slack)
+{
+	OpExpr	   *op = (OpExpr *) expr;
+	Const	   *constant;
+	Interval   *interval;
+	char	   *name;
+	int64		days;
+
+	while (expr && IsA(expr, RelabelType))
+		expr = (Node *) ((RelabelType *) expr)->arg;
+	if (expr && IsA(expr, Var))
+		return ((Var *) expr)->varno == time->varno && ((Var *) expr)->varattno == time->varattno;
+	op = (OpExpr *) expr;
+	if (expr == NULL || !IsA(expr, OpExpr) || list_length(op->args) != 2 || op->opno >= FirstNormalObjectId)
+		return false;
+	name = get_opname(op->opno);
+	constant = (Const *) eval_const_expressions(NULL, lsecond(op->args));
+	if (!IsA(constant, Const) || constant->consttype != INTERVALOID || constant->constisnull)
+		return false;
+	interval = DatumGetIntervalP(constant->constvalue);
+	if (interval->month != 0 || (strcmp(name, "+") != 0 && strcmp(name, "-") != 0) ||
+		pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) || pg_add_s64_overflow(days, interval->time, &days) ||
+		days > PG_INT64_MAX / 8 || days < -(PG_INT64_MAX / 8) || *offset > PG_INT64_MAX / 8 || *offset < -(PG_INT64_MAX / 8))
+		return false;
+	*offset += name[0] == '+' ? days : -days;
+	*slack += interval->day != 0 ? USECS_PER_DAY : 0;
+	return read_offset(linitial(op->args), time, offset, slack);
+}
+
+/*
+ * How long after its event time a side's row can still match: from a condition that compares both event times.
+ */
+static void
+read_bound(Node *qual, Var **times, bool *known, int64 *delay)
+{
+	OpExpr	   *op = (OpExpr *) qual;
+	ListCell   *lc;
+
+	if (!IsA(qual, OpExpr) || list_length(op->args) != 2)
+		return;
+	for (int left = 0; left < 2; left++)
+	{
+		int64		offsets[2] = {0, 0};
+		int64		slack = 0;
+		int64		difference;
+
+		if (!read_offset(linitial(op->args), times[left], &offsets[0], &slack) ||
+			!read_offset(lsecond(op->args), times[1 - left], &offsets[1], &slack))
+			continue;
+
+		/* `left` is on the operator's left: its time compared with the other's + difference */
+		difference = offsets[1] - offsets[0];
+		foreach(lc, get_op_btree_interpretation(op->opno))
+		{
+			int			strategy = ((OpBtreeInterpretation *) lfirst(lc))->strategy;
+
+			/* The other one comes at most so long before this one: it matches nothing so long after its time. */
+			if (strategy == BTLessStrategyNumber || strategy == BTLessEqualStrategyNumber || strategy == BTEqualStrategyNumber)
+			{
+				delay[1 - left] = known[1 - left] ? Min(delay[1 - left], difference + slack) : difference + slack;
+				known[1 - left] = true;
+			}
+			if (strategy == BTGreaterStrategyNumber || strategy == BTGreaterEqualStrategyNumber || strategy == BTEqualStrategyNumber)
+			{
+				delay[left] = known[left] ? Min(delay[left], slack - difference) : slack - difference;
+				known[left] = true;
+			}
+		}
+		return;
+	}
+}
+
+/* Is it a time that a window over it is closed by? */
+static bool
+is_window_end(JoinTree *side, AttrNumber column, int64 *delay)
+{
+	Var		   *var = (Var *) list_nth_node(TargetEntry, side->stage->targetlist, column - 1)->expr;
+
+	if (!IsA(var, Var))
+		return false;
+	if (side->linear)
+	{
+		for (int i = 0; i < side->stage->nwindows; i++)
+		{
+			SckptWindow *window = &side->stage->windows[i];
+
+			if (window->end == var->varattno && window->closes && window->judges)
+			{
+				*delay = window->delay;
+				return true;
+			}
+		}
+	}
+	else if (side->stage->grouped && var->varattno <= side->stage->nkeys)
+	{
+		SckptKey   *key = &side->stage->keys[var->varattno - 1];
+
+		*delay = key->delay;
+		return key->bound == SCKPT_BOUND_END && key->window != NULL;
+	}
+	return false;
 }
 
 static SckptQuery *
@@ -756,9 +897,9 @@ side_column(JoinTree *side, Node *expr)
 }
 
 static bool
-side_retracts(JoinTree *side)
+side_retracts(JoinContext *context, JoinTree *side)
 {
-	return !side->linear && sckpt_query_retracts(side->stage);
+	return !side->linear && (side->stage->join ? side->stage->join->retracts : !context->final);
 }
 
 static void
@@ -770,6 +911,8 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 	int			maxkeys = list_length(tree->conditions);
 	RowContext	row = {NIL, 1};
 	SckptLevel	level = {NULL};
+	Var		   *times[2];
+	bool		bounded[2] = {false, false};
 	ListCell   *lc;
 
 	join->type = tree->type;
@@ -794,8 +937,22 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 				add_column(&tree->sides[side]->columns, exprs[side]);
 		}
 	}
+	times[0] = event_time_of(context, tree->sides[0]);
+	times[1] = event_time_of(context, tree->sides[1]);
+	foreach(lc, tree->conditions)
+	{
+		if (times[0] && times[1])
+			read_bound(lfirst(lc), times, bounded, join->delay);
+	}
 	for (int side = 0; side < 2; side++)
 	{
+		JoinTree   *child = tree->sides[side];
+
+		if (bounded[0] || bounded[1])
+		{
+			child->time = times[side];
+			add_column(&child->columns, (Node *) times[side]);
+		}
 		if (tree->sides[side]->leaf)
 			make_leaf_stage(context, tree->sides[side]);
 		else
@@ -814,6 +971,34 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 	}
 	if (join->nkeys == 0)
 		sckpt_query_refuse(REFUSE_NO_KEY, "Add a condition like a.key = b.key.");
+
+	/* What frees its rows: times that are near each other, or the same window.  Rows must not come late that would match. */
+	for (int side = 0; side < 2; side++)
+	{
+		JoinTree   *child = tree->sides[side];
+
+		if (child->time && child->linear && child->stage->row)
+			join->judged[side] = column_number(child->columns, (Node *) child->time);
+	}
+	for (int side = 0; side < 2; side++)
+	{
+		if (bounded[side] && join->judged[0] && join->judged[1])
+			join->due[side] = join->judged[side];
+	}
+	if (join->judged[0] == 0 || join->judged[1] == 0)
+		join->judged[0] = join->judged[1] = 0;
+	for (int i = 0; i < join->nkeys && join->due[0] == 0 && join->due[1] == 0; i++)
+	{
+		if (!is_window_end(tree->sides[0], join->columns[0][i], &join->delay[0]) ||
+			!is_window_end(tree->sides[1], join->columns[1][i], &join->delay[1]))
+			continue;
+		join->due[0] = join->columns[0][i];
+		join->due[1] = join->columns[1][i];
+		join->window = true;
+
+		/* One of them may close later. */
+		join->delay[0] = join->delay[1] = Max(join->delay[0], join->delay[1]);
+	}
 
 	/* Its row, and what it is in words. */
 	tree->columns = list_concat_copy(tree->sides[0]->columns, tree->sides[1]->columns);
@@ -845,7 +1030,7 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 	{
 		JoinTree   *child = tree->sides[side];
 
-		join->changes[side] = side_retracts(child);
+		join->changes[side] = side_retracts(context, child);
 		join->retracts |= join->changes[side];
 		join->leaf[side] = child->linear ? child->stage : NULL;
 		join->rows[side] = child->linear ? ExecCleanTypeFromTL(child->stage->targetlist) : child->stage->result;
@@ -865,9 +1050,9 @@ make_join_stage(JoinContext *context, JoinTree *tree)
 }
 
 SckptQuery *
-sckpt_join_make(Query *query, SckptMakeLevel make, void *arg)
+sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 {
-	JoinContext context = {query, make, arg, NULL};
+	JoinContext context = {query, final, make, arg, NULL};
 	List	   *items = NIL;
 	List	   *quals = NIL;
 	List	   *sublinks = NIL;

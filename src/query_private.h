@@ -39,6 +39,7 @@ typedef struct SckptLevel
 	bool		last;			/* its results are the pipeline's */
 	bool		final;
 	bool		track;			/* rows are to say where they came from */
+	bool		place_wanted;	/* the same, without the time */
 	int			stream;			/* in the range table: the stream, or a UNION ALL over streams; 0: below a view */
 	AttrNumber	place;			/* its column with the row's ctid, and of a UNION ALL, after that, the row's event time; 0: it cannot
 								 * be had */
@@ -189,10 +190,10 @@ extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **expr
 /* query_join.c */
 /* Does a level, as it was parsed, join streams? */
 extern bool sckpt_join_is(Query *query);
-/* What makes stages of a level below; returns the first one. */
-typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool last);
+/* What makes stages of a level below; returns the first one.  `track`: its rows are to say where they came from. */
+typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool track);
 /* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
-extern SckptQuery *sckpt_join_make(Query *query, SckptMakeLevel make, void *arg);
+extern SckptQuery *sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg);
 
 /* query_stage.c */
 /* A query with windows or grouped sub-selects; returns its first stage. */

@@ -39,7 +39,16 @@ typedef struct FoldContext
 	List	   *targets;		/* of the stage below */
 } FoldContext;
 
-static SckptQuery *make_level(StagesContext *context, Query *query, SckptLevel *above);
+static SckptQuery *make_level(StagesContext *context, Query *query, SckptLevel *above, bool place);
+
+/* A level below a join: no level above it says how many of its rows count. */
+static SckptQuery *
+make_leaf(void *arg, Query *query, bool track)
+{
+	SckptLevel	above = {NULL};
+
+	return make_level(arg, query, &above, track);
+}
 
 /* ---- A level that is not grouped, over a stage ---- */
 
@@ -66,18 +75,19 @@ fold(SckptLevel *level, SckptQuery *stage)
 	Query	   *query = level->query;
 	FoldContext context = {level->below, stage->targetlist};
 	Node	   *condition = query->jointree->quals;
+	const char *below = stage->join ? "a join of streams" : "a grouped sub-select";
 
 	if (level->windows != NIL)
 		sckpt_query_refuse("a window over a grouped sub-select in a query without grouping",
 						   "Group by the window, or select the columns of the sub-select only.");
 	if (query->hasTargetSRFs)
-		sckpt_query_refuse("a set-returning function over a grouped sub-select", "Use it in a query over the result table.");
+		sckpt_query_refuse(psprintf("a set-returning function over %s", below), "Use it in a query over the result table.");
 	if (query->hasSubLinks)
-		sckpt_query_refuse("a sub-select in a query over a grouped sub-select", "Join the result with the table in a view.");
-	sckpt_query_refuse_clock((Node *) query->targetList, "the target list of a query over a grouped sub-select");
+		sckpt_query_refuse(psprintf("a sub-select in a query over %s", below), "Join the result with the table in a view.");
+	sckpt_query_refuse_clock((Node *) query->targetList, psprintf("the target list of a query over %s", below));
 	sckpt_query_refuse_clock(condition, "WHERE");
 	if (contain_volatile_functions((Node *) query->targetList) || contain_volatile_functions(condition))
-		sckpt_query_refuse("a volatile function in a query over a grouped sub-select",
+		sckpt_query_refuse(psprintf("a volatile function in a query over %s", below),
 						   "Use it in a query over the result table.");
 
 	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
@@ -198,18 +208,9 @@ count_stage(StagesContext *context)
 						   "Create a pipeline for the sub-select.");
 }
 
-/* An input of a join: no level above it says how many of its rows count. */
-static SckptQuery *
-make_input(void *arg, Query *query, bool last)
-{
-	SckptLevel	above = {NULL};
-
-	return make_level(arg, query, last ? NULL : &above);
-}
-
 /* `above`: the level that reads it; NULL: it is the outermost one. */
 static SckptQuery *
-make_level(StagesContext *context, Query *query, SckptLevel *above)
+make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 {
 	SckptLevel	level = {NULL};
 	SckptQuery *first = NULL;
@@ -222,13 +223,12 @@ make_level(StagesContext *context, Query *query, SckptLevel *above)
 	level.last = above == NULL;
 	level.final = context->final;
 	level.track = context->track;
+	level.place_wanted = place;
 	if (sckpt_join_is(query))
 	{
-		if (context->final)
-			sckpt_query_refuse("emit => 'final' for a join of streams", "Leave the argument out.");
 		if (context->track)
 			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
-		first = sckpt_join_make(query, make_input, context);
+		first = sckpt_join_make(query, context->final, make_leaf, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
 		count_stage(context);
@@ -249,7 +249,7 @@ make_level(StagesContext *context, Query *query, SckptLevel *above)
 
 		check_above(&level);
 		take_ctes(subquery, query);
-		first = make_level(context, subquery, &level);
+		first = make_level(context, subquery, &level, false);
 		level.input = sckpt_query_last(first);
 		if (ranks == NULL && !sckpt_query_is_grouped(query))
 		{
@@ -294,7 +294,7 @@ SckptQuery *
 sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
 {
 	StagesContext context = {final, track, check_source, 0};
-	SckptQuery *first = make_level(&context, query, NULL);
+	SckptQuery *first = make_level(&context, query, NULL, false);
 	SckptQuery *last = sckpt_query_last(first);
 
 	if (last->ranking && sckpt_rank_keep(last, final))
@@ -307,7 +307,7 @@ sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_sourc
 void
 sckpt_query_check_final(SckptQuery *query)
 {
-	if (!query->grouped)
+	if (!sckpt_query_stateful(query))
 		sckpt_query_refuse("emit => 'final' for a query without GROUP BY", "Its rows never change: leave the argument out.");
 	if (!query->event_time && list_length(query->streams) > 1)
 		ereport(ERROR,
@@ -327,6 +327,14 @@ sckpt_query_check_final(SckptQuery *query)
 
 		if (sckpt_query_closes(stage))
 			continue;
+		if (stage->join)
+		{
+			/* Its rows are there when a grouped side's window closes, and are not taken back. */
+			if (stage->join->type == JOIN_INNER && stage->join->window && (stage->join->leaf[0] == NULL || stage->join->leaf[1] == NULL))
+				continue;
+			sckpt_query_refuse("emit => 'final' for a join of streams that is not an inner one by window_end, with a grouped side",
+							   "Leave the argument out, or join a grouped sub-select by its window_start and window_end.");
+		}
 		for (int i = 0; i < stage->nwindows; i++)
 			closing |= stage->windows[i].closes;
 		if (stage->nwindows > 0 && !closing)

@@ -1,0 +1,177 @@
+-- Joins of streams, against the same SQL over tables.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS stream_ckpt;
+CREATE SCHEMA live;
+CREATE SCHEMA plain;
+CREATE SCHEMA sj;
+SET search_path = sj, stream_ckpt, public;
+SET timezone = 'UTC';
+CREATE COLLATION sj.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+SELECT create_stream('live.a', 'id int, k int, v text COLLATE sj.nocase, n numeric, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
+SELECT create_stream('live.b', 'id int, k bigint, w text, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
+SELECT create_stream('live.c', 'id int, k int, x jsonb');
+CREATE TABLE plain.a (id int, k int, v text COLLATE sj.nocase, n numeric, ts timestamptz);
+CREATE TABLE plain.b (id int, k bigint, w text, ts timestamptz);
+CREATE TABLE plain.c (id int, k int, x jsonb);
+CREATE TABLE dim (k int, name text);
+INSERT INTO dim SELECT i, 'name ' || i FROM generate_series(0, 7) i;
+CREATE TABLE query (name text PRIMARY KEY, text text);
+INSERT INTO query VALUES
+    ('inner_on', 'SELECT a.id AS a_id, b.id AS b_id, a.v, b.w FROM a JOIN b ON a.k = b.k'),
+    ('inner_comma', 'SELECT a.id AS a_id, b.id AS b_id, a.v || b.w AS vw FROM a, b WHERE a.k = b.k AND a.id < b.id AND a.v <> ''b'''),
+    ('inner_expression', 'SELECT a.id AS a_id, b.id AS b_id FROM a JOIN b ON a.k + 1 = b.k * 2 AND lower(a.v) = b.w'),
+    ('self', 'SELECT x.id AS x_id, y.id AS y_id FROM a x JOIN a y ON x.k = y.k AND x.id < y.id'),
+    ('three', 'SELECT a.id AS a_id, b.id AS b_id, c.id AS c_id, c.x FROM a JOIN b USING (k) JOIN c ON c.k = b.k + 1'),
+    ('tables', 'SELECT a.id AS a_id, b.id AS b_id, d.name, e.name AS other FROM a JOIN b ON a.k = b.k JOIN dim d ON d.k = a.k LEFT JOIN dim e ON e.k = b.id % 10'),
+    ('sub_select', 'SELECT q.a_id, c.id AS c_id FROM (SELECT a.id AS a_id, b.k FROM a JOIN b ON a.k = b.k) q JOIN c ON c.k = q.k'),
+    ('unions', 'SELECT u.id, c.id AS c_id FROM (SELECT id, k FROM a UNION ALL SELECT id, k FROM b) u JOIN c ON c.k = u.k'),
+    ('grouped', 'SELECT a.k, count(*) AS n, sum(b.id) AS s, min(b.w) AS m FROM a JOIN b ON a.k = b.k GROUP BY a.k'),
+    ('grouped_twice', 'SELECT n, count(*) AS c FROM (SELECT a.k, count(*) AS n FROM a JOIN b ON a.k = b.k GROUP BY a.k) q GROUP BY n'),
+    ('whole', 'SELECT count(*) AS n, sum(a.n) AS s FROM a JOIN b ON a.k = b.k'),
+    ('with_group', 'SELECT a.id AS a_id, a.k, q.n FROM a JOIN (SELECT k, count(*) AS n FROM b GROUP BY k) q ON q.k = a.k'),
+    ('group_with_group', 'WITH q AS (SELECT k, count(*) AS n FROM a GROUP BY k) SELECT x.k, x.n, y.k AS other FROM q x JOIN q y ON y.n = x.n AND y.k < x.k'),
+    ('left_on', 'SELECT a.id AS a_id, b.id AS b_id, a.v, b.w FROM a LEFT JOIN b ON a.k = b.k'),
+    ('left_residual', 'SELECT a.id AS a_id, b.id AS b_id, a.n, c.x FROM a LEFT JOIN b ON a.k = b.k AND b.id > a.id LEFT JOIN c ON c.id = b.id'),
+    ('left_where', 'SELECT a.id AS a_id, a.v FROM a LEFT JOIN b ON a.k = b.k WHERE b.id IS NULL'),
+    ('right_on', 'SELECT a.id AS a_id, b.id AS b_id, b.w FROM a RIGHT JOIN b ON a.k = b.k AND a.v <> ''b'''),
+    ('full_on', 'SELECT a.id AS a_id, b.id AS b_id, a.n FROM a FULL JOIN b ON a.k = b.k'),
+    ('full_three', 'SELECT a.id AS a_id, b.id AS b_id, c.id AS c_id FROM a FULL JOIN b ON a.k = b.k LEFT JOIN c ON c.k = coalesce(a.k, b.k)'),
+    ('left_grouped', 'SELECT a.k, count(b.id) AS n, count(*) AS c, max(b.w) AS m FROM a LEFT JOIN b ON a.k = b.k GROUP BY a.k'),
+    ('semi_exists', 'SELECT a.id AS a_id, a.v FROM a WHERE EXISTS (SELECT FROM b WHERE b.k = a.k AND b.id <> a.id)'),
+    ('semi_in', 'SELECT a.id AS a_id, a.v FROM a WHERE a.k IN (SELECT k FROM b)'),
+    ('semi_in_group', 'SELECT a.id AS a_id, a.v FROM a WHERE a.k IN (SELECT k FROM b GROUP BY k HAVING count(*) % 2 = 1)'),
+    ('anti', 'SELECT a.id AS a_id, a.v FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.k = a.k)'),
+    ('anti_grouped', 'SELECT a.v, count(*) AS n FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.k = a.k AND b.id > 10) GROUP BY a.v'),
+    ('time_inner', 'SELECT a.id AS a_id, b.id AS b_id, a.ts FROM a JOIN b ON a.k = b.k AND a.ts BETWEEN b.ts AND b.ts + interval ''20 s'''),
+    ('time_left', 'SELECT a.id AS a_id, b.id AS b_id, a.ts FROM a LEFT JOIN b ON a.k = b.k AND b.ts > a.ts - interval ''5 s'' AND b.ts < a.ts + interval ''10 s'''),
+    ('time_one_side', 'SELECT a.id AS a_id, b.id AS b_id FROM a JOIN b ON a.k = b.k AND a.ts > b.ts + interval ''3 s'''),
+    ('window_groups', 'SELECT x.window_start AS w, x.k, x.n, y.m FROM (SELECT window_start, window_end, k, count(*) AS n FROM a, stream_ckpt.tumble(ts, ''10 s'') GROUP BY 1, 2, 3) x
+        JOIN (SELECT window_start, window_end, k, max(id) AS m FROM b, stream_ckpt.tumble(ts, ''10 s'') GROUP BY 1, 2, 3) y ON x.window_start = y.window_start AND x.window_end = y.window_end AND x.k = y.k'),
+    ('window_left', 'SELECT x.window_start AS w, x.id, y.m FROM (SELECT window_start, window_end, k, id FROM a, stream_ckpt.tumble(ts, ''10 s'')) x
+        LEFT JOIN (SELECT window_start, window_end, k, max(id) AS m FROM b, stream_ckpt.tumble(ts, ''10 s'') GROUP BY 1, 2, 3) y ON x.window_start = y.window_start AND x.window_end = y.window_end AND x.k = y.k'),
+    ('window_rows', 'SELECT x.window_end AS w, x.id, y.id AS y_id FROM (SELECT window_start, window_end, k, id FROM a, stream_ckpt.hop(ts, ''5 s'', ''10 s'')) x
+        JOIN (SELECT window_start, window_end, k, id FROM b, stream_ckpt.hop(ts, ''5 s'', ''10 s'')) y USING (window_start, window_end, k)');
+SET search_path = live, sj, stream_ckpt, public;
+SELECT count(create_pipeline('sj.r_' || name, text, retained_checkpoints => 2)) FROM query;
+
+-- Rows that are missing in a result, or too many in it: none.
+CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, sj, stream_ckpt, public AS $$
+DECLARE
+    one query;
+BEGIN
+    FOR one IN SELECT * FROM query q ORDER BY q.name LOOP
+        name := one.name;
+        EXECUTE format('SELECT (SELECT count(*) FROM ((%1$s) EXCEPT ALL TABLE sj.r_%2$s) x), (SELECT count(*) FROM (TABLE sj.r_%2$s EXCEPT ALL (%1$s)) x)', one.text, one.name)
+        INTO missing, extra;
+        IF missing > 0 OR extra > 0 THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END $$;
+-- Within 10 seconds of each step's front; keys are NULL, and rows are there twice, here and there.
+CREATE PROCEDURE put(step int, streams text[]) LANGUAGE plpgsql AS $$
+DECLARE
+    target text;
+BEGIN
+    PERFORM setseed(step / 100.0);
+    CREATE TEMP TABLE ra AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::int, 8) AS k, (ARRAY['a', 'A', 'b', 'c'])[1 + g % 4] AS v,
+        (ARRAY[1.0, 1.00])[1 + g % 2] AS n, timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
+    CREATE TEMP TABLE rb AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::bigint, 8) AS k, (ARRAY['a', 'b'])[1 + g % 2] AS w,
+        timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
+    CREATE TEMP TABLE rc AS SELECT (step * 20 + g)::int AS id, nullif((random() * 8)::int, 8) AS k, jsonb_build_object('n', g % 3) AS x FROM generate_series(1, 8) g;
+    FOREACH target IN ARRAY streams LOOP
+        EXECUTE format('INSERT INTO live.%1$s SELECT * FROM r%1$s', target);
+        EXECUTE format('INSERT INTO plain.%1$s SELECT * FROM r%1$s', target);
+    END LOOP;
+    DROP TABLE ra, rb, rc;
+END $$;
+
+CALL put(1, '{a}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(1, '{b,c}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(2, '{c,b,a}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- loaded again, all of them
+SELECT count(pause_pipeline('r_' || name)) FROM query;
+CALL put(3, '{a,b,c}');
+SELECT count(resume_pipeline('r_' || name)) FROM query;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- back to a retained checkpoint and forth
+CREATE TABLE kept AS SELECT pipeline, max(checkpoint_id) AS id FROM checkpoints WHERE retained GROUP BY 1;
+CREATE TABLE kept_left AS TABLE r_left_on;
+CREATE TABLE kept_inner AS TABLE r_inner_on;
+CALL put(4, '{b,a}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+SELECT pause_pipeline(name), restore_pipeline(name, id) FROM unnest('{r_left_on,r_inner_on,r_full_three}'::text[]) name JOIN kept ON pipeline = name;
+SELECT (SELECT count(*) FROM (TABLE kept_left EXCEPT ALL TABLE r_left_on) x) AS missing, (SELECT count(*) FROM (TABLE r_left_on EXCEPT ALL TABLE kept_left) x) AS extra,
+    (SELECT count(*) FROM (TABLE kept_inner EXCEPT ALL TABLE r_inner_on) x) AS missing_inner, (SELECT count(*) FROM (TABLE r_inner_on EXCEPT ALL TABLE kept_inner) x) AS extra_inner;
+SELECT resume_pipeline(name) FROM unnest('{r_left_on,r_inner_on,r_full_three}'::text[]) name;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- state of times near each other, and of windows, is freed
+CALL put(30, '{a,b}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(31, '{a,b}');
+SELECT checkpoint(interval '1 min');
+SELECT pipeline, state_rows < 120 AS few FROM pipelines WHERE pipeline ~ '^r_(time|window)' ORDER BY 1;
+-- and what comes too late then is dropped
+INSERT INTO live.a VALUES (1, 1, 'late', 1, '2024-01-01 00:00:01Z'), (2, 2, 'no time', 1, NULL);
+SELECT checkpoint(interval '1 min');
+SELECT pipeline, late_rows FROM pipelines WHERE late_rows > 0 ORDER BY 1;
+
+-- ---- What is shown ----
+SELECT e FROM unnest('{r_inner_comma,r_full_three,r_anti_grouped,r_time_inner,r_time_one_side,r_window_left}'::text[]) WITH ORDINALITY n (n, i), explain_pipeline(n) WITH ORDINALITY e (e, j)
+WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|    State|Sink' ORDER BY i, j;
+
+-- ---- Changing ----
+SELECT alter_pipeline('r_left_on', query => 'SELECT l.id AS a_id, r.id AS b_id, l.v, r.w FROM live.a l LEFT JOIN live.b r ON l.k = r.k');
+SELECT checkpoint(interval '1 min');
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE command;
+    RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END $$;
+\x on
+SELECT t.* FROM unnest(ARRAY[
+    $$SELECT alter_pipeline('r_left_on', query => 'SELECT l.id AS a_id, r.id AS b_id, l.v, r.w FROM live.a l JOIN live.b r ON l.k = r.k')$$,
+    $$SELECT alter_pipeline('r_left_on', query => 'SELECT l.id AS a_id, r.id AS b_id, l.v, r.w FROM live.a l LEFT JOIN live.b r ON l.k = r.k AND r.id > 2')$$,
+    $$SELECT alter_pipeline('r_left_on', on_error => 'dead_letter')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k', on_error => 'dead_letter')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k', emit => 'final')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k', state_ttl => '1 h')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.k, count(*) FROM a JOIN b ON a.k = b.k GROUP BY 1', state_ttl => '1 h')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a, b')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a LEFT JOIN b ON a.k < b.k')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a WHERE k NOT IN (SELECT k FROM b)')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a WHERE EXISTS (SELECT FROM b WHERE b.k = a.k) OR a.id > 3')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a WHERE k = (SELECT max(k) FROM b)')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a WHERE k IN (SELECT k FROM b LIMIT 1)')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id, (SELECT max(id) FROM b) AS m FROM a')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k, LATERAL (SELECT c.id FROM c WHERE c.k = a.k) y')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM dim FULL JOIN (a JOIN b ON a.k = b.k) ON dim.k = a.k')$$,
+    $$SELECT create_pipeline('x', 'SELECT a FROM a JOIN b ON a.k = b.k')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id, random() AS r FROM a JOIN b ON a.k = b.k')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k AND a.ts < now()')$$,
+    $$SELECT create_pipeline('x', 'SELECT a.id FROM a LEFT JOIN b ON a.k = b.k', sink => 'dim')$$
+    ]) WITH ORDINALITY c (c, i), try(c) t ORDER BY i;
+\x off
+SET client_min_messages = notice;
+SELECT create_pipeline('sj.grows', 'SELECT a.id FROM a JOIN b ON a.k = b.k');
+SELECT create_pipeline('sj.does_not_grow', 'SELECT a.id FROM a JOIN b ON a.k = b.k AND a.ts = b.ts');
+SET client_min_messages = warning;
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA sj CASCADE;
+SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
+DROP SCHEMA live, plain CASCADE;
