@@ -25,8 +25,8 @@
 #define BLOCK_ROWS 64
 
 #define VALUE_NULL		0x01	/* the transition value is NULL */
-#define VALUE_STALE		0x04	/* until the end of a run: it is to be computed from its set */
 #define VALUE_ABSENT	0x02	/* nothing but NULLs so far: the first input becomes the value (strict transition functions) */
+#define VALUE_STALE		0x04	/* until the end of a run: it is to be computed from its set */
 
 /* What an entry holds of a transition value. */
 typedef union SckptAggValue

@@ -164,32 +164,17 @@ add_element(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values
 	if (list->first != SCKPT_NO_REF)
 		element_at(sets, list->first)->prev = ref;
 	list->first = ref;
+	if (sets->sets[set].order)
+		((SckptElementLinks *) ((char *) element + ELEMENT_LINKS))->parent = SCKPT_SET_OUTSIDE;
 	return ref;
 }
 
 static inline SckptRef
 find_or_add(SckptSets *sets, uint32 hash, SckptRef group, int set, Datum *values, bool *nulls)
 {
-	volatile SckptRef ref = find_element(sets, hash, group, set, values, nulls);
+	SckptRef	ref = find_element(sets, hash, group, set, values, nulls);
 
-	if (likely(ref != SCKPT_NO_REF))
-		return ref;
-	ref = add_element(sets, hash, group, set, values, nulls);
-	if (sets->sets[set].order)
-	{
-		/* A value that cannot be compared must not be there when the order is made anew. */
-		PG_TRY();
-		{
-			sckpt_set_order_insert(sets, ref);
-		}
-		PG_CATCH();
-		{
-			sckpt_sets_remove(sets, ref);
-			PG_RE_THROW();
-		}
-		PG_END_TRY();
-	}
-	return ref;
+	return likely(ref != SCKPT_NO_REF) ? ref : add_element(sets, hash, group, set, values, nulls);
 }
 
 uint64
@@ -223,6 +208,28 @@ sckpt_sets_unmark(SckptSets *sets, SckptRef group, int set, Datum *values, bool 
 	touch(sets, ref, element_at(sets, ref));
 }
 
+/* An element that was not there is now, or the other way round.  Of one that cannot be compared nothing stays. */
+static void
+change_order(SckptSets *sets, SckptRef ref, SckptElement *element)
+{
+	if (element->count != 0)
+	{
+		sckpt_set_order_remove(sets, ref);
+		return;
+	}
+	PG_TRY();
+	{
+		sckpt_set_order_insert(sets, ref);
+	}
+	PG_CATCH();
+	{
+		if (!(element->entry.flags & SCKPT_ENTRY_DIRTY))
+			sckpt_sets_remove(sets, ref);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+}
+
 void
 sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count)
 {
@@ -238,6 +245,8 @@ sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nu
 		ereport(ERROR,
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("a value is in a group too often")));
+	if (sets->sets[set].order && (sum == 0) != (element->count == 0))
+		change_order(sets, ref, element);
 	element->count = sum;
 	touch(sets, ref, element);
 	if (sum == 0)
@@ -360,7 +369,7 @@ sckpt_sets_remove(SckptSets *sets, SckptRef ref)
 	SckptElement *element = element_at(sets, ref);
 	SckptSetList *list = list_of(sets, element->group, element->set);
 
-	if (sets->sets[element->set].order)
+	if (sets->sets[element->set].order && element->count != 0)
 		sckpt_set_order_remove(sets, ref);
 	if (element->next != SCKPT_NO_REF)
 		element_at(sets, element->next)->prev = element->prev;
@@ -394,6 +403,7 @@ sckpt_sets_drop(SckptSets *sets, SckptRef group)
 		}
 		list->first = SCKPT_NO_REF;
 		list->root = SCKPT_NO_REF;
+		list->inside = list->outside = 0;
 	}
 }
 

@@ -14,8 +14,8 @@
  *	- counted: how many times the value is there, of values told apart by how they look (their image), which may pass through negative numbers while a batch of changes is being
  *	  taken in.  An element whose count has become 0 is SCKPT_ENTRY_GONE (operator.h) until the next checkpoint.
  *
- * The elements of a counted set may be kept in the order of their values, so that the first is found at once (set_order.c).  That order is made when it is
- * first asked for.
+ * The first elements of a counted set, by the order of their values, may be kept in that order, so that the first one is found at once (set_order.c).  The order is
+ * made when it is first asked for.
  *
  * In portable form an element names its group by a number that its operator gives each group once and never again: the number of its
  * task plus a multiple of SCKPT_MAX_TASKS, so that tasks do not give the same ones.
@@ -41,7 +41,9 @@ typedef struct SckptSetDef
 typedef struct SckptSetList
 {
 	SckptRef	first;			/* SCKPT_NO_REF: none */
-	SckptRef	root;			/* of an ordered set's tree, or: */
+	SckptRef	root;			/* of an ordered set's tree, or SCKPT_SET_UNBUILT */
+	uint32		inside;			/* elements in the tree, */
+	uint32		outside;		/* and others with a count other than 0, which come after those */
 } SckptSetList;
 
 #define SCKPT_SET_UNBUILT PG_UINT32_MAX

@@ -29,9 +29,11 @@ StaticAssertDecl(offsetof(SckptElement, count) == SCKPT_ENTRY_HEADER, "an elemen
 /* In the tree of an ordered set (set_order.c). */
 typedef struct SckptElementLinks
 {
-	SckptRef	parent;
+	SckptRef	parent;			/* SCKPT_SET_OUTSIDE: it is not in the tree */
 	SckptRef	children[2];	/* those before it, and those after it */
 } SckptElementLinks;
+
+#define SCKPT_SET_OUTSIDE PG_UINT32_MAX
 
 #define ELEMENT_LINKS INTALIGN(offsetof(SckptElement, rest))
 
@@ -90,11 +92,11 @@ load_values(SckptSets *sets, SckptElement *element, Datum *values, bool *nulls)
 	sckpt_group_key_load(sets->sets[element->set].key, element_values(sets, element), values, nulls);
 }
 
-/* set_order.c: the tree of an ordered set. An ERROR in the first two leaves it unbuilt. */
+/* set_order.c: the tree of an ordered set.  An element's count is to be other than 0 from now on; an ERROR leaves the set without the element, and unbuilt. */
 extern void sckpt_set_order_insert(SckptSets *sets, SckptRef ref);
-/* Its first element with a count other than 0; SCKPT_NO_REF: there is none. */
-extern SckptRef sckpt_set_order_first(SckptSets *sets, SckptRef group, int set);
-/* Never fails. */
+/* Its count is 0 from now on, or it goes. Never fails. */
 extern void sckpt_set_order_remove(SckptSets *sets, SckptRef ref);
+/* The first element with a count other than 0; SCKPT_NO_REF: there is none. */
+extern SckptRef sckpt_set_order_first(SckptSets *sets, SckptRef group, int set);
 
 #endif							/* SCKPT_SET_PRIVATE_H */

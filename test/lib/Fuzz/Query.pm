@@ -264,7 +264,7 @@ sub aggregate
 		}
 		if ($x = $argument->(qr/^(int|bigint|numeric)$/))
 		{
-			return { expr => ($x->{vague} && $level->{stages} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => any_of($x) || 1 } if $x->{type} ne 'int';
+			return { expr => ($x->{vague} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => any_of($x) || 1 } if $x->{type} ne 'int';
 			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'bigint' };
 		}
 	}
