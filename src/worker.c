@@ -1151,7 +1151,8 @@ sckpt_worker_main(Datum arg)
 		{
 			SckptTask  *task = lfirst(lc);
 
-			if (task->status == SCKPT_RUNNING && task->head)
+			/* What somebody has just changed under our feet must not be taken for covered. */
+			if (task->status == SCKPT_RUNNING && task->head && generation == pg_atomic_read_u64(&database->generation))
 				sckpt_head_step(task, checkpoint_interval(task));
 		}
 		sckpt_lane_position(main_lane, &position);
