@@ -434,16 +434,16 @@ sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result)
 }
 
 bool
-sckpt_catalog_hold(int64 id)
+sckpt_catalog_hold(int64 id, int64 version)
 {
-	Oid			types[1] = {INT8OID};
-	Datum		values[1] = {Int64GetDatum(id)};
+	Oid			types[2] = {INT8OID, INT8OID};
+	Datum		values[2] = {Int64GetDatum(id), Int64GetDatum(version)};
 	SckptUser	saved;
 	bool		held;
 
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args("SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 FOR KEY SHARE SKIP LOCKED",
-							  1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+	if (SPI_execute_with_args("SELECT id FROM stream_ckpt.pipeline_def WHERE id = $1 AND (version = $2 OR $2 < 0) "
+							  "FOR KEY SHARE SKIP LOCKED", 2, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not lock a pipeline");
 	held = SPI_processed > 0;
 	sckpt_catalog_leave(&saved);

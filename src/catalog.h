@@ -121,10 +121,10 @@ extern SckptPipeline *sckpt_catalog_pipeline(const char *name, bool missing_ok);
 extern SckptPipeline *sckpt_catalog_pipeline_at(int64 id, int64 checkpoint);
 extern List *sckpt_catalog_pipelines_of(Oid relid, bool as_stream, bool as_result);
 /*
- * Lock a pipeline's definition against being dropped, until the transaction ends; false, without waiting, when somebody is just dropping it.  Whoever
+ * Lock a pipeline's definition, if it is this version of it (-1: any), against being dropped, until the transaction ends; false, without waiting, when somebody is just dropping it.  Whoever
  * writes more than one row of a pipeline takes this lock first, as sckpt_catalog_forget() does: so they cannot deadlock.
  */
-extern bool sckpt_catalog_hold(int64 id);
+extern bool sckpt_catalog_hold(int64 id, int64 version);
 /* REASSIGN OWNED: pipelines of these roles get another owner. */
 extern void sckpt_catalog_reassign(List *roles, Oid owner);
 /* Delete everything stored about a pipeline (not its result table), and wake the worker at commit.  False: somebody else has. */

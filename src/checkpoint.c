@@ -178,6 +178,20 @@ hold(SckptTask *task)
 	return held;
 }
 
+/* Who drops a stream has it locked, and goes for the pipeline's row then, which we have: a linear query must not wait for the stream. */
+static bool
+lock_streams(SckptTask *task)
+{
+	ListCell   *lc;
+
+	foreach(lc, task->def->streams)
+	{
+		if (!ConditionalLockRelationOid(lfirst_oid(lc), AccessShareLock))
+			return false;
+	}
+	return true;
+}
+
 /*
  * Start the transaction of a checkpoint, or say that it cannot be had yet: its pipeline is being dropped or paused, or
  * somebody holds a lock on the result.  Waiting here would hold up every other pipeline of the worker.
@@ -211,6 +225,12 @@ start_transaction(SckptTask *task)
 		proc = count > 0 ? sckpt_virtual_transaction_process(holders[0]) : NULL;
 		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for a lock on relation \"%s\" that process %d holds",
 				 get_rel_name(task->def->result), proc ? proc->pid : 0);
+		CommitTransactionCommand();
+		return false;
+	}
+	if (!lock_streams(task))
+	{
+		snprintf(task->waiting, SCKPT_ERROR_BYTES, "waiting for a lock on a stream that it reads");
 		CommitTransactionCommand();
 		return false;
 	}
@@ -641,7 +661,7 @@ sckpt_checkpoint_record_failure(SckptTask *task, const char *error)
 	task->attempt->id = 0;
 
 	StartTransactionCommand();
-	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id))
+	if (sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id, -1))
 	{
 		values[0] = Int64GetDatum(task->def->id);
 		values[1] = Int64GetDatum(id);

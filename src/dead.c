@@ -469,7 +469,7 @@ stream_ckpt_retry_dead_letters(PG_FUNCTION_ARGS)
 
 	PreventCommandIfReadOnly("retry_dead_letters()");
 	PreventCommandDuringRecovery("retry_dead_letters()");
-	if (!sckpt_catalog_lock_extension() || !sckpt_catalog_hold(pipeline->id))
+	if (!sckpt_catalog_lock_extension() || !sckpt_catalog_hold(pipeline->id, -1))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 				 errmsg("pipeline \"%s\" is being changed by another transaction", name)));

@@ -401,10 +401,10 @@ sckpt_checkpoint_restore(SckptTask *task)
 		MemoryContextDelete(context);
 		return;
 	}
-	if (!sckpt_catalog_hold(task->def->id))
+	if (!sckpt_catalog_hold(task->def->id, task->def->version))
 		ereport(ERROR,
 				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("pipeline \"%s\" is being dropped", task->def->name)));
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 
 	/* Of a parallel pipeline that is the head's to do. */
 	values[0] = Int64GetDatum(task->def->id);

@@ -474,9 +474,28 @@ refresh(SckptTask *task)
 	}
 }
 
+/*
+ * Who changes a pipeline has its row locked, and may have locked its result, for which we should not wait.  The row is locked for good when the state
+ * is loaded: after the relations that the query names, as who drops these does it, so that nobody waits for each other.
+ */
+static void
+check_unlocked(SckptTask *task)
+{
+	bool		held;
+
+	StartTransactionCommand();
+	held = sckpt_catalog_lock_extension() && sckpt_catalog_hold(task->def->id, task->def->version);
+	CommitTransactionCommand();
+	if (!held)
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
+}
+
 static void
 start_part(SckptTask *part, void *arg)
 {
+	check_unlocked(part);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
@@ -490,14 +509,11 @@ start_part(SckptTask *part, void *arg)
 static void
 start_task(SckptTask *task, void *arg)
 {
+	check_unlocked(task);
 	StartTransactionCommand();
 	enable_timeout_after(STATEMENT_TIMEOUT, sckpt_checkpoint_timeout);
 	if (!sckpt_catalog_lock_extension())
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("extension \"stream_ckpt\" is gone")));
-	if (!sckpt_catalog_hold(task->def->id))
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("pipeline \"%s\" is being changed or dropped", task->def->name)));
 	refresh(task);
 	if (task->def->arriving && !sckpt_adopt_finish(task))
 	{
