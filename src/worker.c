@@ -794,7 +794,8 @@ store_idle_positions(SckptPosition *position)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position < position->commit)
+		/* One task of a parallel pipeline knows nothing of the others, nor of a checkpoint under way. */
+		if (task->number < 0 && task->status == SCKPT_RUNNING && !task->changed && task->def->position < position->commit)
 			idle = lappend(idle, task);
 	}
 	if (idle)
@@ -1166,7 +1167,8 @@ sckpt_worker_main(Datum arg)
 		{
 			SckptTask  *task = lfirst(lc);
 
-			if (task->status == SCKPT_RUNNING && task->head)
+			/* What somebody has just changed under our feet must not be taken for covered. */
+			if (task->status == SCKPT_RUNNING && task->head && generation == pg_atomic_read_u64(&database->generation))
 				sckpt_head_step(task, checkpoint_interval(task));
 		}
 		sckpt_lane_position(main_lane, &position);
