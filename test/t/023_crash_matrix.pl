@@ -123,7 +123,8 @@ sub check
 	my $late = q{SELECT pipeline || ': ' || late_rows || ' late rows' FROM stream_ckpt.pipelines WHERE late_rows > 0};
 	my $wrong = '';
 
-	insert();
+	# a worker that still had the fault may have ended the server once more
+	wait_for('rows', sub { return insert() == 0; }, 60);
 	wait_for('a checkpoint of all', sub {
 		my ($rc, undef, $err) = try_psql($node, 'postgres', q{SELECT stream_ckpt.checkpoint('20 s'::interval)});
 		$wrong = $err;
