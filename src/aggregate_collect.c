@@ -217,8 +217,8 @@ prepare_collect(SckptAggregate *agg, int index)
 
 /* ---- Sorting ---- */
 
-int
-sckpt_aggregate_compare_images(Datum a, Datum b, int16 length, bool by_value)
+static int
+compare_images(Datum a, Datum b, int16 length, bool by_value)
 {
 	Size		a_length;
 	Size		b_length;
@@ -260,7 +260,7 @@ compare_elements(const void *left, const void *right, void *arg)
 		if (a->nulls[i] || b->nulls[i])
 			order = (int) a->nulls[i] - (int) b->nulls[i];
 		else
-			order = sckpt_aggregate_compare_images(a->values[i], b->values[i], collect->lengths[i], collect->by_value[i]);
+			order = compare_images(a->values[i], b->values[i], collect->lengths[i], collect->by_value[i]);
 		if (order != 0)
 			return order;
 	}

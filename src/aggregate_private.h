@@ -399,8 +399,7 @@ extern void sckpt_aggregate_begin_undo(SckptOperator *operator);
 extern bool sckpt_aggregate_undo(SckptOperator *operator);
 extern void sckpt_aggregate_end_undo(SckptOperator *operator);
 
-/* aggregate_collect.c: the order of values by their bytes, neither compressed nor out of line; and the result of a COLLECT call, palloc'd in the current context or pointing into the store. */
-extern int sckpt_aggregate_compare_images(Datum a, Datum b, int16 length, bool by_value);
+/* aggregate_collect.c: the result of a COLLECT call, palloc'd in the current context or pointing into the store. */
 extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref, bool *isnull);
 
 /* aggregate_rank.c: groups whose results are the first of their rows. */

@@ -93,6 +93,28 @@ compare_order(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Da
 	return 0;
 }
 
+/* By bytes, of values that are neither compressed nor out of line. */
+static int
+compare_images(Datum a, Datum b, int16 length, bool by_value)
+{
+	Size		a_length;
+	Size		b_length;
+	int			order;
+
+	if (by_value)
+		return (int64) a < (int64) b ? -1 : (int64) a > (int64) b;
+	if (length == -2)
+		return strcmp(DatumGetCString(a), DatumGetCString(b));
+	if (length > 0)
+		return memcmp(DatumGetPointer(a), DatumGetPointer(b), length);
+	a_length = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
+	b_length = VARSIZE_ANY_EXHDR(DatumGetPointer(b));
+	order = memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), Min(a_length, b_length));
+	if (order == 0)
+		order = a_length < b_length ? -1 : a_length > b_length;
+	return order;
+}
+
 /* By their images, too. */
 static int
 compare_rows(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Datum *b, const bool *b_nulls)
@@ -104,7 +126,7 @@ compare_rows(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Dat
 		if (a_nulls[i] || b_nulls[i])
 			order = (int) a_nulls[i] - (int) b_nulls[i];
 		else
-			order = sckpt_aggregate_compare_images(a[i], b[i], ranker->lengths[i], ranker->by_value[i]);
+			order = compare_images(a[i], b[i], ranker->lengths[i], ranker->by_value[i]);
 	}
 	return order;
 }
@@ -292,6 +314,9 @@ sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *val
 
 	for (int i = 0; i < ranker->ncolumns; i++)
 	{
+		/* As the store gives them back: a great oid, say, is a negative number there. */
+		if (ranker->by_value[i] && ranker->lengths[i] == sizeof(int32))
+			values[i] = Int32GetDatum(DatumGetInt32(values[i]));
 		if (!nulls[i] && ranker->lengths[i] == -1 &&
 			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));

@@ -94,14 +94,15 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 		column->by_value = att->attbyval;
 		column->align = att->attalign;
 		column->collation = source->collation;
-		sckpt_codec_init(&column->codec, source->type, source->typmod, context);
 		column->image = !OidIsValid(source->eq_op) || equal_is_image(source);
-		if (!OidIsValid(source->eq_op))
-			continue;
-		if (!get_op_hash_functions(source->eq_op, &left_hash, &right_hash))
-			elog(ERROR, "no hash function for operator %u", source->eq_op);
-		fmgr_info_cxt(left_hash, &column->hash, context);
-		fmgr_info_cxt(get_opcode(source->eq_op), &column->equal, context);
+		if (OidIsValid(source->eq_op))
+		{
+			if (!get_op_hash_functions(source->eq_op, &left_hash, &right_hash))
+				elog(ERROR, "no hash function for operator %u", source->eq_op);
+			fmgr_info_cxt(left_hash, &column->hash, context);
+			fmgr_info_cxt(get_opcode(source->eq_op), &column->equal, context);
+		}
+		sckpt_codec_init(&column->codec, source->type, source->typmod, context);
 	}
 	MemoryContextSwitchTo(old);
 	return key;
