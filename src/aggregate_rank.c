@@ -290,6 +290,9 @@ sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *val
 
 	for (int i = 0; i < ranker->ncolumns; i++)
 	{
+		/* As the store gives them back: a great oid, say, is a negative number there. */
+		if (ranker->columns[i].by_value && ranker->columns[i].length == sizeof(int32))
+			values[i] = Int32GetDatum(DatumGetInt32(values[i]));
 		if (!nulls[i] && ranker->columns[i].length == -1 &&
 			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));

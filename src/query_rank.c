@@ -836,7 +836,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		if (column == 0)
 		{
 			column = add_column(stage, (Expr *) makeVar(1, i + 1, below->type, below->typmod, below->collation, 0),
-								psprintf("partition_%d", ++nhidden));
+								psprintf(" partition %d", ++nhidden));
 			keeper->nkeys++;
 		}
 		key = &keeper->keys[column - 1];
@@ -850,7 +850,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		SckptKey   *key = &keeper->keys[keeper->nkeys++];
 
 		(void) add_column(stage, (Expr *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0), false, FLOAT8PASSBYVAL),
-						  "number_");
+						  " number");
 		key->type = INT8OID;
 		key->typmod = -1;
 		key->canonical = "number";
