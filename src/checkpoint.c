@@ -693,6 +693,7 @@ sckpt_checkpoint_store_positions(List *tasks, SckptPosition *position)
 
 	foreach(lc, tasks)
 	{
+		Assert(((SckptTask *) lfirst(lc))->number < 0);
 		versions[nids] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->version);
 		ids[nids++] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->id);
 	}

@@ -413,7 +413,11 @@ settle(SckptTask *part, void *arg)
 		SpinLockAcquire(&pipeline->mutex);
 		report = entry->report;
 		if (entry->epoch == part->epoch)
+		{
+			/* Not settled and unchanged, of a checkpoint that failed, for a moment. */
+			entry->changed |= part->changed;
 			entry->settled = attempt->id;
+		}
 		SpinLockRelease(&pipeline->mutex);
 		if (settling->committed)
 		{

@@ -794,7 +794,8 @@ store_idle_positions(SckptPosition *position)
 	{
 		SckptTask  *task = lfirst(lc);
 
-		if (task->status == SCKPT_RUNNING && !task->changed && task->def->position < position->commit)
+		/* One task of a parallel pipeline knows nothing of the others, nor of a checkpoint under way. */
+		if (task->number < 0 && task->status == SCKPT_RUNNING && !task->changed && task->def->position < position->commit)
 			idle = lappend(idle, task);
 	}
 	if (idle)
