@@ -54,6 +54,8 @@ INSERT INTO query VALUES
 SET search_path = live, sj, stream_ckpt, public;
 SELECT count(create_pipeline('sj.r_' || name, text, retained_checkpoints => 2)) FROM query;
 
+SELECT create_pipeline('sj.final', (SELECT text FROM query WHERE name = 'window_groups'), emit => 'final');
+
 -- Rows that are missing in a result, or too many in it: none.
 CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, sj, stream_ckpt, public AS $$
 DECLARE
@@ -124,10 +126,23 @@ SELECT * FROM differences();
 CALL put(31, '{a,b}');
 SELECT checkpoint(interval '1 min');
 SELECT pipeline, state_rows < 120 AS few FROM pipelines WHERE pipeline ~ '^r_(time|window)' ORDER BY 1;
+SET search_path = plain, sj, stream_ckpt, public;
+SELECT count(*) > 10 AS rows, bool_and(w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final')) AS closed FROM sj.final;
+SELECT * FROM sj.r_window_groups WHERE w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final') EXCEPT ALL TABLE sj.final;
+SET search_path = live, sj, stream_ckpt, public;
 -- and what comes too late then is dropped
 INSERT INTO live.a VALUES (1, 1, 'late', 1, '2024-01-01 00:00:01Z'), (2, 2, 'no time', 1, NULL);
 SELECT checkpoint(interval '1 min');
 SELECT pipeline, late_rows FROM pipelines WHERE late_rows > 0 ORDER BY 1;
+
+-- more pairs than are kept in memory at a time
+SELECT create_stream('live.wide', 'k int, side int, pad text');
+SELECT create_pipeline('sj.pairs', 'SELECT x.k, count(*) AS n, count(DISTINCT y.pad) AS pads, max(x.pad) AS most FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side GROUP BY x.k');
+SELECT create_pipeline('sj.appended', 'SELECT x.pad, y.pad AS other FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side');
+INSERT INTO live.wide SELECT 1, i % 2, repeat('x', 20) || i FROM generate_series(1, 1400) i;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM pairs;
+SELECT count(*), count(DISTINCT pad), count(DISTINCT other) FROM appended;
 
 -- ---- What is shown ----
 SELECT e FROM unnest('{r_inner_comma,r_full_three,r_anti_grouped,r_time_inner,r_time_one_side,r_window_left}'::text[]) WITH ORDINALITY n (n, i), explain_pipeline(n) WITH ORDINALITY e (e, j)
@@ -173,5 +188,5 @@ SELECT create_pipeline('sj.does_not_grow', 'SELECT a.id FROM a JOIN b ON a.k = b
 SET client_min_messages = warning;
 SELECT count(drop_pipeline(pipeline)) FROM pipelines;
 DROP SCHEMA sj CASCADE;
-SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
+SELECT drop_stream('live.' || s) FROM unnest('{a,b,c,wide}'::text[]) s;
 DROP SCHEMA live, plain CASCADE;

@@ -3,7 +3,7 @@
  * changes.c
  *		Weighted rows on their way from an operator to the next, or to the sink.
  *
- * Rows cancel by their image.  They are consolidated when they are asked for, and whenever their number has doubled since: what comes and goes
+ * Where nothing is taken back they are just kept, in a file when they are many.  Elsewhere rows cancel by their image.  They are consolidated when they are asked for, and whenever their number has doubled since: what comes and goes
  * between two checkpoints does not fill the memory.
  *
  *-------------------------------------------------------------------------
@@ -15,11 +15,14 @@
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
+#include "utils/tuplestore.h"
 
 #include "changes.h"
 #include "compat.h"
+#include "settings.h"
 
 #define FIRST_CONSOLIDATION 65536
+#define STORE_KB (8 * 1024)		/* in memory */
 
 typedef struct Change
 {
@@ -42,6 +45,9 @@ struct SckptChanges
 	uint64		next_number;
 	uint64		limit;			/* consolidate when there are so many */
 	TupleTableSlot *slot;
+	/* where nothing is taken back: */
+	Tuplestorestate *store;		/* rows, in memory or in a file */
+	Size		bytes;
 };
 
 SckptChanges *
@@ -57,8 +63,18 @@ sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent)
 	changes->consolidated = true;
 	changes->limit = FIRST_CONSOLIDATION;
 	changes->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	if (!retracts)
+		changes->store = tuplestore_begin_heap(false, true, STORE_KB);
 	MemoryContextSwitchTo(old);
 	return changes;
+}
+
+void
+sckpt_changes_destroy(SckptChanges *changes)
+{
+	if (changes->store)
+		tuplestore_end(changes->store);
+	changes->store = NULL;
 }
 
 static inline uint32
@@ -137,6 +153,28 @@ sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight)
 
 	if (weight == 0)
 		return;
+	if (changes->store)
+	{
+		old = MemoryContextSwitchTo(changes->context);
+		ExecStoreMinimalTuple(ExecCopySlotMinimalTuple(row), changes->slot, true);
+		for (int64 n = 0; n < weight; n++)
+		{
+			tuplestore_puttupleslot(changes->store, changes->slot);
+			changes->bytes += ((MinimalTupleTableSlot *) changes->slot)->mintuple->t_len;
+			changes->count++;
+			CHECK_FOR_INTERRUPTS();
+		}
+		ExecClearTuple(changes->slot);
+		MemoryContextSwitchTo(old);
+		return;
+	}
+	if (sckpt_changes_bytes(changes) / 1024 > (Size) sckpt_state_memory)
+		consolidate(changes);
+	if (sckpt_changes_bytes(changes) / 1024 > (Size) sckpt_state_memory)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory for what has changed in a result since the last checkpoint"),
+				 errhint("Raise \"stream_ckpt.state_memory\", or write smaller transactions.")));
 	if (changes->retracts && changes->count >= changes->limit)
 		consolidate(changes);
 	if (changes->count == changes->space)
@@ -168,12 +206,26 @@ sckpt_changes_count(SckptChanges *changes)
 Size
 sckpt_changes_bytes(SckptChanges *changes)
 {
+	if (changes->store)
+		return changes->bytes;
 	return changes->count == 0 ? 0 : MemoryContextMemAllocated(changes->context, false) + changes->count * sizeof(Change);
 }
 
 void
 sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg)
 {
+	if (changes->store)
+	{
+		tuplestore_rescan(changes->store);
+		while (tuplestore_gettupleslot(changes->store, true, false, changes->slot))
+		{
+			CHECK_FOR_INTERRUPTS();
+			slot_getallattrs(changes->slot);
+			(void) put(arg, changes->slot, 1);
+		}
+		ExecClearTuple(changes->slot);
+		return;
+	}
 	consolidate(changes);
 	for (uint64 i = 0; i < changes->count; i++)
 	{
@@ -193,6 +245,9 @@ sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg)
 void
 sckpt_changes_clear(SckptChanges *changes)
 {
+	if (changes->store)
+		tuplestore_clear(changes->store);
+	changes->bytes = 0;
 	MemoryContextReset(changes->context);
 	if (changes->changes)
 		pfree(changes->changes);

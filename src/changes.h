@@ -3,7 +3,7 @@
  * changes.h
  *		Weighted rows on their way from an operator to the next, or to the sink.
  *
- * In process memory: what has not been handed on by a checkpoint comes again from the log.
+ * In process memory, or a temporary file: what has not been handed on by a checkpoint comes again from the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,6 +16,7 @@ typedef struct SckptChanges SckptChanges;
 
 /* Rows of this type, in a context below `parent`.  `retracts`: with negative weights, too. */
 extern SckptChanges *sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent);
+extern void sckpt_changes_destroy(SckptChanges *changes);
 extern void sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight);
 extern uint64 sckpt_changes_count(SckptChanges *changes);
 extern Size sckpt_changes_bytes(SckptChanges *changes);

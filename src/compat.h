@@ -29,6 +29,7 @@
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/acl.h"
+#include "utils/lsyscache.h"
 
 #if PG_VERSION_NUM < 150000
 #error "stream_ckpt needs PostgreSQL 15 or later"
@@ -62,6 +63,22 @@ sckpt_append_range_table(Query *query, Query *subquery)
 	CombineRangeTables(&query->rtable, &query->rteperminfos, subquery->rtable, subquery->rteperminfos);
 }
 
+/* Forget which outer joins of a query may make its columns NULL: those that are left are found again when it is parsed anew. */
+static inline void
+sckpt_forget_nulling(Query *query)
+{
+	Bitmapset  *joins = NULL;
+	ListCell   *lc;
+
+	foreach(lc, query->rtable)
+	{
+		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_JOIN)
+			joins = bms_add_member(joins, foreach_current_index(lc) + 1);
+	}
+	if (joins)
+		memcpy(query, remove_nulling_relids((Node *) query, joins, NULL), sizeof(Query));
+}
+
 #else
 
 #define sckpt_flatten_join_alias_vars(query, node) flatten_join_alias_vars(query, node)
@@ -86,6 +103,8 @@ sckpt_append_range_table(Query *query, Query *subquery)
 {
 	query->rtable = list_concat(query->rtable, subquery->rtable);
 }
+
+#define sckpt_forget_nulling(query) ((void) (query))
 
 #endif
 
@@ -146,6 +165,22 @@ populate_compact_attribute(TupleDesc desc, int column)
 
 #define sckpt_flatten_groups(query) ((void) (query))
 
+#endif
+
+/* What an operator is to a btree: one of get_op_btree_interpretation(). */
+#if PG_VERSION_NUM >= 180000
+#define get_op_btree_interpretation(operator) get_op_index_interpretation(operator)
+static inline int
+sckpt_strategy_of(void *interpretation)
+{
+	return (int) ((OpIndexInterpretation *) interpretation)->cmptype;
+}
+#else
+static inline int
+sckpt_strategy_of(void *interpretation)
+{
+	return ((OpBtreeInterpretation *) interpretation)->strategy;
+}
 #endif
 
 /* The path of a foreign scan of which nothing is known but rows and costs. */

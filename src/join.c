@@ -45,6 +45,8 @@
 #include "join.h"
 #include "timer.h"
 
+#define RELIEVE_BYTES (16 * 1024 * 1024)
+
 typedef struct JoinRow
 {
 	SckptEntry	entry;
@@ -438,6 +440,8 @@ take_slot(StreamJoin *join, TupleTableSlot *slot, TupleTableSlot *source, int64 
 	ExecClearTuple(side->incoming);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
+	if (join->operator.relieve && sckpt_changes_bytes(join->changes) > RELIEVE_BYTES)
+		join->operator.relieve(join->operator.relieve_arg, &join->operator);
 }
 
 static void
@@ -655,6 +659,7 @@ join_destroy(SckptOperator *operator)
 {
 	StreamJoin *join = (StreamJoin *) operator;
 
+	sckpt_changes_destroy(join->changes);
 	sckpt_state_destroy(operator->state);
 	sckpt_state_destroy(join->lists);
 	for (int i = 0; i < 2; i++)

@@ -74,6 +74,9 @@ struct SckptOperator
 	 * results of their own.  NULL: it hands on at barriers.
 	 */
 	struct SckptChanges *changes;
+	/* There are many of them: somebody may take them before the batch is through.  NULL: nobody does. */
+	void		(*relieve) (void *arg, SckptOperator *operator);
+	void	   *relieve_arg;
 	int			side;			/* of a join: which one the rows are of; set before begin_rows */
 
 	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */

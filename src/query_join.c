@@ -522,6 +522,7 @@ join_sublink(JoinContext *context, JoinTree *tree, SubLink *sublink, bool negate
 		sckpt_query_refuse("a sub-select over a stream in WHERE other than EXISTS and IN", "Join the streams in FROM.");
 	if (negated && sublink->subLinkType == ANY_SUBLINK)
 		sckpt_query_refuse("NOT IN over a stream", "Use NOT EXISTS: NOT IN gives no rows at all once there is a NULL.");
+	sckpt_forget_nulling(sub);
 	if (is_simple(sub))
 	{
 		int			offset = list_length(query->rtable);
@@ -819,7 +820,7 @@ read_bound(Node *qual, Var **times, bool *known, int64 *delay)
 		difference = offsets[1] - offsets[0];
 		foreach(lc, get_op_btree_interpretation(op->opno))
 		{
-			int			strategy = ((OpBtreeInterpretation *) lfirst(lc))->strategy;
+			int			strategy = sckpt_strategy_of(lfirst(lc));
 
 			/* The other one comes at most so long before this one: it matches nothing so long after its time. */
 			if (strategy == BTLessStrategyNumber || strategy == BTLessEqualStrategyNumber || strategy == BTEqualStrategyNumber)
@@ -1076,6 +1077,7 @@ sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 			sckpt_query_refuse("TABLESAMPLE on a stream", "Use WHERE random() < fraction.");
 	}
 	sckpt_query_refuse_system_columns(query);
+	sckpt_forget_nulling(query);
 	foreach(lc, query->jointree->fromlist)
 		collect_inner(lfirst(lc), &items, &quals);
 	quals = list_concat(quals, conjuncts(query->jointree->quals));

@@ -332,7 +332,7 @@ sckpt_query_check_final(SckptQuery *query)
 			/* Its rows are there when a grouped side's window closes, and are not taken back. */
 			if (stage->join->type == JOIN_INNER && stage->join->window && (stage->join->leaf[0] == NULL || stage->join->leaf[1] == NULL))
 				continue;
-			sckpt_query_refuse("emit => 'final' for a join of streams that is not an inner one by window_end, with a grouped side",
+			sckpt_query_refuse("emit => 'final' for a join of streams other than an inner join of windows with a grouped side",
 							   "Leave the argument out, or join a grouped sub-select by its window_start and window_end.");
 		}
 		for (int i = 0; i < stage->nwindows; i++)

@@ -313,6 +313,21 @@ add_operator(SckptTask *task, SckptOperator *operator)
 	sckpt_task_set_operator(task, number, operator);
 }
 
+static void hand_on_from(SckptTask *task, int stage);
+
+/* A join has made many rows of those of a batch so far. */
+static void
+relieve(void *arg, SckptOperator *operator)
+{
+	SckptTask  *task = arg;
+
+	for (int i = 0; i + 1 < task->noperators; i++)
+	{
+		if (task->operators[i] == operator)
+			hand_on_from(task, i);
+	}
+}
+
 /* Its stages: those spread over tasks, in a task; the others, in a head; or all. */
 static void
 add_operators(SckptTask *task)
@@ -337,6 +352,11 @@ add_operators(SckptTask *task)
 			task->queries[query->number] = query;
 			add_operator(task, query->join ? sckpt_join_create(query, task->run_context) :
 						 sckpt_aggregate_create(query, task->run_context));
+			if (query->join && query->target)
+			{
+				task->operators[query->number]->relieve = relieve;
+				task->operators[query->number]->relieve_arg = task;
+			}
 		}
 	}
 	if (task->number >= 0)
