@@ -878,5 +878,6 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		keeper->sink_keys[keeper->nsink++] = sink_key(keeper, number, false);
 	}
 	stage->above = keeper;
+	stage->target = keeper;
 	return true;
 }
