@@ -165,11 +165,11 @@ is_ours(SckptPipeline *pipeline, bool lock)
 static SckptQuery *
 analyze(SckptPipeline *def)
 {
-	SckptTask	stub = {.def = def,.offline = true};
+	SckptTask	acting = {.def = def,.offline = true};
 	SckptIdentity identity;
 	SckptQuery *query;
 
-	sckpt_task_become_owner(&stub, &identity);
+	sckpt_task_become_owner(&acting, &identity);
 	query = sckpt_query_analyze(def->query, def->final, def->ttl > 0);
 	sckpt_task_become_self(&identity);
 	return query;
@@ -293,7 +293,7 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 {
 	bool		reset = PG_GETARG_BOOL(ARG_RESET_STATE);
 	SckptPipeline *new = changed_definition(fcinfo, old);
-	SckptTask	stub = {.def = new,.offline = true};
+	SckptTask	acting = {.def = new,.offline = true};
 	SckptIdentity identity;
 	SckptQuery *before;
 	SckptQuery *after;
@@ -320,7 +320,7 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 	new->columns = after->columns;
 
 	/* As the owner, whose functions a change of the table may run. */
-	sckpt_task_become_owner(&stub, &identity);
+	sckpt_task_become_owner(&acting, &identity);
 	if (old->result_owned)
 		sckpt_alter_result(old, before, after, reset);
 	sckpt_pipeline_check_plans(after, old->result, new->final);

@@ -461,22 +461,6 @@ sckpt_part_claim(SckptTask *part, XLogRecPtr upto, bool *halted)
 	return limit;
 }
 
-/* When it closes next, beyond what its next checkpoint closes. */
-static TimestampTz
-next_close(SckptTask *part)
-{
-	TimestampTz next = DT_NOEND;
-
-	for (int i = 0; i < part->noperators; i++)
-	{
-		TimestampTz close = part->operators[i]->next_close(part->operators[i]);
-
-		if (close > part->times.watermark)
-			next = Min(next, close);
-	}
-	return next;
-}
-
 /* How far it is. */
 static void
 publish(SckptTask *part, SckptPosition *position)
@@ -485,7 +469,7 @@ publish(SckptTask *part, SckptPosition *position)
 	SckptPartEntry *entry;
 	uint64		state_rows;
 	Size		state_bytes;
-	TimestampTz next = next_close(part);
+	TimestampTz next = sckpt_task_next_close(part);
 	bool		news = false;
 
 	sckpt_task_state_size(part, &state_rows, &state_bytes);

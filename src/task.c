@@ -829,9 +829,8 @@ sckpt_task_claim(SckptTask *task)
 	return ours;
 }
 
-/* The watermark at which something of the task closes next, beyond what its next checkpoint closes. */
-static TimestampTz
-next_close(SckptTask *task)
+TimestampTz
+sckpt_task_next_close(SckptTask *task)
 {
 	TimestampTz next = DT_NOEND;
 
@@ -853,7 +852,7 @@ sckpt_task_publish(SckptTask *task, XLogRecPtr covered)
 	uint64		state_rows;
 	Size		state_bytes;
 	XLogRecPtr	read_lsn = task->query ? Max(task->read_lsn, task->fed) : task->def->position;
-	TimestampTz closes = task->query ? next_close(task) : DT_NOEND;
+	TimestampTz closes = task->query ? sckpt_task_next_close(task) : DT_NOEND;
 	SckptInflow *inflows = task->query ? task->inflows : task->def->inflows;
 	int			ninflows = Min(list_length(task->def->streams), SCKPT_ENTRY_STREAMS);
 	SckptCounters state = {0};

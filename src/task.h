@@ -256,6 +256,8 @@ extern void sckpt_task_advance(SckptTask *task, Oid stream, XLogRecPtr commit_ls
 extern SckptInflow *sckpt_task_inflow(SckptTask *task, Oid stream);
 /* Before a linear query is run over its pending batches: forget what an earlier attempt has counted. */
 extern void sckpt_task_begin_linear(SckptTask *task);
+/* The watermark at which something of the task closes next, beyond what its next checkpoint closes; DT_NOEND: nothing. */
+extern TimestampTz sckpt_task_next_close(SckptTask *task);
 /* Entries and bytes of all its stores. */
 extern void sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes);
 /* The operator whose results go to the sink; NULL for a linear query. */
