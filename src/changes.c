@@ -48,6 +48,7 @@ struct SckptChanges
 	/* where nothing is taken back: */
 	Tuplestorestate *store;		/* rows, in memory or in a file */
 	Size		bytes;
+	SckptChanges *held;			/* of the checkpoint that is under way; NULL: none has been */
 };
 
 SckptChanges *
@@ -75,6 +76,8 @@ sckpt_changes_destroy(SckptChanges *changes)
 	if (changes->store)
 		tuplestore_end(changes->store);
 	changes->store = NULL;
+	if (changes->held)
+		sckpt_changes_destroy(changes->held);
 }
 
 static inline uint32
@@ -255,4 +258,43 @@ sckpt_changes_clear(SckptChanges *changes)
 	changes->count = changes->space = 0;
 	changes->limit = FIRST_CONSOLIDATION;
 	changes->consolidated = true;
+}
+
+static void
+swap(SckptChanges *a, SckptChanges *b)
+{
+	SckptChanges copy = *a;
+
+	*a = *b;
+	*b = copy;
+	a->held = b;
+	b->held = NULL;
+}
+
+void
+sckpt_changes_hold(SckptChanges *changes)
+{
+	if (changes->held == NULL)
+		changes->held = sckpt_changes_create(changes->desc, changes->retracts, changes->parent);
+	swap(changes, changes->held);
+}
+
+static bool
+add_to(void *arg, TupleTableSlot *row, int32 weight)
+{
+	sckpt_changes_add(arg, row, weight);
+	return true;
+}
+
+void
+sckpt_changes_settle(SckptChanges *changes, bool committed)
+{
+	if (changes->held == NULL)
+		return;
+	if (!committed)
+	{
+		sckpt_changes_put(changes, add_to, changes->held);
+		swap(changes, changes->held);
+	}
+	sckpt_changes_clear(changes->held);
 }

@@ -25,5 +25,11 @@ extern Size sckpt_changes_bytes(SckptChanges *changes);
  */
 extern void sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg);
 extern void sckpt_changes_clear(SckptChanges *changes);
+/*
+ * Those that there are go with a checkpoint, while others come: they are held until it is known what has become of it.  Then they are dropped, or are
+ * there again, before the others.
+ */
+extern void sckpt_changes_hold(SckptChanges *changes);
+extern void sckpt_changes_settle(SckptChanges *changes, bool committed);
 
 #endif							/* SCKPT_CHANGES_H */

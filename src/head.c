@@ -322,28 +322,71 @@ receive_chunk(SckptTask *task, SckptParcel *parcel, int number, RowBuffer *buffe
 
 /* ---- Rows for our stages ---- */
 
+/* Which of our stages takes the rows at hand. */
+typedef struct Intake
+{
+	SckptTask  *task;
+	SckptOperator *operator;	/* NULL: none yet */
+	int			stage;
+	int			side;
+	TupleTableSlot *slot;
+} Intake;
+
+static void
+end_intake(Intake *intake)
+{
+	if (intake->operator == NULL)
+		return;
+	intake->operator->end_rows(intake->operator);
+	intake->operator->end_batch(intake->operator);
+	ExecDropSingleTupleTableSlot(intake->slot);
+	intake->operator = NULL;
+}
+
+static void
+begin_intake(Intake *intake, SckptParcelRow *row)
+{
+	SckptQuery *stage = intake->task->query;
+	TupleDesc	desc = NULL;
+
+	if (intake->operator && intake->stage == row->stage && intake->side == row->side)
+		return;
+	end_intake(intake);
+	while (stage && stage->place != row->stage)
+		stage = stage->above;
+	if (stage == NULL || stage->number < 0)
+		elog(ERROR, "rows for stage %d, which is not here", row->stage);
+	if (stage->join)
+		desc = stage->join->rows[row->side];
+	for (SckptQuery *below = intake->task->query; below && desc == NULL; below = below->above)
+	{
+		if (below->target == stage)
+			desc = below->result;
+	}
+	intake->stage = row->stage;
+	intake->side = row->side;
+	intake->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	intake->operator = intake->task->operators[stage->number];
+	intake->operator->side = row->side;
+	intake->operator->begin_rows(intake->operator, NULL, &intake->task->times);
+}
+
 /*
- * What the tasks hand on to our first stage, and from there upwards.  Taken in once, whatever becomes of the checkpoint; an error leaves the state
+ * What the tasks hand on to our stages, and from there upwards.  Taken in once, whatever becomes of the checkpoint; an error leaves the state
  * undefined.
  */
 static void
 consume(SckptTask *task)
 {
 	SckptHead  *head = task->head;
-	SckptOperator *operator = task->operators[0];
-	SckptQuery *below = task->query;
+	Intake		intake = {.task = task};
 	SckptIdentity identity;
-	TupleTableSlot *slot;
 	RowBuffer	buffer = {NULL, 0};
 	MemoryContext context;
 
-	for (int i = 1; i < task->query->nspread; i++)
-		below = below->above;
 	sckpt_task_begin_work(task, &identity);
 	context = AllocSetContextCreate(task->run_context, "stream_ckpt rows handed over", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	slot = MakeSingleTupleTableSlot(below->result, &TTSOpsMinimalTuple);
-	operator->begin_rows(operator, NULL, &task->times);
 	for (int i = 0; i < head->ntasks; i++)
 	{
 		SckptParcel *parcel = sckpt_parcel_open(context, &head->parts[i].parcel);
@@ -351,7 +394,7 @@ consume(SckptTask *task)
 		while (!sckpt_parcel_at_end(parcel))
 		{
 			char		kind;
-			int32		weight;
+			SckptParcelRow row;
 			SckptParcelChunk chunk;
 			SckptChange change;
 			int32		header[2];
@@ -361,10 +404,11 @@ consume(SckptTask *task)
 			switch (kind)
 			{
 				case SCKPT_PARCEL_ROW:
-					sckpt_parcel_read(parcel, &weight, sizeof(weight));
+					sckpt_parcel_read(parcel, &row, sizeof(row));
 					read_row(parcel, &buffer);
-					ExecStoreMinimalTuple(buffer.row, slot, false);
-					operator->consume(operator, slot, weight);
+					begin_intake(&intake, &row);
+					ExecStoreMinimalTuple(buffer.row, intake.slot, false);
+					intake.operator->consume(intake.operator, intake.slot, row.weight);
 					break;
 				case SCKPT_PARCEL_INFLOWS:
 					read_inflows(task, parcel);
@@ -390,9 +434,7 @@ consume(SckptTask *task)
 		}
 		sckpt_parcel_destroy(parcel);
 	}
-	operator->end_rows(operator);
-	operator->end_batch(operator);
-	ExecDropSingleTupleTableSlot(slot);
+	end_intake(&intake);
 	sckpt_task_hand_on(task);
 	MemoryContextSwitchTo(task->run_context);
 	MemoryContextDelete(context);
@@ -407,6 +449,7 @@ typedef struct Target
 	SckptTask  *task;
 	SckptSink  *sink;
 	SckptAppender *appender;
+	SckptChanging *changing;
 	SckptCarefulChanges *careful;
 	TupleTableSlot *slot;
 	RowBuffer	buffer;
@@ -432,6 +475,13 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	SckptTask  *task = target->task;
 	bool		append = change->kind == SCKPT_CHANGE_APPEND;
 
+	if (task->last->join)
+	{
+		if (target->changing == NULL)
+			target->changing = sckpt_changing_open(task);
+		sckpt_changing_put(target->changing, target->slot, append ? 1 : -1);
+		return;
+	}
 	if (task->careful)
 	{
 		if (target->careful == NULL)
@@ -473,6 +523,8 @@ close_target(Target *target)
 		sckpt_sink_close(target->sink);
 	if (target->appender)
 		target->task->attempt->rows_out += sckpt_appender_close(target->appender);
+	if (target->changing)
+		target->task->attempt->rows_out += sckpt_changing_close(target->changing);
 	if (target->careful)
 		sckpt_careful_changes_end(target->careful);
 }
@@ -489,7 +541,7 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 	while (!sckpt_parcel_at_end(parcel))
 	{
 		char		kind;
-		int32		weight;
+		SckptParcelRow row;
 		SckptChange change;
 
 		CHECK_FOR_INTERRUPTS();
@@ -497,7 +549,7 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 		switch (kind)
 		{
 			case SCKPT_PARCEL_ROW:
-				sckpt_parcel_read(parcel, &weight, sizeof(weight));
+				sckpt_parcel_read(parcel, &row, sizeof(row));
 				read_row(parcel, &target->buffer);
 				break;
 			case SCKPT_PARCEL_INFLOWS:
@@ -655,6 +707,9 @@ time_out(SckptTask *task, void *arg)
 
 	for (int i = 0; i < task->head->ntasks; i++)
 		acknowledged += task->head->parts[i].packed == task->attempt->id;
+
+	/* What those have handed on to our stages is lost with their parcels. */
+	task->attempt->undefined = task->noperators > 0;
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("checkpoint " INT64_FORMAT " of pipeline \"%s\" was not complete at the timeout", task->attempt->id, task->def->name),

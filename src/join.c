@@ -40,7 +40,7 @@
 #include "changes.h"
 #include "codec.h"
 #include "compat.h"
-#include "expand.h"
+#include "feed.h"
 #include "group.h"
 #include "join.h"
 #include "timer.h"
@@ -75,10 +75,7 @@ typedef struct JoinList
 /* One side. */
 typedef struct JoinSide
 {
-	SckptQuery *leaf;			/* its linear source; NULL: a stage below */
-	SckptExpander *expander;	/* of a source with windows */
-	ProjectionInfo *projection; /* of a source: its row, from what the SQL gives */
-	ExprContext *source;
+	SckptFeed  *feed;			/* of a linear source; NULL: its rows come from a stage below */
 	TupleDesc	desc;
 	AttrNumber *keys;
 	bool		keeps;			/* its rows without a match are handed on */
@@ -89,7 +86,6 @@ typedef struct JoinSide
 	SckptCodec *codecs;
 	AttrNumber	due;			/* see query.h */
 	int64		delay;			/* with allowed_lateness */
-	AttrNumber	judged;
 	Datum	   *values;
 	bool	   *nulls;
 } JoinSide;
@@ -104,6 +100,7 @@ typedef struct StreamJoin
 	JoinSide	sides[2];
 	bool		pairs;			/* hands on pairs: not of semi and anti joins */
 	SckptGroupKey *key;
+	SckptGroupKey *route;		/* the routing keys; NULL: it is not spread over tasks */
 	Datum	   *key_values;
 	bool	   *key_nulls;
 	SckptState *lists;
@@ -203,22 +200,6 @@ due_of(JoinSide *side)
 		return DT_NOBEGIN;		/* it matches nothing at all */
 	due = DatumGetInt64(side->values[side->due - 1]);
 	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
-}
-
-/* Does a row come too late to be joined? */
-static bool
-is_late(StreamJoin *join, JoinSide *side, TupleTableSlot *source)
-{
-	ItemPointer place = (ItemPointer) DatumGetPointer(source->tts_values[side->leaf->row - 1]);
-	uint32		segment = BlockIdGetBlockNumber(&place->ip_blkid);
-	TimestampTz watermark = join->input->before[segment].watermark;
-	int64		limit = Max(add_time(watermark, -join->query->lateness), join->query->closed_until);
-	int64		time = DatumGetInt64(side->values[side->judged - 1]);
-
-	if (side->nulls[side->judged - 1] || watermark == DT_NOBEGIN || TIMESTAMP_NOT_FINITE(time) || time >= limit)
-		return false;
-	join->input->late(join->input->arg, segment, place->ip_posid);
-	return true;
 }
 
 /* ---- Rows ---- */
@@ -425,34 +406,23 @@ take_row(StreamJoin *join, int number, int64 weight)
 		row->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
 }
 
-/* `source`: the row of the SQL that it was made of, if it is to be judged. */
+/* A row of the side at hand. */
 static void
-take_slot(StreamJoin *join, TupleTableSlot *slot, TupleTableSlot *source, int64 weight)
+take_slot(void *arg, TupleTableSlot *slot, int32 weight)
 {
+	StreamJoin *join = arg;
 	JoinSide   *side = &join->sides[join->operator.side];
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 
 	slot_getallattrs(slot);
 	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
 	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
-	if (source == NULL || !is_late(join, side, source))
-		take_row(join, join->operator.side, weight);
+	take_row(join, join->operator.side, weight);
 	ExecClearTuple(side->incoming);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
 	if (join->operator.relieve && sckpt_changes_bytes(join->changes) > RELIEVE_BYTES)
 		join->operator.relieve(join->operator.relieve_arg, &join->operator);
-}
-
-static void
-take_expanded(void *arg, TupleTableSlot *row, uint32 segment, int32 weight)
-{
-	StreamJoin *join = arg;
-	JoinSide   *side = &join->sides[join->operator.side];
-
-	ResetExprContext(side->source);
-	side->source->ecxt_scantuple = row;
-	take_slot(join, ExecProject(side->projection), side->judged ? row : NULL, weight);
 }
 
 static void
@@ -467,13 +437,10 @@ join_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 	StreamJoin *join = (StreamJoin *) operator;
 	JoinSide   *side = &join->sides[operator->side];
 
-	slot_getallattrs(slot);
-	if (side->expander)
-		sckpt_expander_take(side->expander, join->input, slot, weight, take_expanded, join);
-	else if (side->leaf)
-		take_expanded(join, slot, 0, weight);
+	if (side->feed && join->input)
+		sckpt_feed_take(side->feed, join->input, slot, take_slot, join);
 	else
-		take_slot(join, slot, NULL, weight);
+		take_slot(join, slot, weight);
 }
 
 static void
@@ -646,6 +613,28 @@ join_find(SckptOperator *operator, Datum *values, bool *nulls)
 	return SCKPT_NO_REF;
 }
 
+static uint32
+join_route(SckptOperator *operator, SckptRef ref)
+{
+	StreamJoin *join = (StreamJoin *) operator;
+	SckptQuery *query = join->query;
+	JoinRow    *row = row_at(join, ref);
+	MemoryContext old = MemoryContextSwitchTo(join->row_context);
+	Datum	   *values = palloc(query->nroutes * sizeof(Datum));
+	bool	   *nulls = palloc(query->nroutes * sizeof(bool));
+	TupleTableSlot *slot = join->sides[row->side].stored;
+	uint32		hash;
+
+	ExecStoreMinimalTuple(tuple_of(row), slot, false);
+	for (int i = 0; i < query->nroutes; i++)
+		values[i] = slot_getattr(slot, join->sides[row->side].keys[query->routes[i]], &nulls[i]);
+	hash = sckpt_group_key_hash(join->route, values, nulls);
+	ExecClearTuple(slot);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(join->row_context);
+	return hash;
+}
+
 static bool
 join_mergeable(SckptOperator *operator)
 {
@@ -664,8 +653,8 @@ join_destroy(SckptOperator *operator)
 	sckpt_state_destroy(join->lists);
 	for (int i = 0; i < 2; i++)
 	{
-		if (join->sides[i].expander)
-			sckpt_expander_destroy(join->sides[i].expander);
+		if (join->sides[i].feed)
+			sckpt_feed_destroy(join->sides[i].feed);
 	}
 	FreeExecutorState(join->estate);
 	MemoryContextDelete(join->context);
@@ -716,11 +705,9 @@ prepare_side(StreamJoin *join, int number)
 	SckptJoin  *def = join->join;
 	int			natts = def->rows[number]->natts;
 
-	side->leaf = def->leaf[number];
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
 	side->due = def->due[number];
-	side->judged = def->judged[number];
 	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
 		(number == 1 && def->type == JOIN_RIGHT);
@@ -734,13 +721,8 @@ prepare_side(StreamJoin *join, int number)
 	side->codecs = palloc0(Max(1, natts) * sizeof(SckptCodec));
 	for (int i = 0; i < natts; i++)
 		sckpt_codec_init(&side->codecs[i], TupleDescAttr(side->desc, i)->atttypid, TupleDescAttr(side->desc, i)->atttypmod, join->context);
-	if (side->leaf)
-	{
-		side->source = CreateExprContext(join->estate);
-		side->projection = prepare_projection(copyObject(side->leaf->targetlist), side->source);
-		if (side->leaf->nwindows > 0 || side->leaf->ncomputed > 0 || side->leaf->condition)
-			side->expander = sckpt_expander_create(side->leaf, join->context);
-	}
+	if (def->leaf[number])
+		side->feed = sckpt_feed_create(join->query, number, join->context);
 }
 
 SckptOperator *
@@ -759,6 +741,8 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->estate = CreateExecutorState();
 	join->econtext = CreateExprContext(join->estate);
 	join->key = sckpt_group_key_create(query->join->keys, query->join->nkeys, context);
+	if (query->nroutes > 0)
+		join->route = sckpt_group_key_create(query->route_keys, query->nroutes, context);
 	join->key_values = palloc0(query->join->nkeys * sizeof(Datum));
 	join->key_nulls = palloc0(query->join->nkeys * sizeof(bool));
 	for (int side = 0; side < 2; side++)
@@ -796,6 +780,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->operator.begin_results = join_nothing;
 	join->operator.end_results = join_nothing;
 	join->operator.hand_on = join_hand_on;
+	join->operator.route = join_route;
 	join->operator.destroy = join_destroy;
 	join->operator.mergeable = join_mergeable;
 	MemoryContextSwitchTo(old);

@@ -278,8 +278,11 @@ sckpt_part_send_deletions(SckptTask *part, int stage, Datum *ids, int nids)
 bool
 sckpt_part_send_row(void *arg, TupleTableSlot *row, int32 weight)
 {
-	send(arg, SCKPT_PARCEL_ROW, &weight, sizeof(weight));
-	send_tuple(arg, row);
+	SckptPartTarget *target = arg;
+	SckptParcelRow head = {weight, target->stage->place, target->side};
+
+	send(target->part, SCKPT_PARCEL_ROW, &head, sizeof(head));
+	send_tuple(target->part, row);
 	return true;
 }
 

@@ -37,7 +37,7 @@
 
 /* What a parcel consists of: a byte, then what it says. */
 #define SCKPT_PARCEL_INFLOWS	'I' /* SckptInflow of each stream */
-#define SCKPT_PARCEL_ROW		'R' /* int32 weight, row: for the stage above */
+#define SCKPT_PARCEL_ROW		'R' /* SckptParcelRow, row: for a stage of the head */
 #define SCKPT_PARCEL_CHANGE		'C' /* SckptChange, row of the result */
 #define SCKPT_PARCEL_CHUNK		'S' /* SckptParcelChunk, payload */
 #define SCKPT_PARCEL_DELETIONS	'D' /* int32 stage, int32 count, int64 ids of chunks */
@@ -48,7 +48,8 @@ typedef enum SckptChangeKind
 {
 	SCKPT_CHANGE_PUT,
 	SCKPT_CHANGE_DELETE,
-	SCKPT_CHANGE_APPEND
+	SCKPT_CHANGE_APPEND,
+	SCKPT_CHANGE_REMOVE			/* one that is identical */
 } SckptChangeKind;
 
 /* To a row of the sink; see sink.h. */
@@ -58,6 +59,13 @@ typedef struct SckptChange
 	bool		there;
 	ItemPointerData hint;
 } SckptChange;
+
+typedef struct SckptParcelRow
+{
+	int32		weight;
+	int16		stage;			/* its place, */
+	int16		side;			/* and which input of it */
+} SckptParcelRow;
 
 typedef struct SckptParcelChunk
 {
@@ -71,8 +79,14 @@ typedef struct SckptParcelChunk
 extern uint32 sckpt_part_send_change(SckptTask *part, SckptChangeKind kind, TupleTableSlot *row, ItemPointer hint, bool there);
 extern void sckpt_part_send_chunk(SckptTask *part, int stage, int64 id, uint32 entries, const char *payload, Size bytes);
 extern void sckpt_part_send_deletions(SckptTask *part, int stage, Datum *ids, int nids);
-/* For the stage above: a SckptPutAbove. */
-extern bool sckpt_part_send_row(void *part, TupleTableSlot *row, int32 weight);
+/* For a stage of the head: a SckptPutAbove, whose argument is a SckptPartTarget. */
+typedef struct SckptPartTarget
+{
+	SckptTask  *part;
+	SckptQuery *stage;
+	int			side;
+} SckptPartTarget;
+extern bool sckpt_part_send_row(void *target, TupleTableSlot *row, int32 weight);
 
 /* ---- In the worker's loop ---- */
 

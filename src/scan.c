@@ -373,7 +373,7 @@ stream_iterate(ForeignScanState *node)
 				continue;
 			}
 		}
-		state->scan->taken++;
+		state->scan->taken += state->route == NULL || sckpt_route_counts(state->route);
 		if (state->bounded == 0 || !is_ahead(state, slot, number))
 			return slot;
 		CHECK_FOR_INTERRUPTS();

@@ -52,6 +52,13 @@ store_state(SckptTask *task, SckptStore *store)
 	return store->elements ? operator->elements : operator->state;
 }
 
+/* Rows that the task makes for the sink; NULL: it makes results of entries, or none. */
+static SckptChanges *
+result_changes(SckptTask *task)
+{
+	return task->results && task->noperators > 0 ? sckpt_task_last(task)->changes : NULL;
+}
+
 /* ---- Packing ---- */
 
 /* On its way through a store's dirty list. */
@@ -540,12 +547,27 @@ put_change(void *arg, TupleTableSlot *row, int32 weight)
 	return true;
 }
 
+static bool
+send_change(void *arg, TupleTableSlot *row, int32 weight)
+{
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	(void) sckpt_part_send_change(arg, weight > 0 ? SCKPT_CHANGE_APPEND : SCKPT_CHANGE_REMOVE, row, &nowhere, false);
+	return true;
+}
+
 /* Rows that the last operator has made, and taken back. */
 static void
 write_changes(SckptTask *task)
 {
 	SckptChanging *changing;
 
+	if (task->attempt->parcel)
+	{
+		sckpt_changes_put(sckpt_task_last(task)->changes, send_change, task);
+		return;
+	}
 	if (sckpt_changes_count(sckpt_task_last(task)->changes) == 0)
 		return;
 	changing = sckpt_changing_open(task);
@@ -721,11 +743,9 @@ switch_stores(SckptTask *task, const SckptOutcome *changes)
 void
 sckpt_snapshot_switch(SckptTask *task)
 {
-	SckptOperator *last = sckpt_task_last(task);
-
 	switch_stores(task, NULL);
-	if (last && last->changes)
-		sckpt_changes_clear(last->changes);
+	if (result_changes(task))
+		sckpt_changes_clear(result_changes(task));
 }
 
 /* ---- A task that goes on before the commit ---- */
@@ -733,6 +753,8 @@ sckpt_snapshot_switch(SckptTask *task)
 void
 sckpt_snapshot_detach(SckptTask *task)
 {
+	SckptChanges *changes = result_changes(task);
+
 	/* What can fail, first. */
 	for (int i = 0; i < task->nstores; i++)
 	{
@@ -743,6 +765,8 @@ sckpt_snapshot_detach(SckptTask *task)
 	}
 	for (int i = 0; i < task->nstores; i++)
 		sckpt_state_detach_dirty(store_state(task, &task->stores[i]), task->attempt->snapshots[i].refs);
+	if (changes)
+		sckpt_changes_hold(changes);
 }
 
 /* Everything is as changed as it was. */
@@ -773,6 +797,8 @@ take_back(SckptTask *task, int number)
 void
 sckpt_snapshot_settle(SckptTask *task, bool committed, const SckptOutcome *changes)
 {
+	if (result_changes(task))
+		sckpt_changes_settle(result_changes(task), committed);
 	if (committed)
 	{
 		switch_stores(task, changes);

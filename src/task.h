@@ -64,8 +64,12 @@ typedef struct SckptSource
 {
 	SckptStage	stage;
 	SckptQuery *query;			/* whose source it is */
-	int			operator;
+	SckptQuery *target;			/* which stage takes its rows */
 	int			side;
+	struct SckptRoute *route;	/* NULL: all rows are the task's own */
+	/* where that stage is in the head: the rows until they are handed over */
+	struct SckptFeed *feed;
+	struct SckptChanges *rows;
 } SckptSource;
 
 /* A batch that a linear query will run over at its next checkpoint. */
@@ -125,10 +129,9 @@ typedef struct SckptTask
 	MemoryContext run_context;
 	SckptQuery *query;
 	SckptStage	stage;
-	int			first_stage;	/* its first operator's, from 0 */
-	bool		results;		/* its last operator's results go to the sink */
+	bool		results;		/* the last stage is here: its last operator's results go to the sink */
 	bool		laid_out_anew;	/* all of its state has to be stored anew, in place of what there is */
-	struct SckptRoute *route;	/* NULL: all rows are its own */
+	struct SckptRoute *route;	/* of `stage`; NULL: all rows are its own */
 	MemoryContext handing_context;	/* reset with each row handed over */
 	int			noperators;		/* 0: the query is linear */
 	SckptOperator *operators[SCKPT_MAX_STAGES];	/* in the order of the stages; the last one's results go to the sink */
@@ -275,7 +278,7 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
 extern void sckpt_task_propagate(SckptTask *task);
 /* The same within the transaction at hand; a task of a parallel pipeline hands on to the head, too, if that has the next stage. */
 extern void sckpt_task_hand_on(SckptTask *task);
-/* How its chunks are spread over tasks: pipeline_position.layout. */
+/* How its chunks are spread over tasks, and of which stages: pipeline_position.layout. */
 extern int	sckpt_task_layout(SckptTask *task);
 /* What a checkpoint has been asked to cover, and none does yet; Invalid: nothing. */
 extern XLogRecPtr sckpt_task_requested(SckptTask *task);
