@@ -382,7 +382,8 @@ take_rows(void *arg, uint64 first, uint64 end)
 	{
 		ExecStoreMinimalTuple(changes->list[i].row, changes->slot, false);
 		slot_getallattrs(changes->slot);
-		sckpt_retain_touch(changes->task, changes->slot);
+		if (changes->task->last->grouped)
+			sckpt_retain_touch(changes->task, changes->slot);
 		sckpt_appender_put(appender, changes->slot);
 	}
 	changes->task->attempt->rows_out += sckpt_appender_close(appender);

@@ -48,7 +48,7 @@ struct SckptChanges
 	/* where nothing is taken back: */
 	Tuplestorestate *store;		/* rows, in memory or in a file */
 	Size		bytes;
-	SckptChanges *held;			/* of the checkpoint that is under way; NULL: none has been */
+	SckptChanges *held;			/* what was before it; NULL: nothing is held */
 };
 
 SckptChanges *
@@ -73,11 +73,15 @@ sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent)
 void
 sckpt_changes_destroy(SckptChanges *changes)
 {
-	if (changes->store)
-		tuplestore_end(changes->store);
-	changes->store = NULL;
 	if (changes->held)
 		sckpt_changes_destroy(changes->held);
+	if (changes->store)
+		tuplestore_end(changes->store);
+	ExecDropSingleTupleTableSlot(changes->slot);
+	MemoryContextDelete(changes->context);
+	if (changes->changes)
+		pfree(changes->changes);
+	pfree(changes);
 }
 
 static inline uint32
@@ -260,23 +264,15 @@ sckpt_changes_clear(SckptChanges *changes)
 	changes->consolidated = true;
 }
 
-static void
-swap(SckptChanges *a, SckptChanges *b)
-{
-	SckptChanges copy = *a;
-
-	*a = *b;
-	*b = copy;
-	a->held = b;
-	b->held = NULL;
-}
-
 void
 sckpt_changes_hold(SckptChanges *changes)
 {
-	if (changes->held == NULL)
-		changes->held = sckpt_changes_create(changes->desc, changes->retracts, changes->parent);
-	swap(changes, changes->held);
+	SckptChanges *held = sckpt_changes_create(changes->desc, changes->retracts, changes->parent);
+	SckptChanges copy = *held;
+
+	*held = *changes;
+	*changes = copy;
+	changes->held = held;
 }
 
 static bool
@@ -287,14 +283,21 @@ add_to(void *arg, TupleTableSlot *row, int32 weight)
 }
 
 void
-sckpt_changes_settle(SckptChanges *changes, bool committed)
+sckpt_changes_settle(SckptChanges *changes, bool drop)
 {
-	if (changes->held == NULL)
-		return;
-	if (!committed)
+	SckptChanges *held = changes->held;
+	SckptChanges copy;
+
+	Assert(held != NULL);
+	if (drop)
+		changes->held = held->held;
+	else
 	{
-		sckpt_changes_put(changes, add_to, changes->held);
-		swap(changes, changes->held);
+		sckpt_changes_put(changes, add_to, held);
+		copy = *changes;
+		*changes = *held;
+		*held = copy;
 	}
-	sckpt_changes_clear(changes->held);
+	held->held = NULL;
+	sckpt_changes_destroy(held);
 }

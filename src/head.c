@@ -475,7 +475,7 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	SckptTask  *task = target->task;
 	bool		append = change->kind == SCKPT_CHANGE_APPEND;
 
-	if (task->last->join)
+	if (task->last->join && !(append && task->careful))
 	{
 		if (target->changing == NULL)
 			target->changing = sckpt_changing_open(task);

@@ -90,6 +90,16 @@ typedef struct JoinSide
 	bool	   *nulls;
 } JoinSide;
 
+/* A row as it was before a try. */
+typedef struct UndoRow
+{
+	SckptRef	ref;			/* hash key */
+	bool		added;			/* it was not: nothing else here counts */
+	uint16		flags;
+	int64		weight;
+	int64		matches;
+} UndoRow;
+
 typedef struct StreamJoin
 {
 	SckptOperator operator;
@@ -113,6 +123,7 @@ typedef struct StreamJoin
 	ExprState  *filter;
 	ProjectionInfo *projection;
 	SckptChanges *changes;
+	HTAB	   *undo;			/* UndoRow; NULL: nothing is tried */
 } StreamJoin;
 
 static inline JoinRow *
@@ -251,6 +262,24 @@ add_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef li
 	return ref;
 }
 
+/* Before a row is changed. */
+static void
+note(StreamJoin *join, SckptRef ref, JoinRow *row, bool added)
+{
+	UndoRow    *undo;
+	bool		found;
+
+	if (join->undo == NULL)
+		return;
+	undo = hash_search(join->undo, &ref, HASH_ENTER, &found);
+	if (found)
+		return;
+	undo->added = added;
+	undo->flags = row->entry.flags;
+	undo->weight = row->weight;
+	undo->matches = row->matches;
+}
+
 static inline void
 touch(StreamJoin *join, SckptRef ref, JoinRow *row)
 {
@@ -322,6 +351,7 @@ change_matches(StreamJoin *join, int side, SckptRef ref, JoinRow *row, int64 cha
 	bool		before = row->matches != 0;
 	bool		after;
 
+	note(join, ref, row, false);
 	row->matches += change;
 	after = row->matches != 0;
 	touch(join, ref, row);
@@ -345,6 +375,7 @@ take_row(StreamJoin *join, int number, int64 weight)
 	JoinRow    *row;
 	int64		matches = 0;
 	uint32		hash;
+	bool		added;
 
 	for (int i = 0; i < side->desc->natts; i++)
 	{
@@ -394,9 +425,11 @@ take_row(StreamJoin *join, int number, int64 weight)
 		return;
 	hash = row_hash(number, tuple);
 	ref = find_row(join, hash, number, tuple);
-	if (ref == SCKPT_NO_REF)
+	added = ref == SCKPT_NO_REF;
+	if (added)
 		ref = add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? find_list(join, true) : list);
 	row = row_at(join, ref);
+	note(join, ref, row, added);
 	row->weight += weight;
 	row->matches = matches;
 	touch(join, ref, row);
@@ -448,10 +481,71 @@ join_nothing(SckptOperator *operator)
 {
 }
 
+/* ---- Trying ---- */
+
+static void
+end_undo(StreamJoin *join, bool drop)
+{
+	if (join->undo == NULL)
+		return;
+	if (drop)
+		sckpt_changes_clear(join->changes);
+	sckpt_changes_settle(join->changes, false);
+	hash_destroy(join->undo);
+	join->undo = NULL;
+}
+
+static void
+join_begin_undo(SckptOperator *operator)
+{
+	StreamJoin *join = (StreamJoin *) operator;
+	HASHCTL		control = {0};
+
+	end_undo(join, false);
+	control.keysize = sizeof(SckptRef);
+	control.entrysize = sizeof(UndoRow);
+	control.hcxt = join->context;
+	join->undo = hash_create("stream_ckpt undo", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	sckpt_changes_hold(join->changes);
+}
+
+static void
+join_end_undo(SckptOperator *operator)
+{
+	end_undo((StreamJoin *) operator, false);
+}
+
 static bool
 join_undo(SckptOperator *operator)
 {
-	return false;
+	StreamJoin *join = (StreamJoin *) operator;
+	const uint16 leaving = SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
+	HASH_SEQ_STATUS status;
+	UndoRow    *undo;
+
+	hash_seq_init(&status, join->undo);
+	while ((undo = hash_seq_search(&status)) != NULL)
+	{
+		JoinRow    *row = row_at(join, undo->ref);
+
+		if (undo->added)
+		{
+			join_remove(operator, false, undo->ref);
+			continue;
+		}
+		row->weight = undo->weight;
+		row->matches = undo->matches;
+		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
+	}
+	for (int side = 0; side < 2; side++)
+	{
+		ExecClearTuple(join->sides[side].incoming);
+		ExecClearTuple(join->sides[side].stored);
+	}
+	MemoryContextReset(join->row_context);
+	end_undo(join, true);
+	join_begin_undo(operator);
+	return true;
 }
 
 /* ---- Handing on ---- */
@@ -762,9 +856,9 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->operator.consume = join_consume;
 	join->operator.end_rows = join_nothing;
 	join->operator.end_batch = join_nothing;
-	join->operator.begin_undo = join_nothing;
+	join->operator.begin_undo = join_begin_undo;
 	join->operator.undo = join_undo;
-	join->operator.end_undo = join_nothing;
+	join->operator.end_undo = join_end_undo;
 	join->operator.start = join_nothing;
 	join->operator.close = join_close;
 	join->operator.next_close = join_next_close;

@@ -499,16 +499,6 @@ sckpt_pipeline_check_ttl(SckptQuery *query)
 				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
 }
 
-void
-sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
-{
-	if (keep_dead && sckpt_query_has_join(query))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("on_error => 'dead_letter' for a join of streams is not supported"),
-				 errhint("What fails in a join may be a pair of rows. Leave the argument out.")));
-}
-
 /* Say it where a join keeps its rows for good. */
 static void
 notice_growth(SckptQuery *query, const char *pipeline)
@@ -560,7 +550,6 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	last = sckpt_query_last(query);
 	if (!PG_ARGISNULL(9))
 		sckpt_pipeline_check_ttl(query);
-	sckpt_pipeline_check_joins(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
 	notice_growth(query, relation->relname);
 	if (owned)
 		result = create_result(relation, last, final);

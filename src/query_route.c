@@ -306,15 +306,29 @@ sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism)
 {
 	int			nstages = 0;
 	int			nspread = 0;
+	List	   *read = NIL;
+	bool		twice = false;
 
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
 		nstages++;
 		nspread += stage->spread;
+		for (int side = 0; side < 3; side++)
+		{
+			SckptQuery *source = side == 2 ? stage : stage->join ? stage->join->leaf[side] : NULL;
+
+			if (source == NULL || source->source == NULL)
+				continue;
+			twice |= list_length(list_difference_oid(source->scanned, read)) < list_length(source->scanned);
+			read = list_concat_unique_oid(read, source->scanned);
+		}
 	}
 
-	/* A row that the head's stage refuses would have to be taken back below, where it has been handed on already. */
-	if (parallelism == 1 || (keep_dead && nspread < nstages))
+	/*
+	 * A row that the head's stage refuses would have to be taken back below, where it has been handed on already; and so would, in another task, one that is read
+	 * twice.
+	 */
+	if (parallelism == 1 || (keep_dead && (nspread < nstages || twice)))
 		return 0;
 	return nspread;
 }

@@ -17,7 +17,6 @@
 struct SckptRouteScan
 {
 	SckptRoute *route;
-	bool		counts;
 	int			ncolumns;
 	AttrNumber *columns;		/* of keys that are columns; 0: an expression */
 	ExprState **exprs;
@@ -33,7 +32,6 @@ sckpt_route_create(SckptQuery *source, int task, int ntasks, MemoryContext conte
 	route->task = task;
 	route->ntasks = ntasks;
 	route->source = source;
-	route->counted = source->scanned;
 	if (source->nroutes > 0)
 		route->key = sckpt_group_key_create(source->route_keys, source->nroutes, context);
 	return route;
@@ -50,7 +48,6 @@ sckpt_route_begin(SckptRoute *route, Oid stream, PlanState *node)
 	while (list_nth_oid(source->scanned, number) != stream)
 		number++;
 	scan->route = route;
-	scan->counts = list_member_oid(route->counted, stream);
 	scan->ncolumns = source->nroutes;
 	scan->columns = palloc0(scan->ncolumns * sizeof(AttrNumber));
 	scan->exprs = palloc0(scan->ncolumns * sizeof(ExprState *));
@@ -88,10 +85,4 @@ sckpt_route_takes(SckptRouteScan *scan, TupleTableSlot *slot, ExprContext *conte
 	hash = sckpt_group_key_hash(route->key, scan->values, scan->nulls);
 	route->evaluating = false;
 	return sckpt_route_task(hash, route->ntasks) == route->task;
-}
-
-bool
-sckpt_route_counts(SckptRouteScan *scan)
-{
-	return scan->counts;
 }

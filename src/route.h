@@ -19,7 +19,6 @@ typedef struct SckptRoute
 	int			ntasks;			/* of so many */
 	SckptQuery *source;			/* of its rows */
 	SckptGroupKey *key;			/* NULL: all rows are the first task's */
-	List	   *counted;		/* streams whose rows count as taken: another source counts the others' */
 	bool		evaluating;		/* after an error: it came from a routing key, in every task */
 } SckptRoute;
 
@@ -32,8 +31,6 @@ extern SckptRoute *sckpt_route_create(SckptQuery *source, int task, int ntasks, 
 extern SckptRouteScan *sckpt_route_begin(SckptRoute *route, Oid stream, PlanState *node);
 /* Is the row in the slot the task's?  In a context that is reset per row; with the slot in the expression context as the scanned row. */
 extern bool sckpt_route_takes(SckptRouteScan *scan, TupleTableSlot *slot, ExprContext *context);
-/* Is what it takes to be counted? */
-extern bool sckpt_route_counts(SckptRouteScan *scan);
 /* The hash of a group's key values, of any stage that is spread. */
 static inline int
 sckpt_route_task(uint32 hash, int ntasks)

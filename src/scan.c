@@ -66,6 +66,7 @@ typedef struct StreamScan
 	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
+	bool		counts;			/* its rows are counted here */
 	SckptRouteScan *route;		/* NULL: all rows are wanted */
 	HeapTupleData tuple;
 } StreamScan;
@@ -249,6 +250,7 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 	state->next_segment = armed_scan->first_segment;
 	state->seen = armed_scan->first_seen;
 	scans_left--;
+	state->counts = !list_member_oid(armed_scan->others, relid);
 	if (armed_scan->route)
 		state->route = sckpt_route_begin(armed_scan->route, relid, &node->ss.ps);
 	node->fdw_state = state;
@@ -302,7 +304,8 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 		return false;
 	if (scan->ahead)
 	{
-		scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
+		if (state->counts)
+			scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
 		return true;
 	}
 	ereport(ERROR,
@@ -373,7 +376,7 @@ stream_iterate(ForeignScanState *node)
 				continue;
 			}
 		}
-		state->scan->taken += state->route == NULL || sckpt_route_counts(state->route);
+		state->scan->taken += state->counts;
 		if (state->bounded == 0 || !is_ahead(state, slot, number))
 			return slot;
 		CHECK_FOR_INTERRUPTS();

@@ -540,10 +540,24 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 
 /* ---- Results: changes ---- */
 
+/* Where rows go to one by one, and those that the sink refuses are buried, where that is wanted. */
+typedef struct ChangesTarget
+{
+	SckptChanging *changing;
+	SckptCarefulChanges *careful;
+} ChangesTarget;
+
 static bool
 put_change(void *arg, TupleTableSlot *row, int32 weight)
 {
-	sckpt_changing_put(arg, row, weight);
+	ChangesTarget *target = arg;
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	if (weight > 0 && target->careful)
+		sckpt_careful_changes_add(target->careful, true, false, false, &nowhere, row, NULL);
+	else
+		sckpt_changing_put(target->changing, row, weight);
 	return true;
 }
 
@@ -561,7 +575,7 @@ send_change(void *arg, TupleTableSlot *row, int32 weight)
 static void
 write_changes(SckptTask *task)
 {
-	SckptChanging *changing;
+	ChangesTarget target;
 
 	if (task->attempt->parcel)
 	{
@@ -570,9 +584,12 @@ write_changes(SckptTask *task)
 	}
 	if (sckpt_changes_count(sckpt_task_last(task)->changes) == 0)
 		return;
-	changing = sckpt_changing_open(task);
-	sckpt_changes_put(sckpt_task_last(task)->changes, put_change, changing);
-	task->attempt->rows_out += sckpt_changing_close(changing);
+	target.careful = task->careful ? sckpt_careful_changes_begin(task) : NULL;
+	target.changing = sckpt_changing_open(task);
+	sckpt_changes_put(sckpt_task_last(task)->changes, put_change, &target);
+	task->attempt->rows_out += sckpt_changing_close(target.changing);
+	if (target.careful)
+		sckpt_careful_changes_end(target.careful);
 }
 
 /* ---- The whole ---- */

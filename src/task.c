@@ -407,9 +407,7 @@ add_sources(SckptTask *task)
 	{
 		SckptSource *source = &task->sources[i];
 
-		if (source->route == NULL)
-			continue;
-		source->route->counted = list_difference_oid(source->query->scanned, counted);
+		source->others = list_difference_oid(source->query->scanned, list_difference_oid(source->query->scanned, counted));
 		counted = list_concat_unique_oid(counted, source->query->scanned);
 	}
 }
@@ -546,6 +544,7 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->end = PG_UINT64_MAX;
 	scan->first_segment = 0;
 	scan->first_seen = 0;
+	scan->others = NIL;
 	scan->route = task->route;
 	scan->taken = 0;
 	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
@@ -659,38 +658,38 @@ forward_row(void *arg, TupleTableSlot *slot)
 	sckpt_feed_take(forwarding->source->feed, forwarding->input, slot, keep_row, forwarding->source);
 }
 
-/* Run each source of a query with joins over what there is of its streams, and hand on what comes of that.  Returns how many rows were the task's. */
-static uint64
-feed_sources(SckptTask *task, SckptBatch *batch, SckptInput *input)
+void
+sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input)
 {
-	uint64		taken = 0;
-
 	for (int i = 0; i < task->nsources; i++)
 	{
 		SckptSource *source = &task->sources[i];
 		SckptOperator *operator = source->feed ? NULL : task->operators[source->target->number];
 		Forwarding	forwarding = {source, input};
 		SckptReceiver receiver = {operator, forward_row, &forwarding};
-		SckptScan	scan;
+		SckptScan	own = *scan;
 
-		(void) sckpt_task_scan(task, batch, &scan);
-		scan.streams = source->query->scanned;
-		scan.nscans = source->query->nscanned;
-		scan.route = source->route;
-		if (sckpt_scan_count(&scan) == 0 || (scan.route && scan.route->key == NULL && task->number > 0))
+		own.streams = source->query->scanned;
+		if (sckpt_scan_count(&own) == 0 || (source->route && source->route->key == NULL && task->number > 0))
 			continue;
+
+		/* All streams' rows are numbered: those that the scan is narrowed to are the same for each source. */
+		own.streams = scan->streams;
+		own.nscans = source->query->nscanned;
+		own.others = source->others;
+		own.route = scan->route = source->route;
+		own.taken = 0;
 		if (operator)
 		{
 			operator->side = source->side;
 			operator->begin_rows(operator, input, NULL);
 		}
-		sckpt_stage_run(&source->stage, &scan, source->query, &receiver);
+		sckpt_stage_run(&source->stage, &own, source->query, &receiver);
 		if (operator)
 			operator->end_batch(operator);
-		taken += scan.taken;
+		scan->taken += own.taken;
 	}
 	hand_on_changes(task);
-	return taken;
 }
 
 void
@@ -737,10 +736,10 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->nsources > 0)
-			scan.taken = feed_sources(task, batch, &input);
-		else if (task->careful || task->halting)
+		if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
+		else if (task->nsources > 0)
+			sckpt_task_feed_sources(task, &scan, &input);
 		else
 		{
 			operator->begin_rows(operator, &input, NULL);
@@ -770,7 +769,8 @@ put_above(void *arg, TupleTableSlot *row, int32 weight)
 	HandOver   *over = arg;
 	SckptOperator *above = over->task->operators[over->task->queries[over->stage]->target->number];
 
-	if (over->task->careful)
+	/* What does not wait for barriers is part of a row's own way. */
+	if (over->task->careful && over->task->operators[over->stage]->changes == NULL)
 		return sckpt_careful_put_above(over->task, over->stage, row, weight);
 	above->consume(above, row, weight);
 	return true;
@@ -797,6 +797,16 @@ hand_on_from(SckptTask *task, int stage)
 	below->hand_on(below, &task->times, task->def->final, put_above, task->careful ? bury_group : NULL, &over);
 	above->end_rows(above);
 	above->end_batch(above);
+}
+
+void
+sckpt_task_pass_on(SckptTask *task, int number)
+{
+	while (task->operators[number]->changes && task->queries[number]->target && task->queries[number]->target->number >= 0)
+	{
+		hand_on_from(task, number);
+		number = task->queries[number]->target->number;
+	}
 }
 
 /* After a batch: what joins have made of it. */

@@ -66,6 +66,7 @@ typedef struct SckptSource
 	SckptQuery *query;			/* whose source it is */
 	SckptQuery *target;			/* which stage takes its rows */
 	int			side;
+	List	   *others;			/* of its streams, those whose rows another source counts */
 	struct SckptRoute *route;	/* NULL: all rows are the task's own */
 	/* where that stage is in the head: the rows until they are handed over */
 	struct SckptFeed *feed;
@@ -242,6 +243,13 @@ extern void sckpt_task_publish(SckptTask *task, XLogRecPtr covered);
 /* Run a linear query over a batch inside the transaction at hand; returns rows put out. */
 extern uint64 sckpt_task_run_linear(SckptTask *task, SckptPending *pending);
 extern void sckpt_task_drop_pending(SckptTask *task);
+/*
+ * Run each source of a query with joins over what a scan wants of their streams, and hand on what comes of that; the scan is told how many rows were the
+ * task's.  Its route, after an error: of the source that raised it.
+ */
+extern void sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input);
+/* From an operator whose rows do not wait for barriers, and on to those above. */
+extern void sckpt_task_pass_on(SckptTask *task, int number);
 /* What the task wants of a batch; returns the number of rows. */
 extern uint64 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan);
 /*
