@@ -265,7 +265,11 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 	{
 		char	   *name = side_name(first, stage, side);
 
-		if (join->due[side] == 0)
+		if (join->forgets[side])
+			put_line(rsinfo, "    State: rows of %s, forgotten when not touched for %s", name, interval_of(stage->ttl));
+		else if (join->due[side] == 0 && join->leaf[side] == NULL)
+			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
+		else if (join->due[side] == 0)
 			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
 		else if (join->window)
 			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
@@ -336,7 +340,7 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 	{
 		stage->tasks = nspread == 0 ? 0 : stage->nroutes > 0 ? pipeline->parallelism : 1;
 		stage->lateness = pipeline->lateness;
-		stage->ttl = stage == query ? pipeline->ttl : 0;
+		stage->ttl = stage->source || stage->join ? pipeline->ttl : 0;
 		if (stage == query && stage->join == NULL)
 			explain_windows(rsinfo, stage);
 		stage->number = number;

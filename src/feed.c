@@ -24,6 +24,7 @@ struct SckptFeed
 	ExprContext *econtext;
 	ProjectionInfo *projection;
 	AttrNumber	judged;			/* see query.h */
+	bool		forgets;
 	/* of the row at hand */
 	const SckptInput *input;
 	SckptFed	put;
@@ -42,6 +43,7 @@ sckpt_feed_create(SckptQuery *join, int side, MemoryContext parent)
 	feed->query = join;
 	feed->leaf = join->join->leaf[side];
 	feed->judged = join->join->judged[side];
+	feed->forgets = join->ttl > 0 && join->join->forgets[side];
 	feed->estate = CreateExecutorState();
 	feed->econtext = CreateExprContext(feed->estate);
 	targets = (List *) expression_planner((Expr *) copyObject(feed->leaf->targetlist));
@@ -79,17 +81,36 @@ is_late(SckptFeed *feed, TupleTableSlot *source, TupleTableSlot *row)
 	return true;
 }
 
+/* By event time, a row touches at its own time, or when it comes if that is later. */
+static void
+find_touch(SckptFeed *feed, TupleTableSlot *source, SckptTouch *touch)
+{
+	ItemPointer place = (ItemPointer) DatumGetPointer(source->tts_values[feed->leaf->row - 1]);
+	uint32		segment = BlockIdGetBlockNumber(&place->ip_blkid);
+	int			column = feed->leaf->time - 1;
+
+	touch->before = feed->input->before[segment].clock;
+	touch->touched = feed->query->event_time ? touch->before : feed->input->after[segment].clock;
+	if (feed->query->event_time && column >= 0 && !source->tts_isnull[column] &&
+		!TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(source->tts_values[column])))
+		touch->touched = Max(touch->touched, DatumGetTimestampTz(source->tts_values[column]));
+}
+
 static void
 take_expanded(void *arg, TupleTableSlot *source, uint32 segment, int32 weight)
 {
 	SckptFeed  *feed = arg;
 	TupleTableSlot *row;
+	SckptTouch	touch;
 
 	ResetExprContext(feed->econtext);
 	feed->econtext->ecxt_scantuple = source;
 	row = ExecProject(feed->projection);
-	if (feed->judged == 0 || !is_late(feed, source, row))
-		feed->put(feed->arg, row, weight);
+	if (feed->judged != 0 && is_late(feed, source, row))
+		return;
+	if (feed->forgets)
+		find_touch(feed, source, &touch);
+	feed->put(feed->arg, row, weight, feed->forgets ? &touch : NULL);
 }
 
 void

@@ -16,8 +16,15 @@
 
 typedef struct SckptFeed SckptFeed;
 
-/* A row of the side; valid during the call. */
-typedef void (*SckptFed) (void *arg, TupleTableSlot *row, int32 weight);
+/* When a row came: the clock before its transaction, and when it is touched by it. */
+typedef struct SckptTouch
+{
+	TimestampTz before;
+	TimestampTz touched;
+} SckptTouch;
+
+/* A row of the side; valid during the call.  `touch`: where rows are forgotten; else NULL. */
+typedef void (*SckptFed) (void *arg, TupleTableSlot *row, int32 weight, const SckptTouch *touch);
 
 /* Of a join, the side, which has a leaf.  As the pipeline's owner, in a transaction; lives in a context below `parent`. */
 extern SckptFeed *sckpt_feed_create(SckptQuery *join, int side, MemoryContext parent);

@@ -56,7 +56,8 @@ typedef struct JoinRow
 	SckptRef	next;
 	SckptRef	prev;
 	uint32		side;
-	SckptTimerLink timer;		/* of a side whose rows can be freed */
+	TimestampTz touched;		/* of a side whose rows are forgotten; else DT_NOBEGIN */
+	SckptTimerLink timer;		/* of a side whose rows can be freed, or are forgotten */
 	/* MAXALIGNed: a MinimalTuple */
 } JoinRow;
 
@@ -86,6 +87,7 @@ typedef struct JoinSide
 	SckptCodec *codecs;
 	AttrNumber	due;			/* see query.h */
 	int64		delay;			/* with allowed_lateness */
+	bool		forgets;
 	Datum	   *values;
 	bool	   *nulls;
 } JoinSide;
@@ -98,6 +100,7 @@ typedef struct UndoRow
 	uint16		flags;
 	int64		weight;
 	int64		matches;
+	TimestampTz touched;
 } UndoRow;
 
 typedef struct StreamJoin
@@ -116,7 +119,8 @@ typedef struct StreamJoin
 	SckptState *lists;
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
-	TimestampTz freed_until;	/* while reading back */
+	SckptTimes	freed_until;	/* while reading back */
+	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */
 	EState	   *estate;
 	ExprContext *econtext;
 	ExprState  *condition;
@@ -213,6 +217,12 @@ due_of(JoinSide *side)
 	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
 }
 
+static int64
+forget_time(StreamJoin *join, JoinRow *row)
+{
+	return row->touched == DT_NOBEGIN ? SCKPT_NEVER : add_time(row->touched, join->query->ttl);
+}
+
 /* ---- Rows ---- */
 
 static uint32
@@ -256,8 +266,9 @@ add_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef li
 		row_at(join, row->next)->prev = ref;
 	head->first[side] = ref;
 	memcpy(tuple_of(row), tuple, tuple->t_len);
+	row->touched = DT_NOBEGIN;
 	row->timer.at = SCKPT_NEVER;
-	if (join->timers)
+	if (join->timers && join->sides[side].due)
 		sckpt_timers_add(join->timers, ref, due_of(&join->sides[side]));
 	return ref;
 }
@@ -278,6 +289,7 @@ note(StreamJoin *join, SckptRef ref, JoinRow *row, bool added)
 	undo->flags = row->entry.flags;
 	undo->weight = row->weight;
 	undo->matches = row->matches;
+	undo->touched = row->touched;
 }
 
 static inline void
@@ -363,39 +375,15 @@ change_matches(StreamJoin *join, int side, SckptRef ref, JoinRow *row, int64 cha
 		put_alone(join, side, join->sides[side].stored, after ? -row->weight : row->weight);
 }
 
-/* A row, whose columns are in the side's values, in the row's context. */
-static void
-take_row(StreamJoin *join, int number, int64 weight)
+/* The pairs of a row, in the slot of its side, with the rows of a list; returns the total weight of what it matches. */
+static int64
+join_row(StreamJoin *join, int number, SckptRef list, int64 weight)
 {
 	JoinSide   *side = &join->sides[number];
 	JoinSide   *other = &join->sides[1 - number];
-	MinimalTuple tuple;
-	SckptRef	list;
-	SckptRef	ref;
 	JoinRow    *row;
 	int64		matches = 0;
-	uint32		hash;
-	bool		added;
 
-	for (int i = 0; i < side->desc->natts; i++)
-	{
-		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
-
-		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
-			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
-			side->values[i] = PointerGetDatum(detoast_attr(value));
-	}
-	ResetExprContext(join->econtext);
-	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
-	ExecStoreMinimalTuple(tuple, side->incoming, false);
-	if (!take_key(join, number, side->values, side->nulls))
-	{
-		if (side->keeps)
-			put_alone(join, number, side->incoming, weight);
-		return;
-	}
-
-	list = find_list(join, false);
 	for (SckptRef at = list == SCKPT_NO_REF ? list : list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -419,12 +407,86 @@ take_row(StreamJoin *join, int number, int64 weight)
 	ResetExprContext(join->econtext);
 	if (side->counts && (join->join->type == JOIN_SEMI) == (matches != 0))
 		put_alone(join, number, side->incoming, weight);
+	return matches;
+}
+
+/* Take a row back with all its weight, as one that has been forgotten: its times tell that (operator.h). */
+static void
+forget_row(StreamJoin *join, SckptRef ref)
+{
+	JoinRow    *row = row_at(join, ref);
+	TupleTableSlot *slot = join->sides[row->side].incoming;
+
+	note(join, ref, row, false);
+	if (row->weight != 0)
+	{
+		ExecStoreMinimalTuple(tuple_of(row), slot, false);
+		(void) join_row(join, row->side, row->list, -row->weight);
+		ExecClearTuple(slot);
+	}
+	row->weight = 0;
+	touch(join, ref, row);
+	row->entry.flags |= SCKPT_ENTRY_LEAVING;
+}
+
+/* It has come again. */
+static void
+touch_row(StreamJoin *join, SckptRef ref, JoinRow *row)
+{
+	if (join->touch == NULL)
+		return;
+	row->touched = Max(row->touched, join->touch->touched);
+	if (row->timer.at == SCKPT_NEVER)
+		sckpt_timers_add(join->timers, ref, forget_time(join, row));
+}
+
+/* A row, whose columns are in the side's values, in the row's context. */
+static void
+take_row(StreamJoin *join, int number, int64 weight)
+{
+	JoinSide   *side = &join->sides[number];
+	MinimalTuple tuple;
+	SckptRef	list;
+	SckptRef	ref = SCKPT_NO_REF;
+	JoinRow    *row;
+	int64		matches;
+	uint32		hash;
+	bool		added;
+
+	for (int i = 0; i < side->desc->natts; i++)
+	{
+		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
+
+		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
+			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
+			side->values[i] = PointerGetDatum(detoast_attr(value));
+	}
+	ResetExprContext(join->econtext);
+	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
+	if (!take_key(join, number, side->values, side->nulls))
+	{
+		ExecStoreMinimalTuple(tuple, side->incoming, false);
+		if (side->keeps)
+			put_alone(join, number, side->incoming, weight);
+		return;
+	}
+	list = find_list(join, false);
+	hash = row_hash(number, tuple);
+	if (join->touch && list != SCKPT_NO_REF)
+	{
+		/* The same one may have been due to be forgotten before this one's transaction. */
+		ref = find_row(join, hash, number, tuple);
+		if (ref != SCKPT_NO_REF && join->touch->before != DT_NOBEGIN && forget_time(join, row_at(join, ref)) <= join->touch->before)
+			forget_row(join, ref);
+	}
+	ExecStoreMinimalTuple(tuple, side->incoming, false);
+	matches = join_row(join, number, list, weight);
 
 	/* It may be of no use to any other. */
 	if (side->due && side->nulls[side->due - 1] && !side->counts)
 		return;
-	hash = row_hash(number, tuple);
-	ref = find_row(join, hash, number, tuple);
+	if (ref == SCKPT_NO_REF)
+		ref = find_row(join, hash, number, tuple);
 	added = ref == SCKPT_NO_REF;
 	if (added)
 		ref = add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? find_list(join, true) : list);
@@ -432,6 +494,7 @@ take_row(StreamJoin *join, int number, int64 weight)
 	note(join, ref, row, added);
 	row->weight += weight;
 	row->matches = matches;
+	touch_row(join, ref, row);
 	touch(join, ref, row);
 	if (row->weight == 0)
 		row->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
@@ -441,7 +504,7 @@ take_row(StreamJoin *join, int number, int64 weight)
 
 /* A row of the side at hand. */
 static void
-take_slot(void *arg, TupleTableSlot *slot, int32 weight)
+take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch)
 {
 	StreamJoin *join = arg;
 	JoinSide   *side = &join->sides[join->operator.side];
@@ -450,6 +513,7 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight)
 	slot_getallattrs(slot);
 	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
 	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
+	join->touch = touch;
 	take_row(join, join->operator.side, weight);
 	ExecClearTuple(side->incoming);
 	MemoryContextSwitchTo(old);
@@ -473,7 +537,7 @@ join_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 	if (side->feed && join->input)
 		sckpt_feed_take(side->feed, join->input, slot, take_slot, join);
 	else
-		take_slot(join, slot, weight);
+		take_slot(join, slot, weight, NULL);
 }
 
 static void
@@ -535,6 +599,7 @@ join_undo(SckptOperator *operator)
 		}
 		row->weight = undo->weight;
 		row->matches = undo->matches;
+		row->touched = undo->touched;
 		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
 	}
 	for (int side = 0; side < 2; side++)
@@ -563,16 +628,38 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	StreamJoin *join = (StreamJoin *) operator;
 	SckptRef   *due;
 	uint64		ndue;
+	int64		until;
 
+	/* Rows that are freed go by the watermark, those that are forgotten by the clock, which without a watermark is another one. */
 	*count = 0;
-	if (join->timers == NULL || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+	until = Max(times->watermark, join->query->ttl > 0 ? times->clock : DT_NOBEGIN);
+	if (join->timers == NULL || until == DT_NOBEGIN || sckpt_timers_first(join->timers) > until)
 		return NULL;
-	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	due = sckpt_timers_due(join->timers, until, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		JoinRow    *row = row_at(join, due[i]);
 
-		if (row->timer.at > times->watermark || (row->entry.flags & SCKPT_ENTRY_LEAVING))
+		CHECK_FOR_INTERRUPTS();
+		if (row->entry.flags & SCKPT_ENTRY_LEAVING)
+			continue;
+		if (join->sides[row->side].forgets)
+		{
+			MemoryContext old;
+
+			if (forget_time(join, row) > times->clock)
+			{
+				sckpt_timers_remove(join->timers, due[i]);
+				sckpt_timers_add(join->timers, due[i], forget_time(join, row));
+				continue;
+			}
+			old = MemoryContextSwitchTo(join->row_context);
+			forget_row(join, due[i]);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(join->row_context);
+			continue;
+		}
+		if (times->watermark == DT_NOBEGIN || row->timer.at > times->watermark)
 			continue;
 		touch(join, due[i], row);
 		row->entry.flags |= SCKPT_ENTRY_LEAVING;
@@ -625,7 +712,7 @@ join_adapt(SckptOperator *operator, bool elements, const char *description, bool
 	return result;
 }
 
-/* Side, weight, matches, and the columns: 0 for NULL, else 1 and the value. */
+/* Side, weight, matches, when it was touched, and the columns: 0 for NULL, else 1 and the value. */
 static bool
 join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
 {
@@ -637,6 +724,9 @@ join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo 
 	sckpt_codec_write_uint(buf, row->side);
 	sckpt_codec_write_int(buf, row->weight);
 	sckpt_codec_write_int(buf, row->matches);
+	appendStringInfoCharMacro(buf, row->touched == DT_NOBEGIN ? 0 : 1);
+	if (row->touched != DT_NOBEGIN)
+		sckpt_codec_write_int(buf, row->touched);
 	ExecStoreMinimalTuple(tuple_of(row), side->stored, false);
 	slot_getallattrs(side->stored);
 	for (int i = 0; i < side->desc->natts; i++)
@@ -654,7 +744,19 @@ join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo 
 static void
 join_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times)
 {
-	((StreamJoin *) operator)->freed_until = times->watermark;
+	((StreamJoin *) operator)->freed_until = *times;
+}
+
+/* At the times of the checkpoint that is read back: had the row left, whose columns are in the side's values? */
+static bool
+was_freed(StreamJoin *join, JoinSide *side, TimestampTz touched)
+{
+	SckptQuery *query = join->query;
+	SckptTimes *times = &join->freed_until;
+
+	if (touched != DT_NOBEGIN && query->stored_ttl > 0 && times->clock != DT_NOBEGIN && add_time(touched, query->stored_ttl) <= times->clock)
+		return true;
+	return times->watermark != DT_NOBEGIN && due_of(side) <= add_time(times->watermark, query->lateness - query->stored_lateness);
 }
 
 static SckptRef
@@ -665,8 +767,10 @@ join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **c
 	uint64		number = sckpt_codec_read_uint(cursor, end);
 	int64		weight = sckpt_codec_read_int(cursor, end);
 	int64		matches = sckpt_codec_read_int(cursor, end);
+	TimestampTz touched = sckpt_codec_read_uint(cursor, end) == 0 ? DT_NOBEGIN : sckpt_codec_read_int(cursor, end);
 	JoinSide   *side = &join->sides[number & 1];
 	SckptRef	ref = SCKPT_NO_REF;
+	JoinRow    *row;
 	MinimalTuple tuple;
 	uint32		hash;
 
@@ -683,13 +787,18 @@ join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **c
 	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
 	hash = row_hash(number, tuple);
 
-	/* The newest version comes first; what was freed counts no more. */
-	if ((join->freed_until == DT_NOBEGIN || due_of(side) > add_time(join->freed_until, join->query->lateness - join->query->stored_lateness)) &&
-		find_row(join, hash, number, tuple) == SCKPT_NO_REF)
+	/* The newest version comes first; what was freed, or forgotten, counts no more. */
+	if (!was_freed(join, side, touched) && find_row(join, hash, number, tuple) == SCKPT_NO_REF)
 	{
 		ref = add_row(join, hash, number, tuple, find_list(join, true));
-		row_at(join, ref)->weight = weight;
-		row_at(join, ref)->matches = matches;
+		row = row_at(join, ref);
+		row->weight = weight;
+		row->matches = matches;
+		if (side->forgets && touched != DT_NOBEGIN)
+		{
+			row->touched = touched;
+			sckpt_timers_add(join->timers, ref, forget_time(join, row));
+		}
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
@@ -802,6 +911,7 @@ prepare_side(StreamJoin *join, int number)
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
 	side->due = def->due[number];
+	side->forgets = def->forgets[number] && join->query->ttl > 0;
 	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
 		(number == 1 && def->type == JOIN_RIGHT);
@@ -847,7 +957,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
 	join->operator.state = sckpt_state_create(context);
-	if (query->join->due[0] || query->join->due[1])
+	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(JoinRow, timer), USECS_PER_SEC);
 
 	join->operator.name = "join";

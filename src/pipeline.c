@@ -487,16 +487,19 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 void
 sckpt_pipeline_check_ttl(SckptQuery *query)
 {
-	if (!sckpt_query_last(query)->grouped)
+	if (!sckpt_query_stateful(sckpt_query_last(query)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("state_ttl for a query without GROUP BY is not supported"),
 				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
-	if (query->nsession > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("state_ttl for sessions is not supported"),
-				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		if (stage->nsession > 0 && stage->source)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("state_ttl for sessions is not supported"),
+					 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
+	}
 }
 
 /* Say it where a join keeps its rows for good. */
@@ -505,11 +508,17 @@ notice_growth(SckptQuery *query, const char *pipeline)
 {
 	for (; query; query = query->above)
 	{
-		if (query->join == NULL || (query->join->due[0] && query->join->due[1]))
+		bool		grows = false;
+
+		/* What stages below have handed on goes when they take it back. */
+		for (int side = 0; side < 2 && query->join; side++)
+			grows |= query->join->due[side] == 0 && query->join->leaf[side] && !query->join->forgets[side];
+		if (!grows)
 			continue;
 		ereport(NOTICE,
 				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),
-				 errhint("Rows are freed where conditions say how far apart their event times can be, or join windows by window_start and window_end.")));
+				 errhint("Rows are freed where conditions say how far apart their event times can be, or join windows by window_start and window_end; and forgotten with "
+						 "state_ttl.")));
 		return;
 	}
 }

@@ -136,6 +136,7 @@ typedef struct SckptJoin
 	int64		delay[2];
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
+	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;
@@ -222,7 +223,7 @@ typedef struct SckptQuery
 
 	/* set by the task, from the pipeline's options */
 	int64		lateness;		/* allowed_lateness, µs */
-	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
+	int64		ttl;			/* state_ttl, µs; 0: none; of stages that read streams */
 	bool		final;			/* emit => 'final' */
 	int			task;			/* which of the pipeline's tasks it runs in */
 	int			tasks;			/* explain.c: by how many it is shared; 0: the pipeline has one */

@@ -308,6 +308,7 @@ sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism)
 	int			nspread = 0;
 	List	   *read = NIL;
 	bool		twice = false;
+	bool		forgets = false;
 
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
@@ -319,6 +320,7 @@ sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism)
 
 			if (source == NULL || source->source == NULL)
 				continue;
+			forgets |= side < 2 && stage->join->forgets[side] && !stage->spread;
 			twice |= list_length(list_difference_oid(source->scanned, read)) < list_length(source->scanned);
 			read = list_concat_unique_oid(read, source->scanned);
 		}
@@ -326,9 +328,9 @@ sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism)
 
 	/*
 	 * A row that the head's stage refuses would have to be taken back below, where it has been handed on already; and so would, in another task, one that is read
-	 * twice.
+	 * twice.  Rows on their way to the head have no time by which they could be forgotten.
 	 */
-	if (parallelism == 1 || (keep_dead && (nspread < nstages || twice)))
+	if (parallelism == 1 || forgets || (keep_dead && (nspread < nstages || twice)))
 		return 0;
 	return nspread;
 }

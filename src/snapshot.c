@@ -613,12 +613,6 @@ sckpt_snapshot_take(SckptTask *task)
 		else if (task->def->final)
 			append_results(task, closing, nclosing);
 	}
-	/* Joins free what can match nothing any more; the last operator has done so. */
-	for (int i = 0; i < task->noperators; i++)
-	{
-		if (task->operators[i]->changes && task->operators[i] != last)
-			(void) task->operators[i]->close(task->operators[i], &task->times, &nclosing);
-	}
 	for (int i = 0; i < task->nstores; i++)
 	{
 		SckptStore *store = &task->stores[i];

@@ -449,11 +449,11 @@ sckpt_task_start(SckptTask *task)
 	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->lateness = task->def->lateness;
-		query->ttl = query == task->query ? task->def->ttl : 0;
+		query->ttl = query->source || query->join ? task->def->ttl : 0;
 		query->final = task->def->final;
 		query->closed_until = task->def->closed_until;
 		query->stored_lateness = task->def->stored_lateness;
-		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
+		query->stored_ttl = query->source || query->join ? task->def->stored_ttl : 0;
 		for (int side = 0; side < 2 && query->join; side++)
 		{
 			SckptQuery *leaf = query->join->leaf[side];
@@ -645,7 +645,7 @@ typedef struct Forwarding
 } Forwarding;
 
 static void
-keep_row(void *arg, TupleTableSlot *row, int32 weight)
+keep_row(void *arg, TupleTableSlot *row, int32 weight, const SckptTouch *touch)
 {
 	sckpt_changes_add(((SckptSource *) arg)->rows, row, weight);
 }
@@ -823,6 +823,8 @@ hand_on_changes(SckptTask *task)
 void
 sckpt_task_hand_on(SckptTask *task)
 {
+	uint64		nclosing;
+
 	for (int i = 0; i < task->noperators; i++)
 	{
 		SckptOperator *operator = task->operators[i];
@@ -831,6 +833,10 @@ sckpt_task_hand_on(SckptTask *task)
 
 		if (target == NULL)
 			continue;
+
+		/* What joins forget now they take back now. */
+		if (operator->changes)
+			(void) operator->close(operator, &task->times, &nclosing);
 		if (target->number >= 0)
 			hand_on_from(task, i);
 		else
