@@ -709,7 +709,10 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	if (query->ranking)
 		agg->ranker = sckpt_ranker_create(agg);
 	if (query->nsession > 0)
+	{
 		agg->sessions = sckpt_sessions_create(agg);
+		agg->operator.directory = sckpt_sessions_directory(agg->sessions);
+	}
 	if (query->nwindows > 0 || query->ncomputed > 0 || query->source == NULL)
 		agg->expander = sckpt_expander_create(query, context);
 

@@ -956,6 +956,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
+	join->operator.directory = join->lists;
 	join->operator.state = sckpt_state_create(context);
 	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(JoinRow, timer), USECS_PER_SEC);

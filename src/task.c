@@ -894,6 +894,8 @@ sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes)
 
 		*rows += sckpt_state_rows(operator->state);
 		*bytes += sckpt_state_bytes(operator->state);
+		if (operator->directory)
+			*bytes += sckpt_state_bytes(operator->directory);
 		if (operator->elements)
 		{
 			*rows += sckpt_state_rows(operator->elements);
