@@ -394,6 +394,7 @@ consume(SckptTask *task)
 		while (!sckpt_parcel_at_end(parcel))
 		{
 			char		kind;
+			int32		weight;
 			SckptParcelRow row;
 			SckptParcelChunk chunk;
 			SckptChange change;
@@ -415,6 +416,10 @@ consume(SckptTask *task)
 					break;
 				case SCKPT_PARCEL_CHANGE:
 					sckpt_parcel_read(parcel, &change, sizeof(change));
+					read_row(parcel, &buffer);
+					break;
+				case SCKPT_PARCEL_BAG:
+					sckpt_parcel_read(parcel, &weight, sizeof(weight));
 					read_row(parcel, &buffer);
 					break;
 				case SCKPT_PARCEL_CHUNK:
@@ -475,13 +480,6 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	SckptTask  *task = target->task;
 	bool		append = change->kind == SCKPT_CHANGE_APPEND;
 
-	if (task->last->join && !(append && task->careful))
-	{
-		if (target->changing == NULL)
-			target->changing = sckpt_changing_open(task);
-		sckpt_changing_put(target->changing, target->slot, append ? 1 : -1);
-		return;
-	}
 	if (task->careful)
 	{
 		if (target->careful == NULL)
@@ -516,6 +514,25 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	sckpt_sink_put(target->sink, &change->hint, !append && (change->there || !task->def->result_owned), &outcome->tid);
 }
 
+/* A row of a bag. */
+static void
+change_bag(Target *target, int32 weight)
+{
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	if (weight > 0 && target->task->careful)
+	{
+		if (target->careful == NULL)
+			target->careful = sckpt_careful_changes_begin(target->task);
+		sckpt_careful_changes_add(target->careful, true, false, false, &nowhere, target->slot, NULL);
+		return;
+	}
+	if (target->changing == NULL)
+		target->changing = sckpt_changing_open(target->task);
+	sckpt_changing_put(target->changing, target->slot, weight);
+}
+
 static void
 close_target(Target *target)
 {
@@ -541,6 +558,7 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 	while (!sckpt_parcel_at_end(parcel))
 	{
 		char		kind;
+		int32		weight;
 		SckptParcelRow row;
 		SckptChange change;
 
@@ -562,6 +580,13 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 					elog(ERROR, "more changes in a parcel than were counted");
 				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
 				make_change(target, &change, &outcomes[n++]);
+				ExecClearTuple(target->slot);
+				break;
+			case SCKPT_PARCEL_BAG:
+				sckpt_parcel_read(parcel, &weight, sizeof(weight));
+				read_row(parcel, &target->buffer);
+				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
+				change_bag(target, weight);
 				ExecClearTuple(target->slot);
 				break;
 			case SCKPT_PARCEL_CHUNK:

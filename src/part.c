@@ -253,6 +253,13 @@ sckpt_part_send_change(SckptTask *part, SckptChangeKind kind, TupleTableSlot *ro
 }
 
 void
+sckpt_part_send_bag(SckptTask *part, TupleTableSlot *row, int32 weight)
+{
+	send(part, SCKPT_PARCEL_BAG, &weight, sizeof(weight));
+	send_tuple(part, row);
+}
+
+void
 sckpt_part_send_chunk(SckptTask *part, int stage, int64 id, uint32 entries, const char *payload, Size bytes)
 {
 	SckptParcelChunk chunk = {stage, entries, id, bytes};

@@ -564,10 +564,7 @@ put_change(void *arg, TupleTableSlot *row, int32 weight)
 static bool
 send_change(void *arg, TupleTableSlot *row, int32 weight)
 {
-	ItemPointerData nowhere;
-
-	ItemPointerSetInvalid(&nowhere);
-	(void) sckpt_part_send_change(arg, weight > 0 ? SCKPT_CHANGE_APPEND : SCKPT_CHANGE_REMOVE, row, &nowhere, false);
+	sckpt_part_send_bag(arg, row, weight);
 	return true;
 }
 
