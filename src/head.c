@@ -506,11 +506,12 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 		sckpt_retain_touch(task, target->slot);
 	if (change->kind == SCKPT_CHANGE_DELETE)
 	{
-		sckpt_sink_delete(target->sink, &change->hint);
+		sckpt_retain_touch_removed(task, target->slot, sckpt_sink_delete(target->sink, &change->hint));
 		return;
 	}
 	outcome->flags = SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
 	ItemPointerSetInvalid(&outcome->tid);
+	task->attempt->rows_put += append || !change->there;
 	sckpt_sink_put(target->sink, &change->hint, !append && (change->there || !task->def->result_owned), &outcome->tid);
 }
 

@@ -245,7 +245,7 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	{
 		fill_row(task, sink, row);
 		sckpt_retain_touch(task, row);
-		sckpt_sink_delete(sink, &entry->tid);
+		sckpt_retain_touch_removed(task, row, sckpt_sink_delete(sink, &entry->tid));
 	}
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
 	task->attempt->rows_out++;
@@ -271,6 +271,7 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 	fill_row(task, sink, row);
 
 	sckpt_retain_touch(task, row);
+	task->attempt->rows_put += !there;
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
@@ -499,6 +500,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		ItemPointerSetInvalid(&nowhere);
 		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
 		task->attempt->rows_out++;
+		task->attempt->rows_put++;
 	}
 	sckpt_sink_close(sink);
 }
