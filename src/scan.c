@@ -67,6 +67,7 @@ typedef struct StreamScan
 	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
+	bool		counts;			/* its rows are counted here */
 	SckptRouteScan *route;		/* NULL: all rows are wanted */
 	int			nneeded;		/* the first so many columns are those that the plan's node uses */
 	SckptColumn *columns;		/* of them */
@@ -315,6 +316,7 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 	state->next_segment = armed_scan->first_segment;
 	state->seen = armed_scan->first_seen;
 	scans_left--;
+	state->counts = !list_member_oid(armed_scan->others, relid);
 	if (armed_scan->route)
 		state->route = sckpt_route_begin(armed_scan->route, relid, &node->ss.ps);
 	else
@@ -370,7 +372,8 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 		return false;
 	if (scan->ahead)
 	{
-		scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
+		if (state->counts)
+			scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
 		return true;
 	}
 	ereport(ERROR,
@@ -444,7 +447,7 @@ sckpt_scan_next(ForeignScanState *node)
 				continue;
 			}
 		}
-		state->scan->taken++;
+		state->scan->taken += state->counts;
 		if (state->bounded == 0 || !is_ahead(state, slot, number))
 			return slot;
 		CHECK_FOR_INTERRUPTS();

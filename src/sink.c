@@ -644,20 +644,30 @@ sckpt_sink_put(SckptSink *sink, ItemPointer hint, bool exists, ItemPointer tid)
 	MemoryContextSwitchTo(outer);
 }
 
-void
+TransactionId
 sckpt_sink_delete(SckptSink *sink, ItemPointer hint)
 {
 	MemoryContext outer = MemoryContextSwitchTo(GetPerTupleMemoryContext(sink->estate));
 	ItemPointerData where = *hint;
+	TransactionId xmin = InvalidTransactionId;
 	bool		done = false;
 
 	while (!done)
 	{
+		bool		isnull;
+
 		begin_row(sink);
-		done = !find_row(sink, &where) || delete_row(sink, &where);
+		if (!find_row(sink, &where))
+		{
+			xmin = InvalidTransactionId;
+			break;
+		}
+		xmin = DatumGetTransactionId(slot_getsysattr(sink->stored, MinTransactionIdAttributeNumber, &isnull));
+		done = delete_row(sink, &where);
 	}
 	ExecClearTuple(sink->stored);
 	MemoryContextSwitchTo(outer);
+	return xmin;
 }
 
 void
