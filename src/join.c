@@ -14,7 +14,11 @@
  * it is added to its side: ΔA ⋈ B_old + A_new ⋈ ΔB, whatever comes first.  Where rows without a match have to be known (outer, semi and anti joins), each
  * has the total weight of what it matches.  A row appears, or disappears, without its pair when that becomes 0, or ceases to be.
  *
+ * Without a key all rows are in one list, and each that comes meets all of the other side: one of the sides must be small.
+ *
  * Rows with a NULL in their key match nothing and are not kept: on a side that keeps rows without a match they are handed on at once.
+ *
+ * One that unites (query_settle.c) keeps no rows at all: it hands all of them on at once.
  *
  * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
  * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
@@ -43,6 +47,7 @@
 #include "expand.h"
 #include "group.h"
 #include "join.h"
+#include "settings.h"
 #include "timer.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
@@ -107,6 +112,7 @@ typedef struct StreamJoin
 	Datum	   *key_values;
 	bool	   *key_nulls;
 	SckptState *lists;
+	int64		held[2];		/* rows of each side that are in the state, of a join without a key */
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
 	TimestampTz freed_until;	/* while reading back */
@@ -114,6 +120,7 @@ typedef struct StreamJoin
 	ExprContext *econtext;
 	ExprState  *condition;
 	ExprState  *filter;
+	ExprState  *copies;			/* int8; NULL: one */
 	ProjectionInfo *projection;
 	SckptChanges *changes;
 } StreamJoin;
@@ -249,6 +256,19 @@ find_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple)
 	return ref;
 }
 
+/* Of a join without a key: rows have come to a side, or gone. */
+static void
+count_held(StreamJoin *join, int side, int change)
+{
+	join->held[side] += change;
+	if (change > 0 && join->join->nkeys == 0 && Min(join->held[0], join->held[1]) > sckpt_broadcast_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),	/* 54000 is a key that is too long for an index */
+				 errmsg("both sides of a join without an equality have more than %d rows", sckpt_broadcast_rows),
+				 errdetail("stream_ckpt.broadcast_rows limits the smaller side."),
+				 errhint("Increase stream_ckpt.broadcast_rows and resume the pipeline, or add a condition like a.key = b.key.")));
+}
+
 /* Add a row of weight 0 to a list. */
 static SckptRef
 add_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list)
@@ -287,6 +307,7 @@ join_remove(SckptOperator *operator, bool elements, SckptRef ref)
 
 	if (join->timers)
 		sckpt_timers_remove(join->timers, ref);
+	count_held(join, row->side, -(row->weight != 0));
 	if (row->next != SCKPT_NO_REF)
 		row_at(join, row->next)->prev = row->prev;
 	if (row->prev != SCKPT_NO_REF)
@@ -300,28 +321,6 @@ join_remove(SckptOperator *operator, bool elements, SckptRef ref)
 
 /* ---- Joining ---- */
 
-/* Hand on a row of both sides' slots. */
-static void
-put(StreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
-{
-	if (weight == 0)
-		return;
-	join->econtext->ecxt_outertuple = left;
-	join->econtext->ecxt_innertuple = right;
-	if (join->filter && !ExecQual(join->filter, join->econtext))
-		return;
-	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
-}
-
-static void
-put_alone(StreamJoin *join, int side, TupleTableSlot *row, int64 weight)
-{
-	if (side == 0)
-		put(join, row, join->sides[1].nothing, weight);
-	else
-		put(join, join->sides[0].nothing, row, weight);
-}
-
 static int64
 multiply(int64 a, int64 b)
 {
@@ -332,6 +331,35 @@ multiply(int64 a, int64 b)
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("a row is in a join too often")));
 	return result;
+}
+
+/* Hand on a row of both sides' slots. */
+static void
+put(StreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
+{
+	if (weight == 0)
+		return;
+	join->econtext->ecxt_outertuple = left;
+	join->econtext->ecxt_innertuple = right;
+	if (join->filter && !ExecQual(join->filter, join->econtext))
+		return;
+	if (join->copies)
+	{
+		bool		isnull;
+		Datum		copies = ExecEvalExprSwitchContext(join->copies, join->econtext, &isnull);
+
+		weight = isnull ? 0 : multiply(weight, DatumGetInt64(copies));
+	}
+	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
+}
+
+static void
+put_alone(StreamJoin *join, int side, TupleTableSlot *row, int64 weight)
+{
+	if (side == 0)
+		put(join, row, join->sides[1].nothing, weight);
+	else
+		put(join, join->sides[0].nothing, row, weight);
 }
 
 /* The other side's row, in its `stored` slot, has got `change` more matches. */
@@ -376,7 +404,7 @@ take_row(StreamJoin *join, int number, int64 weight)
 	ResetExprContext(join->econtext);
 	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
 	ExecStoreMinimalTuple(tuple, side->incoming, false);
-	if (!take_key(join, number, side->values, side->nulls))
+	if (join->join->unites || !take_key(join, number, side->values, side->nulls))
 	{
 		if (side->keeps)
 			put_alone(join, number, side->incoming, weight);
@@ -416,6 +444,7 @@ take_row(StreamJoin *join, int number, int64 weight)
 	if (ref == SCKPT_NO_REF)
 		ref = add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? find_list(join, true) : list);
 	row = row_at(join, ref);
+	count_held(join, number, (row->weight + weight != 0) - (row->weight != 0));
 	row->weight += weight;
 	row->matches = matches;
 	touch(join, ref, row);
@@ -538,7 +567,7 @@ join_describe(SckptOperator *operator, bool elements, StringInfo buf)
 	};
 	int			column = 0;
 
-	appendStringInfo(buf, "join\t%s\t%s\n", types[join->join->type], join->join->canonical);
+	appendStringInfo(buf, "join\t%s\t%s\n", join->join->unites ? "unites" : types[join->join->type], join->join->canonical);
 	for (int side = 0; side < 2; side++)
 	{
 		TupleDesc	desc = join->sides[side].desc;
@@ -629,6 +658,7 @@ join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **c
 		ref = add_row(join, hash, number, tuple, find_list(join, true));
 		row_at(join, ref)->weight = weight;
 		row_at(join, ref)->matches = matches;
+		join->held[number] += weight != 0;
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
@@ -765,6 +795,8 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 		prepare_side(join, side);
 	join->condition = prepare_condition(query->join->condition, &split);
 	join->filter = prepare_condition(query->having, &split);
+	if (query->join->copies)
+		join->copies = ExecInitExpr(expression_planner((Expr *) split_vars(query->join->copies, &split)), NULL);
 	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);

@@ -515,7 +515,7 @@ notice_growth(SckptQuery *query, const char *pipeline)
 {
 	for (; query; query = query->above)
 	{
-		if (query->join == NULL || (query->join->due[0] && query->join->due[1]))
+		if (query->join == NULL || query->join->unites || (query->join->due[0] && query->join->due[1]))
 			continue;
 		ereport(NOTICE,
 				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),

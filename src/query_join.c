@@ -169,7 +169,7 @@ append_stages(SckptQuery *first, SckptQuery *more)
 
 /* The column of a side with an expression; that a join puts out one more if need be. */
 static int
-side_column(SckptJoinTree *side, Node *expr)
+side_column(SckptJoinTree *side, Node *expr, bool final)
 {
 	int			number = column_number(side->columns, expr);
 	RowContext	row = {side->columns, 1};
@@ -177,6 +177,8 @@ side_column(SckptJoinTree *side, Node *expr)
 	if (number > 0)
 		return number;
 	Assert(!side->leaf);
+	if (sckpt_settle_needed(side->stage, expr))
+		side->stage = sckpt_settle_above(side->stage, final);
 	number = list_length(side->columns) + 1;
 	side->stage->targetlist = lappend(side->stage->targetlist,
 									  makeTargetEntry((Expr *) over_row(expr, &row), number, psprintf("j%d", number), false));
@@ -191,12 +193,43 @@ side_retracts(SckptJoinContext *context, SckptJoinTree *side)
 	return !side->linear && (side->stage->join ? side->stage->join->retracts : !context->final);
 }
 
+/* Give a join the conditions on its rows; what of them, and of an inner join's condition, can fail waits for rows that stay.  Returns the stage that has them. */
+static SckptQuery *
+settle(SckptJoinContext *context, SckptQuery *stage, List *filter)
+{
+	List	   *now = NIL;
+	List	   *later = NIL;
+	ListCell   *lc;
+
+	if (stage->join->type == JOIN_INNER && sckpt_settle_needed(stage, stage->join->condition))
+	{
+		filter = list_concat(make_ands_implicit((Expr *) stage->join->condition), filter);
+		stage->join->condition = NULL;
+		stage->join->canonical = "";
+	}
+	foreach(lc, filter)
+	{
+		if (sckpt_settle_needed(stage, lfirst(lc)))
+			later = lappend(later, lfirst(lc));
+		else
+			now = lappend(now, lfirst(lc));
+	}
+	stage->having = now ? (Node *) make_ands_explicit(now) : NULL;
+	if (later)
+	{
+		stage = sckpt_settle_above(stage, context->final);
+		stage->having = (Node *) make_ands_explicit(later);
+	}
+	return stage;
+}
+
 static void
 make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 {
 	SckptQuery *stage = palloc0(sizeof(SckptQuery));
 	SckptJoin  *join = palloc0(sizeof(SckptJoin));
 	List	   *residual = NIL;
+	List	   *filter;
 	int			maxkeys = list_length(tree->conditions);
 	RowContext	row = {NIL, 1};
 	SckptLevel	level = {NULL};
@@ -235,7 +268,7 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	}
 	for (int side = 0; side < 2; side++)
 	{
-		SckptJoinTree   *child = tree->sides[side];
+		SckptJoinTree *child = tree->sides[side];
 
 		if (bounded[0] || bounded[1])
 		{
@@ -255,16 +288,14 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 			!sckpt_join_split_equality(lfirst(lc), tree->sides[0]->relids, tree->sides[1]->relids, exprs, &join->keys[join->nkeys]))
 			continue;
 		for (int side = 0; side < 2; side++)
-			join->columns[side][join->nkeys] = side_column(tree->sides[side], exprs[side]);
+			join->columns[side][join->nkeys] = side_column(tree->sides[side], exprs[side], context->final);
 		join->nkeys++;
 	}
-	if (join->nkeys == 0)
-		sckpt_query_refuse(SCKPT_REFUSE_NO_KEY, "Add a condition like a.key = b.key.");
 
 	/* What frees its rows: times that are near each other, or the same window.  Rows must not come late that would match. */
 	for (int side = 0; side < 2; side++)
 	{
-		SckptJoinTree   *child = tree->sides[side];
+		SckptJoinTree *child = tree->sides[side];
 
 		if (child->time && child->linear && child->stage->row)
 			join->judged[side] = column_number(child->columns, (Node *) child->time);
@@ -306,18 +337,18 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	}
 	join->condition = residual ? over_row((Node *) make_ands_explicit(residual), &row) : NULL;
 	join->canonical = residual ? sckpt_level_canonical(&level, (Node *) make_ands_explicit(residual)) : "";
-	stage->having = tree->filter ? over_row((Node *) make_ands_explicit(tree->filter), &row) : NULL;
+	filter = (List *) over_row((Node *) tree->filter, &row);
 	sckpt_query_refuse_clock(join->condition, "the condition of a join of streams");
-	sckpt_query_refuse_clock(stage->having, "WHERE");
-	if (contain_volatile_functions(join->condition) || contain_volatile_functions(stage->having) ||
-		sckpt_level_looks_up(join->condition, NULL) || sckpt_level_looks_up(stage->having, NULL))
+	sckpt_query_refuse_clock((Node *) filter, "WHERE");
+	if (contain_volatile_functions(join->condition) || contain_volatile_functions((Node *) filter) ||
+		sckpt_level_looks_up(join->condition, NULL) || sckpt_level_looks_up((Node *) filter, NULL))
 		sckpt_query_refuse("a function that is not immutable in a condition over several streams", "Use it in a query over the result table.");
 	stage->join = join;
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
 	join->retracts = tree->type != JOIN_INNER;
 	for (int side = 0; side < 2; side++)
 	{
-		SckptJoinTree   *child = tree->sides[side];
+		SckptJoinTree *child = tree->sides[side];
 
 		join->changes[side] = side_retracts(context, child);
 		join->retracts |= join->changes[side];
@@ -335,17 +366,17 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	if (tree->type == JOIN_SEMI && !join->changes[0] && !join->changes[1])
 		join->retracts = false;
 	tree->first = append_stages(tree->first, stage);
-	tree->stage = stage;
+	tree->stage = settle(context, stage, filter);
 }
 
 SckptQuery *
 sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 {
-	SckptJoinContext context = {query, final, make, arg, NULL};
+	SckptJoinContext context = {query, final, make, arg, NULL, NIL, NIL};
 	List	   *items = NIL;
 	List	   *quals = NIL;
 	List	   *sublinks = NIL;
-	SckptJoinTree   *top;
+	SckptJoinTree *top;
 	RangeTblEntry *rte;
 	RangeTblRef *ref;
 	Query	   *inner;
@@ -382,13 +413,18 @@ sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 	{
 		Node	   *node = lfirst(lc);
 		bool		negated = is_notclause(node);
+		Node	   *match = negated ? (Node *) get_notclausearg((Expr *) node) : node;
 
-		if (negated)
-			node = (Node *) get_notclausearg((Expr *) node);
-		if (!IsA(node, SubLink))
-			sckpt_query_refuse("EXISTS or IN over a stream inside another condition", "Make it a condition of its own, joined by AND.");
-		top = sckpt_sublink_join(&context, top, (SubLink *) node, negated);
+		if (sckpt_sublink_is_match(match))
+			top = sckpt_sublink_join(&context, top, (SubLink *) match, negated);
+		else
+		{
+			node = sckpt_sublink_replace_scalars(&context, &top, node);
+			sckpt_join_restrict(top, node);
+		}
 	}
+	query->targetList = (List *) sckpt_sublink_replace_scalars(&context, &top, (Node *) query->targetList);
+	query->havingQual = sckpt_sublink_replace_scalars(&context, &top, query->havingQual);
 	if (top->leaf)
 		elog(ERROR, "a join of one stream");
 

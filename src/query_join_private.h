@@ -15,8 +15,6 @@
 
 #include "query_private.h"
 
-#define SCKPT_REFUSE_NO_KEY "a join of streams without an equality between their columns"
-
 typedef struct SckptJoinTree SckptJoinTree;
 
 struct SckptJoinTree
@@ -46,6 +44,8 @@ typedef struct SckptJoinContext
 	SckptMakeLevel make;
 	void	   *arg;
 	Bitmapset  *over_stream;
+	List	   *scalars;		/* SubLinks that have been joined, and the expressions that stand for them */
+	List	   *replacements;
 } SckptJoinContext;
 
 /* query_join_tree.c */
@@ -54,7 +54,8 @@ extern Relids sckpt_join_relations(Node *node);
 /* How many of the relations below an item of FROM read a stream; adds all of them to *relids. */
 extern int	sckpt_join_count_streams(SckptJoinContext *context, Node *node, Relids *relids);
 extern SckptJoinTree *sckpt_join_pair(JoinType type, SckptJoinTree *left, SckptJoinTree *right);
-/* Put a condition of matching (ON) as far down as it may go. */
+/* Put a condition on the tree's rows (WHERE) as far down as it may go; the same of one of matching (ON). */
+extern void sckpt_join_restrict(SckptJoinTree *tree, Node *qual);
 extern void sckpt_join_place(SckptJoinTree *join, Node *qual);
 /* Is it an equality of something of one side with something of the other, by which rows can be found? */
 extern bool sckpt_join_split_equality(Node *qual, Relids left, Relids right, Node **exprs, SckptKey *key);
@@ -72,9 +73,11 @@ extern void sckpt_join_read_bound(Node *qual, Var **times, bool *known, int64 *d
 extern bool sckpt_join_is_window_end(SckptJoinTree *side, AttrNumber column, int64 *delay);
 
 /* query_sublink.c */
-/* Is there a sub-select over a stream in it? */
-extern bool sckpt_sublink_find(Node *node, void *context);
-/* Join what a sub-select of EXISTS or IN reads. */
+/* Is it EXISTS, ANY or ALL: is there a match? */
+extern bool sckpt_sublink_is_match(Node *node);
+/* Join what its sub-select reads. */
 extern SckptJoinTree *sckpt_sublink_join(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, bool negated);
+/* Join what the scalar sub-selects in an expression read, and put columns in their place. */
+extern Node *sckpt_sublink_replace_scalars(SckptJoinContext *context, SckptJoinTree **tree, Node *node);
 
 #endif							/* SCKPT_QUERY_JOIN_PRIVATE_H */

@@ -34,7 +34,7 @@ sckpt_join_is(Query *query)
 		return false;
 	foreach(lc, query->rtable)
 		count += sckpt_level_over_stream(lfirst(lc));
-	return count > 1 || (count == 1 && query->hasSubLinks && sckpt_sublink_find(query->jointree->quals, NULL));
+	return count > 1 || (count == 1 && sckpt_sublink_in_level(query));
 }
 
 /* Its parts joined by AND, at any depth. */
@@ -85,7 +85,7 @@ sckpt_join_count_streams(SckptJoinContext *context, Node *node, Relids *relids)
 static SckptJoinTree *
 make_leaf(Node *item, Relids relids)
 {
-	SckptJoinTree   *leaf = palloc0(sizeof(SckptJoinTree));
+	SckptJoinTree *leaf = palloc0(sizeof(SckptJoinTree));
 
 	leaf->leaf = true;
 	leaf->items = list_make1(item);
@@ -96,7 +96,7 @@ make_leaf(Node *item, Relids relids)
 SckptJoinTree *
 sckpt_join_pair(JoinType type, SckptJoinTree *left, SckptJoinTree *right)
 {
-	SckptJoinTree   *join = palloc0(sizeof(SckptJoinTree));
+	SckptJoinTree *join = palloc0(sizeof(SckptJoinTree));
 
 	join->type = type;
 	join->sides[0] = left;
@@ -106,8 +106,8 @@ sckpt_join_pair(JoinType type, SckptJoinTree *left, SckptJoinTree *right)
 }
 
 /* Put a condition on the tree's rows as far down as it may go. */
-static void
-place(SckptJoinTree *tree, Node *qual)
+void
+sckpt_join_restrict(SckptJoinTree *tree, Node *qual)
 {
 	Relids		relids = sckpt_join_relations(qual);
 
@@ -121,12 +121,12 @@ place(SckptJoinTree *tree, Node *qual)
 		if ((tree->type == JOIN_INNER || tree->type == JOIN_LEFT || tree->type == JOIN_SEMI || tree->type == JOIN_ANTI) &&
 			bms_is_subset(relids, tree->sides[0]->relids))
 		{
-			place(tree->sides[0], qual);
+			sckpt_join_restrict(tree->sides[0], qual);
 			return;
 		}
 		if ((tree->type == JOIN_INNER || tree->type == JOIN_RIGHT) && bms_is_subset(relids, tree->sides[1]->relids))
 		{
-			place(tree->sides[1], qual);
+			sckpt_join_restrict(tree->sides[1], qual);
 			return;
 		}
 	}
@@ -143,11 +143,11 @@ sckpt_join_place(SckptJoinTree *join, Node *qual)
 	Relids		relids = sckpt_join_relations(qual);
 
 	if (join->type == JOIN_INNER)
-		place(join, qual);
+		sckpt_join_restrict(join, qual);
 	else if (join->type != JOIN_FULL && join->type != JOIN_RIGHT && bms_is_subset(relids, join->sides[1]->relids))
-		place(join->sides[1], qual);
+		sckpt_join_restrict(join->sides[1], qual);
 	else if (join->type == JOIN_RIGHT && bms_is_subset(relids, join->sides[0]->relids))
-		place(join->sides[0], qual);
+		sckpt_join_restrict(join->sides[0], qual);
 	else
 		join->conditions = lappend(join->conditions, qual);
 }
@@ -254,14 +254,14 @@ attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals)
 {
 	Relids		own = NULL;
 	Relids		lateral = lateral_of(context, item);
-	SckptJoinTree   *found = NULL;
+	SckptJoinTree *found = NULL;
 	ListCell   *lt;
 	ListCell   *lc;
 
 	(void) sckpt_join_count_streams(context, item, &own);
 	foreach(lt, trees)
 	{
-		SckptJoinTree   *tree = lfirst(lt);
+		SckptJoinTree *tree = lfirst(lt);
 
 		if (!tree->leaf)
 			continue;
@@ -339,7 +339,8 @@ sckpt_join_build(SckptJoinContext *context, List *items, List *quals)
 {
 	List	   *trees = NIL;
 	List	   *tables = NIL;
-	SckptJoinTree   *result;
+	SckptJoinTree *result = NULL;
+	SckptJoinTree *part = NULL;
 	ListCell   *lc;
 
 	foreach(lc, items)
@@ -353,24 +354,30 @@ sckpt_join_build(SckptJoinContext *context, List *items, List *quals)
 	}
 	foreach(lc, tables)
 		attach_table(context, trees, lfirst(lc), quals);
-	result = linitial(trees);
-	trees = list_delete_first(trees);
+
+	/* What equalities hold together first; then what has none is joined with it, row by row. */
 	while (trees != NIL)
 	{
-		SckptJoinTree   *next = NULL;
+		SckptJoinTree *next = NULL;
 
 		foreach(lc, trees)
 		{
-			if (next == NULL && has_equality(quals, result->relids, ((SckptJoinTree *) lfirst(lc))->relids))
+			if (next == NULL && (part == NULL || has_equality(quals, part->relids, ((SckptJoinTree *) lfirst(lc))->relids)))
 				next = lfirst(lc);
 		}
-		if (next == NULL)
-			sckpt_query_refuse(SCKPT_REFUSE_NO_KEY, "Add a condition like a.key = b.key.");
-		trees = list_delete_ptr(trees, next);
-		result = sckpt_join_pair(JOIN_INNER, result, next);
+		if (next)
+		{
+			trees = list_delete_ptr(trees, next);
+			part = part ? sckpt_join_pair(JOIN_INNER, part, next) : next;
+		}
+		if (next == NULL || trees == NIL)
+		{
+			result = result ? sckpt_join_pair(JOIN_INNER, result, part) : part;
+			part = NULL;
+		}
 	}
 	foreach(lc, quals)
-		place(result, lfirst(lc));
+		sckpt_join_restrict(result, lfirst(lc));
 	return result;
 }
 
@@ -396,7 +403,7 @@ build(SckptJoinContext *context, Node *node)
 	JoinExpr   *join = (JoinExpr *) node;
 	Relids		relids = NULL;
 	Relids		side = NULL;
-	SckptJoinTree   *result;
+	SckptJoinTree *result;
 	List	   *items = NIL;
 	List	   *quals = NIL;
 	ListCell   *lc;

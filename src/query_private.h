@@ -178,14 +178,20 @@ extern void sckpt_rank_check_level(Query *query);
  */
 extern SckptRankClauses *sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above);
 extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses);
-/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it; true then. */
-extern bool sckpt_rank_keep(SckptQuery *stage, bool final);
+/* Put a stage above the last one, which ranks, that keeps its rows apart, where they need it. */
+extern void sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /*
  * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;
  * NULL: as they are in the stage.
  */
 extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs);
+
+/* query_sublink.c */
+/* Is there a sub-select over a stream in it? */
+extern bool sckpt_sublink_find(Node *node, void *context);
+/* In WHERE, HAVING or the target list of a level? */
+extern bool sckpt_sublink_in_level(Query *query);
 
 /* query_join.c */
 /* Does a level, as it was parsed, join streams? */
@@ -194,6 +200,16 @@ extern bool sckpt_join_is(Query *query);
 typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool track);
 /* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
 extern SckptQuery *sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg);
+
+/* query_settle.c */
+/* A stage that unites rows of two kinds, or has those of one; what feeds it is still to be said. */
+extern SckptQuery *sckpt_settle_unite(TupleDesc left, TupleDesc right);
+/* By a stage below. */
+extern void sckpt_settle_feed(SckptQuery *stage, SckptQuery *below, int side, bool final);
+/* Can an expression over a stage's rows fail for such as come and go? */
+extern bool sckpt_settle_needed(SckptQuery *stage, Node *node);
+/* Then: a stage above it where it cannot. */
+extern SckptQuery *sckpt_settle_above(SckptQuery *stage, bool final);
 
 /* query_stage.c */
 /* A query with windows or grouped sub-selects; returns its first stage. */

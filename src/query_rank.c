@@ -102,9 +102,16 @@ wrap(Query *query)
 
 typedef struct SplitContext
 {
-	Query	   *inner;
-	List	   *targets;		/* of inner: group keys, then aggregates */
+	List	   *targets;		/* of the sub-select that groups: keys, then aggregates */
+	int			sublevels_up;	/* in a sub-select, so far down */
 } SplitContext;
+
+static void
+refuse_split(void)
+{
+	sckpt_query_refuse("a rank over groups, or a sub-select over a stream, beside anything but group keys and aggregates",
+					   "Group in a sub-select, and rank, or use the sub-select, above it.");
+}
 
 /* What is computed over groups, in terms of a sub-select that groups. */
 static Node *
@@ -114,6 +121,34 @@ split_mutator(Node *node, SplitContext *context)
 
 	if (node == NULL)
 		return NULL;
+	if (context->sublevels_up > 0)
+	{
+		Var		   *var = (Var *) node;
+
+		/* There, it is about what is outside. */
+		if (IsA(node, Query))
+		{
+			Query	   *query;
+
+			context->sublevels_up++;
+			query = query_tree_mutator((Query *) node, split_mutator, context, 0);
+			context->sublevels_up--;
+			return (Node *) query;
+		}
+		if (IsA(node, Aggref) && ((Aggref *) node)->agglevelsup >= context->sublevels_up)
+			refuse_split();
+		if (!IsA(node, Var) || var->varlevelsup != context->sublevels_up)
+			return expression_tree_mutator(node, split_mutator, context);
+		foreach(lc, context->targets)
+		{
+			TargetEntry *entry = lfirst(lc);
+			Var		   *key = (Var *) entry->expr;
+
+			if (IsA(key, Var) && key->varno == var->varno && key->varattno == var->varattno)
+				return (Node *) makeVar(1, entry->resno, var->vartype, var->vartypmod, var->varcollid, var->varlevelsup);
+		}
+		refuse_split();
+	}
 	foreach(lc, context->targets)
 	{
 		TargetEntry *entry = lfirst(lc);
@@ -129,26 +164,73 @@ split_mutator(Node *node, SplitContext *context)
 								   makeTargetEntry((Expr *) copyObject(node), number, psprintf("aggregate%d", number), false));
 		return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), 0);
 	}
+	if (IsA(node, SubLink) && sckpt_query_reads_stream(castNode(Query, ((SubLink *) node)->subselect)))
+	{
+		SubLink    *sublink = copyObject((SubLink *) node);
+
+		sublink->testexpr = split_mutator(sublink->testexpr, context);
+		context->sublevels_up++;
+		sublink->subselect = (Node *) query_tree_mutator((Query *) sublink->subselect, split_mutator, context, 0);
+		context->sublevels_up--;
+		return (Node *) sublink;
+	}
 	if (IsA(node, Var) || IsA(node, SubLink) || IsA(node, GroupingFunc))
-		sckpt_query_refuse("a rank over groups beside anything but group keys and aggregates",
-						   "Group in a sub-select, and rank above it.");
+		refuse_split();
 	return expression_tree_mutator(node, split_mutator, context);
 }
 
-/* Ranks over groups: group in a sub-select. */
+static bool
+find_sublink_over_groups(Node *node, void *context)
+{
+	if (node == NULL || IsA(node, Aggref))
+		return false;
+	if (IsA(node, SubLink) && sckpt_sublink_find(node, NULL))
+		return true;
+	return expression_tree_walker(node, find_sublink_over_groups, context);
+}
+
+/* Has a grouped level a sub-select over a stream that is about its groups: not in GROUP BY? */
+static bool
+has_sublink_over_groups(Query *query)
+{
+	ListCell   *lc;
+
+	if (!query->hasSubLinks)
+		return false;
+	foreach(lc, query->targetList)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if ((entry->ressortgroupref == 0 || get_sortgroupref_clause_noerr(entry->ressortgroupref, query->groupClause) == NULL) &&
+			find_sublink_over_groups((Node *) entry->expr, NULL))
+			return true;
+	}
+	return find_sublink_over_groups(query->havingQual, NULL);
+}
+
+/* What is over groups, ranks and sub-selects over streams, goes above a sub-select that groups. */
 static void
-split_window(Query *query)
+split_group(Query *query)
 {
 	List	   *targets = copyObject(query->targetList);
 	List	   *windows = query->windowClause;
+	bool		has_windows = query->hasWindowFuncs;
+	List	   *above = NIL;
+	List	   *having = NIL;
 	Query	   *inner;
-	SplitContext context;
+	RangeTblEntry *rte;
+	SplitContext context = {NIL, 0};
 	ListCell   *lc;
 	ListCell   *lt;
 
+	foreach(lc, make_ands_implicit((Expr *) query->havingQual))
+	{
+		if (find_sublink_over_groups(lfirst(lc), NULL))
+			above = lappend(above, copyObject(lfirst(lc)));
+		else
+			having = lappend(having, lfirst(lc));
+	}
 	inner = wrap(query);
-	context.inner = inner;
-	context.targets = NIL;
 	foreach(lc, inner->groupClause)
 	{
 		foreach(lt, inner->targetList)
@@ -165,16 +247,20 @@ split_window(Query *query)
 		}
 	}
 	query->targetList = (List *) split_mutator((Node *) targets, &context);
+	query->jointree->quals = above ? split_mutator((Node *) make_ands_explicit(above), &context) : NULL;
+	query->hasSubLinks = checkExprHasSubLink((Node *) query->targetList) || checkExprHasSubLink(query->jointree->quals);
 	query->windowClause = windows;
-	query->hasWindowFuncs = true;
+	query->hasWindowFuncs = has_windows;
 	inner->targetList = context.targets;
+	inner->havingQual = having ? (Node *) make_ands_explicit(having) : NULL;
+	inner->hasSubLinks = checkExprHasSubLink((Node *) inner->targetList) || checkExprHasSubLink((Node *) inner->jointree) ||
+		checkExprHasSubLink(inner->havingQual);
 	inner->windowClause = NIL;
 	inner->hasWindowFuncs = false;
-	((RangeTblEntry *) linitial(query->rtable))->eref->colnames = NIL;
+	rte = linitial(query->rtable);
+	rte->eref->colnames = NIL;
 	foreach(lt, inner->targetList)
-		((RangeTblEntry *) linitial(query->rtable))->eref->colnames =
-			lappend(((RangeTblEntry *) linitial(query->rtable))->eref->colnames,
-					makeString(pstrdup(lfirst_node(TargetEntry, lt)->resname)));
+		rte->eref->colnames = lappend(rte->eref->colnames, makeString(pstrdup(lfirst_node(TargetEntry, lt)->resname)));
 }
 
 /* All that is united is made distinct by whoever is above. */
@@ -256,8 +342,19 @@ lower_level(Query *query)
 		query->groupClause = query->distinctClause;
 		query->distinctClause = NIL;
 	}
-	if (query->hasWindowFuncs && grouped && query->distinctClause == NIL)
-		split_window(query);
+	if (grouped && query->distinctClause == NIL && (query->hasWindowFuncs || has_sublink_over_groups(query)))
+		split_group(query);
+}
+
+/* The same of what sub-selects outside FROM read. */
+static bool
+lower_sublinks(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SubLink) && IsA(((SubLink *) node)->subselect, Query))
+		sckpt_rank_lower((Query *) ((SubLink *) node)->subselect);
+	return expression_tree_walker(node, lower_sublinks, context);
 }
 
 void
@@ -279,6 +376,12 @@ sckpt_rank_lower(Query *query)
 
 		if (IsA(cte->ctequery, Query) && !cte->cterecursive)
 			sckpt_rank_lower((Query *) cte->ctequery);
+	}
+	if (query->hasSubLinks)
+	{
+		(void) lower_sublinks((Node *) query->targetList, NULL);
+		(void) lower_sublinks((Node *) query->jointree, NULL);
+		(void) lower_sublinks(query->havingQual, NULL);
 	}
 	lower_level(query);
 }
@@ -786,7 +889,7 @@ name_columns(SckptQuery *stage, TupleDesc names)
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
 }
 
-bool
+void
 sckpt_rank_keep(SckptQuery *stage, bool final)
 {
 	SckptQuery *keeper;
@@ -802,7 +905,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		complete &= stage->keys[i].result_column > 0;
 	}
 	if (complete && sckpt_query_is_single(stage))
-		return false;
+		return;
 
 	keeper = palloc0(sizeof(SckptQuery));
 	keeper->result = stage->result;
@@ -879,5 +982,4 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 	}
 	stage->above = keeper;
 	stage->target = keeper;
-	return true;
 }

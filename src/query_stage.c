@@ -30,7 +30,6 @@ typedef struct StagesContext
 	bool		final;
 	bool		track;
 	void		(*check_source) (Query *query);
-	int			count;			/* grouped stages so far */
 } StagesContext;
 
 typedef struct FoldContext
@@ -73,7 +72,7 @@ static void
 fold(SckptLevel *level, SckptQuery *stage)
 {
 	Query	   *query = level->query;
-	FoldContext context = {level->below, stage->targetlist};
+	FoldContext context = {level->below, NIL};
 	Node	   *condition = query->jointree->quals;
 	const char *below = stage->join ? "a join of streams" : "a grouped sub-select";
 
@@ -90,6 +89,9 @@ fold(SckptLevel *level, SckptQuery *stage)
 		sckpt_query_refuse(psprintf("a volatile function in a query over %s", below),
 						   "Use it in a query over the result table.");
 
+	if (sckpt_settle_needed(stage, (Node *) query->targetList) || sckpt_settle_needed(stage, condition))
+		stage = sckpt_settle_above(stage, level->final);
+	context.targets = stage->targetlist;
 	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
 	condition = fold_mutator(condition, &context);
 	if (condition)
@@ -200,12 +202,15 @@ take_ctes(Query *subquery, Query *query)
 	subquery->cteList = list_concat(copyObject(query->cteList), subquery->cteList);
 }
 
-static void
-count_stage(StagesContext *context)
+/* What a stage computes with the rows of the one below. */
+static List *
+computed_exprs(SckptQuery *stage)
 {
-	if (++context->count > SCKPT_MAX_STAGES)
-		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
-						   "Create a pipeline for the sub-select.");
+	List	   *exprs = list_make1(stage->condition);
+
+	for (int i = 0; i < stage->ncomputed; i++)
+		exprs = lappend(exprs, stage->computed[i].expr);
+	return exprs;
 }
 
 /* `above`: the level that reads it; NULL: it is the outermost one. */
@@ -231,7 +236,6 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 		first = sckpt_join_make(query, context->final, make_leaf, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
-		count_stage(context);
 	}
 	else
 		sckpt_level_flatten(&level);
@@ -264,9 +268,6 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	stage->retracting = level.below != 0 && !context->final && sckpt_query_retracts(level.input);
 	level.stage = stage;
 	stage->level = level.below == 0 ? query : NULL;
-	if (stage->grouped)
-		count_stage(context);
-
 	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
 	sckpt_level_make_windows(&level);
 	sckpt_level_split_conditions(&level);
@@ -285,6 +286,8 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 
 	if (first == NULL)
 		return stage;
+	if (level.input->join && sckpt_settle_needed(level.input, (Node *) computed_exprs(stage)))
+		level.input->join->settled = true;
 	level.input->above = stage;
 	level.input->target = stage;
 	return first;
@@ -293,12 +296,18 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 SckptQuery *
 sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
 {
-	StagesContext context = {final, track, check_source, 0};
+	StagesContext context = {final, track, check_source};
 	SckptQuery *first = make_level(&context, query, NULL, false);
 	SckptQuery *last = sckpt_query_last(first);
+	int			nstages = 0;
 
-	if (last->ranking && sckpt_rank_keep(last, final))
-		count_stage(&context);
+	if (last->ranking)
+		sckpt_rank_keep(last, final);
+	for (SckptQuery *stage = first; stage; stage = stage->above)
+		nstages++;
+	if (nstages > SCKPT_MAX_STAGES)
+		sckpt_query_refuse(psprintf("a query of more than %d joins, groupings and the like", SCKPT_MAX_STAGES),
+						   "Create a pipeline for the sub-select.");
 	return first;
 }
 

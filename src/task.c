@@ -352,7 +352,7 @@ add_operators(SckptTask *task)
 			task->queries[query->number] = query;
 			add_operator(task, query->join ? sckpt_join_create(query, task->run_context) :
 						 sckpt_aggregate_create(query, task->run_context));
-			if (query->join && query->target)
+			if (query->join && query->target && !query->join->settled)
 			{
 				task->operators[query->number]->relieve = relieve;
 				task->operators[query->number]->relieve_arg = task;
@@ -738,7 +738,7 @@ hand_on_changes(SckptTask *task)
 {
 	for (int i = 0; i + 1 < task->noperators; i++)
 	{
-		if (task->operators[i]->changes)
+		if (task->operators[i]->changes && !task->queries[i]->join->settled)
 			hand_on_from(task, i);
 	}
 }
