@@ -42,6 +42,11 @@ INSERT INTO query VALUES
     ('of_join', 'SELECT a.id, b.w FROM a JOIN b ON a.k = b.k WHERE a.id + b.id > (SELECT 2 * avg(c.id) FROM c JOIN b USING (k))'),
     ('nested', 'SELECT id FROM a WHERE k >= (SELECT max(k) FROM b WHERE id < (SELECT max(id) FROM c))'),
     ('in_sub_select', 'SELECT k, count(*) AS n FROM (SELECT k FROM a WHERE id > (SELECT avg(id) FROM b)) x GROUP BY k'),
+    ('limited_join', 'SELECT a.id AS a_id, b.id AS b_id, a.ts FROM a JOIN b ON a.k = b.k ORDER BY a.id + b.id, a.id, a.ts, b.ts DESC LIMIT 4 OFFSET 1'),
+    ('distinct_on_join', 'SELECT DISTINCT ON (a.k) a.k, a.id, b.id AS b_id FROM a JOIN b ON a.k = b.k ORDER BY a.k, b.id DESC, a.id, a.ts, b.ts'),
+    ('rank_join', 'SELECT k, id, b_id, n FROM (SELECT a.k, a.id, b.id AS b_id, row_number() OVER (PARTITION BY a.k ORDER BY b.id DESC, a.id, a.ts, b.ts) AS n FROM a JOIN b ON a.k = b.k) x WHERE n <= 2'),
+    ('divided', 'SELECT id, 1000 * id / (SELECT count(*) FROM a) AS share FROM a WHERE k / (SELECT max(id) FROM a) = 0'),
+    ('divided_grouped', 'SELECT v, sum(id / (SELECT count(*) FROM a)) AS s FROM a GROUP BY v'),
     ('ranked', 'SELECT id, k FROM a WHERE id < (SELECT avg(id) FROM b) ORDER BY id DESC, ts, v, n LIMIT 3'),
     -- correlated
     ('correlated', 'SELECT a.id, a.v, (SELECT max(b.id) FROM b WHERE b.k = a.k) AS m FROM a'),
