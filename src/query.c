@@ -408,11 +408,16 @@ has_levels(Query *query, bool track, bool outermost)
 			direct = true;
 		if (rte->rtekind == RTE_JOIN && rte->alias != NULL)
 			hidden = true;
-		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) &&
-			has_levels(rte->subquery, false, false))
+		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) && sckpt_query_has_levels(rte->subquery))
 			return true;
 	}
 	return track && sckpt_query_is_grouped(query) && (!direct || hidden);
+}
+
+bool
+sckpt_query_has_levels(Query *query)
+{
+	return has_levels(query, false, false);
 }
 
 /* A group must not depend on when its rows were processed: neither by a function in FROM, nor by a column of a sub-select there. */
@@ -515,7 +520,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
 	(void) flatten_groups((Node *) query, NULL);
-	sckpt_rank_lower(query);
+	sckpt_query_lower(query);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));

@@ -162,7 +162,8 @@ sckpt_settle_above(SckptQuery *stage, bool final)
 {
 	SckptQuery *above = sckpt_settle_unite(stage->result, NULL);
 
-	stage->join->settled = true;
+	if (stage->join)
+		stage->join->settled = true;
 	sckpt_settle_feed(above, stage, 0, final);
 
 	/* It gets nothing in between. */

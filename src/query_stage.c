@@ -89,9 +89,14 @@ fold(SckptLevel *level, SckptQuery *stage)
 		sckpt_query_refuse(psprintf("a volatile function in a query over %s", below),
 						   "Use it in a query over the result table.");
 
-	if (sckpt_settle_needed(stage, (Node *) query->targetList) || sckpt_settle_needed(stage, condition))
+	if (level->copies || sckpt_settle_needed(stage, (Node *) query->targetList) || sckpt_settle_needed(stage, condition))
 		stage = sckpt_settle_above(stage, level->final);
 	context.targets = stage->targetlist;
+	if (level->copies)
+	{
+		stage->join->copies = fold_mutator(level->copies, &context);
+		stage->join->retracts |= !level->final;
+	}
 	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
 	condition = fold_mutator(condition, &context);
 	if (condition)
@@ -178,9 +183,8 @@ uses_outer_ctes(Node *node, int *sublevels_up)
 	return expression_tree_walker(node, uses_outer_ctes, sublevels_up);
 }
 
-/* Give a sub-select that is to be a stage of its own the WITH queries around it that it uses. */
-static void
-take_ctes(Query *subquery, Query *query)
+void
+sckpt_query_take_ctes(Query *subquery, Query *query)
 {
 	int			sublevels_up = -1;
 	ListCell   *lc;
@@ -229,6 +233,12 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	level.final = context->final;
 	level.track = context->track;
 	level.place_wanted = place;
+	if (sckpt_union_is(query) && !sckpt_union_is_linear(query))
+	{
+		if (context->track)
+			sckpt_query_refuse("state_ttl for UNION ALL of sub-selects with state", "Leave the argument out.");
+		return sckpt_setop_make(query, context->final, make_leaf, context);
+	}
 	if (sckpt_join_is(query))
 	{
 		if (context->track)
@@ -251,8 +261,9 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	{
 		Query	   *subquery = rt_fetch(level.below, query->rtable)->subquery;
 
+		level.copies = ranks || sckpt_query_is_grouped(query) ? NULL : sckpt_setop_take_copies(query);
 		check_above(&level);
-		take_ctes(subquery, query);
+		sckpt_query_take_ctes(subquery, query);
 		first = make_level(context, subquery, &level, false);
 		level.input = sckpt_query_last(first);
 		if (ranks == NULL && !sckpt_query_is_grouped(query))
@@ -339,6 +350,8 @@ sckpt_query_check_final(SckptQuery *query)
 		if (stage->join)
 		{
 			/* Its rows are there when a grouped side's window closes, and are not taken back. */
+			if (stage->join->unites && stage->join->leaf[0] == NULL && stage->join->leaf[1] == NULL)
+				continue;
 			if (stage->join->type == JOIN_INNER && stage->join->window && (stage->join->leaf[0] == NULL || stage->join->leaf[1] == NULL))
 				continue;
 			sckpt_query_refuse("emit => 'final' for a join of streams other than an inner join of windows with a grouped side",
