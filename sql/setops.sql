@@ -44,6 +44,30 @@ INSERT INTO query VALUES
     ('all_distinct', 'SELECT DISTINCT k FROM a UNION ALL SELECT DISTINCT k FROM c UNION ALL SELECT k FROM c'),
     ('all_joined', 'SELECT u.n, c.id FROM (SELECT k, count(*) AS n FROM a GROUP BY k UNION ALL SELECT k, id FROM b) u JOIN c ON c.k = u.k'),
     ('all_with', 'WITH d AS (SELECT k, name FROM dim) SELECT name, count(*) AS n FROM a JOIN d USING (k) GROUP BY name UNION ALL SELECT name, b.id FROM b JOIN d USING (k)');
+-- views with state, over streams and over tables
+CREATE PROCEDURE make_views(schema text) LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('search_path', schema || ', so, public', true);
+    EXECUTE 'CREATE VIEW pairs AS SELECT a.id, a.k, b.id AS b_id, b.w FROM a JOIN b USING (k)';
+    EXECUTE 'CREATE VIEW counts (k, n) AS WITH x AS (SELECT k FROM a) SELECT k, count(*) FROM x GROUP BY k';
+    EXECUTE 'CREATE VIEW keys AS SELECT DISTINCT k FROM a UNION ALL SELECT k FROM b GROUP BY k';
+    EXECUTE 'CREATE VIEW per_window AS SELECT window_start, k, id FROM a, stream_ckpt.tumble(ts, ''5 s'')';
+    EXECUTE 'CREATE VIEW latest AS SELECT DISTINCT ON (k) k, id, n FROM counts JOIN c USING (k) ORDER BY k, id DESC';
+    EXECUTE 'CREATE VIEW in_both AS SELECT k FROM a INTERSECT SELECT k FROM b';
+    EXECUTE 'CREATE VIEW plain_rows AS SELECT id, k, ts FROM a WHERE id % 2 = 0';
+END $$;
+CALL make_views('live');
+CALL make_views('plain');
+INSERT INTO query VALUES
+    ('v_pairs', 'SELECT id, b_id FROM pairs WHERE w <> ''b'''),
+    ('v_pairs_grouped', 'SELECT p.w, count(*) AS n FROM pairs p GROUP BY p.w'),
+    ('v_counts', 'SELECT n, count(*) AS c FROM counts GROUP BY n'),
+    ('v_two', 'SELECT x.k, x.n, y.id FROM counts x JOIN pairs y ON y.k = x.k'),
+    ('v_keys', 'SELECT k, count(*) AS n FROM keys GROUP BY k'),
+    ('v_window', 'SELECT window_start, count(*) AS n FROM per_window GROUP BY 1'),
+    ('v_latest', 'SELECT k, id, n FROM latest'),
+    ('v_in', 'SELECT id FROM c WHERE k NOT IN (SELECT k FROM in_both WHERE k IS NOT NULL) UNION ALL SELECT id FROM plain_rows WHERE k IN (SELECT k FROM in_both)'),
+    ('v_scalar', 'SELECT id FROM plain_rows WHERE id > (SELECT avg(n) * 4 FROM counts)');
 SET search_path = live, so, stream_ckpt, public;
 DO $$
 DECLARE q record;

@@ -520,6 +520,8 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
 	(void) flatten_groups((Node *) query, NULL);
+	sckpt_query_expand_views(query);
+	sckpt_level_inline_ctes(query);
 	sckpt_query_lower(query);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
@@ -544,7 +546,6 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	sckpt_level_inline_ctes(expanded);
 	count = sckpt_union_count_streams(expanded, false);
 	structured = copyObject(query);
-	sckpt_level_inline_ctes(structured);
 	if (count > 0 && count < use.count && !reads_in_where(structured))
 		sckpt_query_refuse("a stream in a sub-select outside FROM and WHERE", "Name the stream in FROM.");
 	if (sckpt_query_is_grouped(expanded))

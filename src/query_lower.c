@@ -4,18 +4,24 @@
  *		Makes each level of a query have one kind of state only.
  *
  * DISTINCT becomes GROUP BY; a level that groups and ranks, say, becomes two, one a sub-select of the other; set operations become UNION ALL and
- * GROUP BY (query_setop.c).
+ * GROUP BY (query_setop.c).  Before that, views over streams that have state become sub-selects.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/table.h"
+#include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
+#include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteManip.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
 
 #include "compat.h"
 #include "query_private.h"
@@ -320,4 +326,83 @@ sckpt_query_lower(Query *query)
 		(void) lower_sublinks(query->havingQual, NULL);
 	}
 	lower_level(query);
+}
+
+/* ---- Views ---- */
+
+/* A view's query; those of its relations that stand for the view itself are in no FROM clause. */
+static Query *
+query_of_view(Oid relid)
+{
+	Relation	view = table_open(relid, AccessShareLock);
+	Query	   *query = copyObject(get_view_query(view));
+	ListCell   *lc;
+
+	table_close(view, NoLock);
+	AcquireRewriteLocks(query, true, false);
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid == relid)
+		{
+			rte = makeNode(RangeTblEntry);
+			rte->rtekind = RTE_RESULT;
+			rte->eref = makeAlias("none", NIL);
+			lfirst(lc) = rte;
+		}
+	}
+	return query;
+}
+
+/* What has no state is left to PostgreSQL, so that the view's owner, and what the view has become, count when it is planned. */
+static bool
+view_has_levels(Query *query)
+{
+	query = copyObject(query);
+	sckpt_level_inline_ctes(query);
+	sckpt_query_lower(query);
+	return sckpt_query_has_levels(query);
+}
+
+static bool
+expand_views(Node *node, void *context)
+{
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	if (!IsA(node, Query))
+		return expression_tree_walker(node, expand_views, context);
+	check_stack_depth();
+	foreach(lc, ((Query *) node)->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+		RangeTblEntry *expanded;
+		Query	   *query;
+
+		if (rte->rtekind != RTE_RELATION || rte->relkind != RELKIND_VIEW || !sckpt_level_over_stream(rte))
+			continue;
+		query = query_of_view(rte->relid);
+		sckpt_query_expand_views(query);
+		if (!view_has_levels(query))
+			continue;
+		if (pg_class_aclcheck(rte->relid, GetUserId(), ACL_SELECT) != ACLCHECK_OK &&
+			pg_attribute_aclcheck_all(rte->relid, GetUserId(), ACL_SELECT, ACLMASK_ANY) != ACLCHECK_OK)
+			aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, get_rel_name(rte->relid));
+		expanded = makeNode(RangeTblEntry);
+		expanded->rtekind = RTE_SUBQUERY;
+		expanded->subquery = query;
+		expanded->alias = rte->alias;
+		expanded->eref = rte->eref;
+		expanded->inFromCl = rte->inFromCl;
+		lfirst(lc) = expanded;
+	}
+	return query_tree_walker((Query *) node, expand_views, context, 0);
+}
+
+void
+sckpt_query_expand_views(Query *query)
+{
+	(void) expand_views((Node *) query, NULL);
 }

@@ -164,6 +164,8 @@ extern char *sckpt_level_source_sql(SckptLevel *level);
 extern void sckpt_level_split_group(SckptLevel *level);
 
 /* query_lower.c */
+/* Make sub-selects of views that must become stages of their own; what they read is then read as whoever runs the query. */
+extern void sckpt_query_expand_views(Query *query);
 /* Make of DISTINCT and set operations what groups, and of what has several kinds of state several levels, in place. */
 extern void sckpt_query_lower(Query *query);
 /*

@@ -330,6 +330,8 @@ make_operation(Query *query, Node *node)
 	}
 	left = make_operation(query, operation->larg);
 	right = make_operation(query, operation->rarg);
+	if (operation->op != SETOP_UNION && !(sckpt_query_reads_stream(left) && sckpt_query_reads_stream(right)))
+		sckpt_query_refuse("INTERSECT or EXCEPT with a side that reads no stream", "Use WHERE EXISTS or NOT EXISTS with the table.");
 	if (operation->op == SETOP_UNION && operation->all)
 		return unite(operation, left, right, false);
 	return group_sides(operation, unite(operation, left, right, true));
