@@ -124,3 +124,76 @@ SELECT * FROM differences();
 CALL put(2, '{c,b,a}');
 SELECT checkpoint(interval '1 min');
 SELECT * FROM differences();
+
+-- loaded again, all of them
+SELECT count(pause_pipeline('r_' || name)) FROM query;
+CALL put(3, '{a,b,c}');
+SELECT count(resume_pipeline('r_' || name)) FROM query;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- back to a retained checkpoint and forth
+CREATE TABLE kept AS SELECT pipeline, max(checkpoint_id) AS id FROM checkpoints WHERE retained GROUP BY 1;
+CREATE TABLE kept_rows AS TABLE r_except_all;
+CALL put(4, '{b,a,c}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+SELECT pause_pipeline(name), restore_pipeline(name, id) FROM unnest('{r_except_all,r_all_kinds,r_mixed,r_v_two}'::text[]) name JOIN kept ON pipeline = name;
+SELECT (SELECT count(*) FROM (TABLE kept_rows EXCEPT ALL TABLE r_except_all) x) AS missing, (SELECT count(*) FROM (TABLE r_except_all EXCEPT ALL TABLE kept_rows) x) AS extra;
+SELECT resume_pipeline(name) FROM unnest('{r_except_all,r_all_kinds,r_mixed,r_v_two}'::text[]) name;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- ---- Windows that close ----
+SELECT create_pipeline('so.final', 'SELECT window_start, window_end, k, count(*) AS n FROM a, tumble(ts, ''10 s'') GROUP BY 1, 2, 3
+    UNION ALL SELECT window_start, window_end, k, -count(*) FROM b, tumble(ts, ''10 s'') GROUP BY 1, 2, 3', emit => 'final');
+CALL put(30, '{a,b}');
+CALL put(33, '{a,b}');
+SELECT checkpoint(interval '1 min');
+SELECT count(*) AS groups, sum(abs(n)) AS rows, max(window_end) <= (SELECT watermark FROM pipelines WHERE pipeline = 'final') AS closed FROM final;
+SELECT * FROM differences();
+
+-- ---- What is shown ----
+SELECT n, e FROM unnest('{r_intersect_two,r_except_all,r_all_kinds,r_v_pairs}'::text[]) WITH ORDINALITY n (n, i), explain_pipeline(n) WITH ORDINALITY e (e, j)
+WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|Sink' ORDER BY i, j;
+
+-- ---- Who may ----
+CREATE ROLE so_reader;
+GRANT USAGE ON SCHEMA live, so, stream_ckpt TO so_reader;
+GRANT CREATE ON SCHEMA so TO so_reader;
+GRANT SELECT ON live.pairs, live.plain_rows, live.a TO so_reader;
+SET ROLE so_reader;
+-- what a view with state reads is read as who runs the pipeline
+SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+RESET ROLE;
+GRANT SELECT ON live.b TO so_reader;
+REVOKE SELECT ON live.pairs FROM so_reader;
+SET ROLE so_reader;
+SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+RESET ROLE;
+GRANT SELECT ON live.pairs TO so_reader;
+SET ROLE so_reader;
+SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+RESET ROLE;
+
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE command;
+    RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END $$;
+\x on
+SELECT t.* FROM unnest(ARRAY[
+    'SELECT k FROM a EXCEPT SELECT k FROM dim',
+    'SELECT k FROM a GROUP BY k UNION ALL SELECT k FROM dim',
+    'SELECT x FROM c, LATERAL (SELECT c.k AS x) l INTERSECT SELECT k FROM b ORDER BY 1',
+    'SELECT ts::time::text::json FROM a EXCEPT SELECT ts::time::text::json FROM b']) WITH ORDINALITY c (c, i), try(format('SELECT create_pipeline(''y'', %L)', c)) t ORDER BY i;
+\x off
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA so CASCADE;
+DROP VIEW live.pairs, live.counts, live.keys, live.per_window, live.latest, live.in_both, live.plain_rows CASCADE;
+SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
+DROP SCHEMA live, plain CASCADE;
+DROP OWNED BY so_reader;
+DROP ROLE so_reader;

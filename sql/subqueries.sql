@@ -121,3 +121,92 @@ SELECT * FROM differences();
 CALL put(2, '{c,b,a}');
 SELECT checkpoint(interval '1 min');
 SELECT * FROM differences();
+
+-- loaded again, all of them
+SELECT count(pause_pipeline('r_' || name)) FROM query;
+CALL put(3, '{a,b,c}');
+SELECT count(resume_pipeline('r_' || name)) FROM query;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- back to a retained checkpoint and forth
+CREATE TABLE kept AS SELECT pipeline, max(checkpoint_id) AS id FROM checkpoints WHERE retained GROUP BY 1;
+CREATE TABLE kept_rows AS TABLE r_having_two;
+CALL put(4, '{b,a,c}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+SELECT pause_pipeline(name), restore_pipeline(name, id) FROM unnest('{r_having_two,r_not_in_null,r_correlated_count,r_cross_grouped,r_select_list}'::text[]) name JOIN kept ON pipeline = name;
+SELECT (SELECT count(*) FROM (TABLE kept_rows EXCEPT ALL TABLE r_having_two) x) AS missing, (SELECT count(*) FROM (TABLE r_having_two EXCEPT ALL TABLE kept_rows) x) AS extra;
+SELECT resume_pipeline(name) FROM unnest('{r_having_two,r_not_in_null,r_correlated_count,r_cross_grouped,r_select_list}'::text[]) name;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- ---- What is shown ----
+SELECT n, e FROM unnest('{r_less,r_having,r_not_in,r_divided,r_correlated}'::text[]) WITH ORDINALITY n (n, i), explain_pipeline(n) WITH ORDINALITY e (e, j)
+WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|Sink' ORDER BY i, j;
+
+-- ---- Both sides too large: the pipeline fails, and loses nothing ----
+SELECT count(drop_pipeline('r_' || name)) FROM query WHERE name NOT IN ('cross', 'having');
+SELECT create_pipeline('sq.small', 'SELECT count(*) AS n FROM a JOIN (SELECT max(id) AS id FROM c) c ON a.id < c.id');
+CALL put(5, '{a,c}');
+SELECT checkpoint(interval '1 min');
+ALTER SYSTEM SET stream_ckpt.broadcast_rows = 40;
+SELECT pg_reload_conf();
+-- rows come until the worker has seen the setting
+CREATE PROCEDURE put_until_failed() LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 6 .. 90 LOOP
+        CALL put(i, '{a,c}');
+        COMMIT;
+        FOR j IN 1 .. 50 LOOP
+            IF (SELECT status = 'failed' FROM pipelines WHERE pipeline = 'r_cross') THEN
+                RETURN;
+            END IF;
+            PERFORM pg_sleep(0.01);    -- the condition is a query: there is nothing to be woken by
+            COMMIT;
+        END LOOP;
+    END LOOP;
+END $$;
+CALL put_until_failed();
+SELECT pipeline, status, error FROM pipelines ORDER BY 1;
+ALTER SYSTEM RESET stream_ckpt.broadcast_rows;
+SELECT pg_reload_conf();
+SELECT resume_pipeline('r_cross');
+SELECT checkpoint(interval '1 min');
+DELETE FROM query WHERE name NOT IN ('cross', 'having');
+SELECT * FROM differences();
+
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE command;
+    RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END $$;
+\x on
+SELECT t.* FROM unnest(ARRAY[
+    'SELECT id, (SELECT k FROM b) AS k FROM a',
+    'SELECT id, (SELECT k FROM b GROUP BY k) AS k FROM a',
+    'SELECT id, (SELECT k FROM b LIMIT 2) AS k FROM a',
+    'SELECT id, (SELECT b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT max(b.id) FROM b WHERE b.k < a.k) AS k FROM a',
+    'SELECT id, (SELECT max(b.id + a.id) FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, ARRAY(SELECT id FROM b) AS k FROM a',
+    'SELECT id FROM a WHERE (id, k) = (SELECT max(id), max(k) FROM b)',
+    'SELECT id FROM a WHERE (id, k) NOT IN (SELECT id, k FROM b)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE k IN (SELECT max(k) FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE k IN (SELECT k FROM b) OR id > 3',
+    'SELECT k, count(*) AS n, (SELECT max(w) FROM b WHERE b.id = max(a.id)) AS m FROM a GROUP BY k',
+    'SELECT k % 2 AS p, (SELECT max(w) FROM b WHERE b.k = a.k % 2) AS m FROM a GROUP BY 1',
+    'SELECT name FROM dim WHERE k = (SELECT max(k) FROM b)',
+    'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT max(k) FROM dim)']) WITH ORDINALITY c (c, i),
+    try(format('SELECT create_pipeline(''x'', %L)', c)) t ORDER BY i;
+SELECT t.* FROM unnest(ARRAY[
+    'SELECT window_start, count(*) AS n FROM a, tumble(ts, ''5 s'') GROUP BY 1 HAVING count(*) > (SELECT count(*) FROM b)',
+    'SELECT a.id FROM a, b']) WITH ORDINALITY c (c, i), try(format('SELECT create_pipeline(''x'', %L, emit => ''final'')', c)) t ORDER BY i;
+\x off
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA sq CASCADE;
+SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
+DROP SCHEMA live, plain CASCADE;

@@ -254,6 +254,8 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 				 other ? other : "");
 		if (stage->having)
 			put_line(rsinfo, "    Filter: a condition on its rows");
+		if (join->copies)
+			put_line(rsinfo, "    Copies: each row so often as its counts say");
 		return;
 	}
 	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
