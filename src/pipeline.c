@@ -511,7 +511,7 @@ notice_growth(SckptQuery *query, const char *pipeline)
 		bool		grows = false;
 
 		/* What stages below have handed on goes when they take it back. */
-		for (int side = 0; side < 2 && query->join; side++)
+		for (int side = 0; side < 2 && query->join && !query->join->unites; side++)
 			grows |= query->join->due[side] == 0 && query->join->leaf[side] && !query->join->forgets[side];
 		if (!grows)
 			continue;
