@@ -508,7 +508,8 @@ notice_growth(SckptQuery *query, const char *pipeline)
 {
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
-		if (stage->join == NULL || (!sckpt_query_side_grows(query, stage, 0) && !sckpt_query_side_grows(query, stage, 1)))
+		if (stage->join == NULL || stage->join->unites ||
+			(!sckpt_query_side_grows(query, stage, 0) && !sckpt_query_side_grows(query, stage, 1)))
 			continue;
 		ereport(NOTICE,
 				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),

@@ -1,11 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * query_rank.c
- *		DISTINCT, UNION, and the first rows of an order: DISTINCT ON,
- *		row_number() and its like, LIMIT.
+ *		The first rows of an order: DISTINCT ON, row_number() and its like,
+ *		LIMIT.
  *
- * First (sckpt_rank_lower) each level of the query is made to have one kind of state only: DISTINCT becomes GROUP BY, and a level that
- * groups and ranks, say, becomes two.  Then a level that ranks becomes a stage: its groups are the partitions, each of which has a counted set of
+ * A level that ranks (query_lower.c has seen to it that it does nothing else) becomes a stage: its groups are the partitions, each of which has a counted set of
  * rows (set.h), and its results are those of the partition's rows that come first (aggregate_rank.c).  How many these are is said by LIMIT, or by a condition
  * on the rank in the level above; without one all rows of a partition would change with each that comes, which is refused.
  *
@@ -44,244 +43,6 @@ static const char *const kind_names[] = {
 	[SCKPT_RANK_RANK] = "rank",
 	[SCKPT_RANK_DENSE_RANK] = "dense_rank",
 };
-
-/* ---- One kind of state for each level ---- */
-
-/*
- * Make a query a sub-select of a new one, in its place, which has the same columns.  Returns the sub-select; what is to be done above it is the
- * caller's to move.
- */
-static Query *
-wrap(Query *query)
-{
-	Query	   *inner = palloc(sizeof(Query));
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	RangeTblRef *reference = makeNode(RangeTblRef);
-	List	   *names = NIL;
-	List	   *targets = NIL;
-	ListCell   *lc;
-
-	memcpy(inner, query, sizeof(Query));
-	foreach(lc, inner->targetList)
-	{
-		TargetEntry *entry = lfirst(lc);
-		TargetEntry *outer;
-		Node	   *expr = (Node *) entry->expr;
-
-		if (entry->resname == NULL)
-			entry->resname = psprintf("column%d", entry->resno);
-		outer = makeTargetEntry((Expr *) makeVar(1, entry->resno, exprType(expr), exprTypmod(expr), exprCollation(expr), 0),
-								entry->resno, pstrdup(entry->resname), entry->resjunk);
-		outer->ressortgroupref = entry->ressortgroupref;
-		entry->resjunk = false;
-		names = lappend(names, makeString(pstrdup(entry->resname)));
-		targets = lappend(targets, outer);
-	}
-	IncrementVarSublevelsUp((Node *) inner, 1, 1);
-
-	rte->rtekind = RTE_SUBQUERY;
-	rte->subquery = inner;
-	rte->alias = makeAlias("below", NIL);
-	rte->eref = makeAlias("below", names);
-	rte->inFromCl = true;
-	reference->rtindex = 1;
-
-	memset(query, 0, sizeof(Query));
-	NodeSetTag(query, T_Query);
-	query->commandType = CMD_SELECT;
-	query->querySource = inner->querySource;
-	query->canSetTag = inner->canSetTag;
-	query->rtable = list_make1(rte);
-	query->jointree = makeFromExpr(list_make1(reference), NULL);
-	query->targetList = targets;
-	query->stmt_location = inner->stmt_location;
-	query->stmt_len = inner->stmt_len;
-	inner->canSetTag = true;
-	return inner;
-}
-
-typedef struct SplitContext
-{
-	Query	   *inner;
-	List	   *targets;		/* of inner: group keys, then aggregates */
-} SplitContext;
-
-/* What is computed over groups, in terms of a sub-select that groups. */
-static Node *
-split_mutator(Node *node, SplitContext *context)
-{
-	ListCell   *lc;
-
-	if (node == NULL)
-		return NULL;
-	foreach(lc, context->targets)
-	{
-		TargetEntry *entry = lfirst(lc);
-
-		if (equal(node, entry->expr))
-			return (Node *) makeVar(1, entry->resno, exprType(node), exprTypmod(node), exprCollation(node), 0);
-	}
-	if (IsA(node, Aggref))
-	{
-		int			number = list_length(context->targets) + 1;
-
-		context->targets = lappend(context->targets,
-								   makeTargetEntry((Expr *) copyObject(node), number, psprintf("aggregate%d", number), false));
-		return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), 0);
-	}
-	if (IsA(node, Var) || IsA(node, SubLink) || IsA(node, GroupingFunc))
-		sckpt_query_refuse("a rank over groups beside anything but group keys and aggregates",
-						   "Group in a sub-select, and rank above it.");
-	return expression_tree_mutator(node, split_mutator, context);
-}
-
-/* Ranks over groups: group in a sub-select. */
-static void
-split_window(Query *query)
-{
-	List	   *targets = copyObject(query->targetList);
-	List	   *windows = query->windowClause;
-	Query	   *inner;
-	SplitContext context;
-	ListCell   *lc;
-	ListCell   *lt;
-
-	inner = wrap(query);
-	context.inner = inner;
-	context.targets = NIL;
-	foreach(lc, inner->groupClause)
-	{
-		foreach(lt, inner->targetList)
-		{
-			TargetEntry *entry = lfirst(lt);
-			int			number = list_length(context.targets) + 1;
-			TargetEntry *key;
-
-			if (entry->ressortgroupref != lfirst_node(SortGroupClause, lc)->tleSortGroupRef)
-				continue;
-			key = makeTargetEntry(entry->expr, number, psprintf("key%d", number), false);
-			key->ressortgroupref = entry->ressortgroupref;
-			context.targets = lappend(context.targets, key);
-		}
-	}
-	query->targetList = (List *) split_mutator((Node *) targets, &context);
-	query->windowClause = windows;
-	query->hasWindowFuncs = true;
-	inner->targetList = context.targets;
-	inner->windowClause = NIL;
-	inner->hasWindowFuncs = false;
-	((RangeTblEntry *) linitial(query->rtable))->eref->colnames = NIL;
-	foreach(lt, inner->targetList)
-		((RangeTblEntry *) linitial(query->rtable))->eref->colnames =
-			lappend(((RangeTblEntry *) linitial(query->rtable))->eref->colnames,
-					makeString(pstrdup(lfirst_node(TargetEntry, lt)->resname)));
-}
-
-/* All that is united is made distinct by whoever is above. */
-static void
-unite_all(Node *node)
-{
-	SetOperationStmt *operation = (SetOperationStmt *) node;
-
-	check_stack_depth();
-	if (!IsA(node, SetOperationStmt) || operation->op != SETOP_UNION)
-		return;
-	operation->all = true;
-	operation->groupClauses = NIL;
-	unite_all(operation->larg);
-	unite_all(operation->rarg);
-}
-
-static void
-lower_union(Query *query)
-{
-	SetOperationStmt *operation = castNode(SetOperationStmt, query->setOperations);
-	List	   *clauses = operation->groupClauses;
-	ListCell   *lc;
-
-	unite_all(query->setOperations);
-	(void) wrap(query);
-	foreach(lc, query->targetList)
-	{
-		TargetEntry *entry = lfirst(lc);
-		SortGroupClause *clause = copyObject(list_nth_node(SortGroupClause, clauses, foreach_current_index(lc)));
-
-		clause->tleSortGroupRef = entry->ressortgroupref = foreach_current_index(lc) + 1;
-		query->groupClause = lappend(query->groupClause, clause);
-	}
-}
-
-static void
-lower_level(Query *query)
-{
-	bool		grouped = sckpt_query_is_grouped(query);
-	Query	   *inner;
-
-	if ((query->limitCount || query->limitOffset) &&
-		(grouped || query->distinctClause || query->setOperations || query->hasWindowFuncs || query->hasTargetSRFs))
-	{
-		inner = wrap(query);
-		query->sortClause = copyObject(inner->sortClause);
-		query->limitCount = inner->limitCount;
-		query->limitOffset = inner->limitOffset;
-		query->limitOption = inner->limitOption;
-		inner->limitCount = inner->limitOffset = NULL;
-		inner->limitOption = LIMIT_OPTION_COUNT;
-		if (!inner->hasDistinctOn)
-			inner->sortClause = NIL;
-		lower_level(inner);
-		return;
-	}
-	if (query->setOperations)
-	{
-		SetOperationStmt *operation = castNode(SetOperationStmt, query->setOperations);
-
-		if (operation->op == SETOP_UNION && !operation->all)
-			lower_union(query);
-		return;
-	}
-	if (query->distinctClause && (grouped || query->hasWindowFuncs || query->hasTargetSRFs))
-	{
-		inner = wrap(query);
-		query->distinctClause = inner->distinctClause;
-		query->hasDistinctOn = inner->hasDistinctOn;
-		query->sortClause = inner->sortClause;
-		inner->distinctClause = NIL;
-		inner->hasDistinctOn = false;
-		inner->sortClause = NIL;
-		lower_level(inner);
-	}
-	if (query->distinctClause && !query->hasDistinctOn)
-	{
-		query->groupClause = query->distinctClause;
-		query->distinctClause = NIL;
-	}
-	if (query->hasWindowFuncs && grouped && query->distinctClause == NIL)
-		split_window(query);
-}
-
-void
-sckpt_rank_lower(Query *query)
-{
-	ListCell   *lc;
-
-	check_stack_depth();
-	if (query->commandType != CMD_SELECT || !sckpt_query_reads_stream(query))
-		return;
-	foreach(lc, query->rtable)
-	{
-		if (lfirst_node(RangeTblEntry, lc)->rtekind == RTE_SUBQUERY)
-			sckpt_rank_lower(lfirst_node(RangeTblEntry, lc)->subquery);
-	}
-	foreach(lc, query->cteList)
-	{
-		CommonTableExpr *cte = lfirst(lc);
-
-		if (IsA(cte->ctequery, Query) && !cte->cterecursive)
-			sckpt_rank_lower((Query *) cte->ctequery);
-	}
-	lower_level(query);
-}
 
 /* ---- Which ranks there can be ---- */
 
@@ -786,7 +547,7 @@ name_columns(SckptQuery *stage, TupleDesc names)
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
 }
 
-bool
+void
 sckpt_rank_keep(SckptQuery *stage, bool final)
 {
 	SckptQuery *keeper;
@@ -802,7 +563,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		complete &= stage->keys[i].result_column > 0;
 	}
 	if (complete && sckpt_query_is_single(stage))
-		return false;
+		return;
 
 	keeper = palloc0(sizeof(SckptQuery));
 	keeper->result = stage->result;
@@ -879,5 +640,4 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 	}
 	stage->above = keeper;
 	stage->target = keeper;
-	return true;
 }
