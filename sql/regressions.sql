@@ -61,5 +61,8 @@ INSERT INTO s VALUES (1, 1, NULL);
 SELECT stream_ckpt.checkpoint('high') > 0 AS works;
 SELECT * FROM high ORDER BY o;
 
+-- more stages than there is room for, by joins within one level
+SELECT stream_ckpt.create_pipeline('ten', (SELECT 'SELECT count(*) AS n FROM s s1' || string_agg(format(' JOIN s s%s ON s%1$s.k = s%s.k', i, i - 1), '' ORDER BY i) FROM generate_series(2, 10) i));
+
 SET client_min_messages = warning;
 DROP SCHEMA regressions CASCADE;

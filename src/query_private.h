@@ -178,8 +178,8 @@ extern void sckpt_rank_check_level(Query *query);
  */
 extern SckptRankClauses *sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above);
 extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses);
-/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it; true then. */
-extern bool sckpt_rank_keep(SckptQuery *stage, bool final);
+/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it. */
+extern void sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /*
  * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;

@@ -786,7 +786,7 @@ name_columns(SckptQuery *stage, TupleDesc names)
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
 }
 
-bool
+void
 sckpt_rank_keep(SckptQuery *stage, bool final)
 {
 	SckptQuery *keeper;
@@ -802,7 +802,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		complete &= stage->keys[i].result_column > 0;
 	}
 	if (complete && sckpt_query_is_single(stage))
-		return false;
+		return;
 
 	keeper = palloc0(sizeof(SckptQuery));
 	keeper->result = stage->result;
@@ -879,5 +879,4 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 	}
 	stage->above = keeper;
 	stage->target = keeper;
-	return true;
 }

@@ -30,7 +30,6 @@ typedef struct StagesContext
 	bool		final;
 	bool		track;
 	void		(*check_source) (Query *query);
-	int			count;			/* grouped stages so far */
 } StagesContext;
 
 typedef struct FoldContext
@@ -200,14 +199,6 @@ take_ctes(Query *subquery, Query *query)
 	subquery->cteList = list_concat(copyObject(query->cteList), subquery->cteList);
 }
 
-static void
-count_stage(StagesContext *context)
-{
-	if (++context->count > SCKPT_MAX_STAGES)
-		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
-						   "Create a pipeline for the sub-select.");
-}
-
 /* `above`: the level that reads it; NULL: it is the outermost one. */
 static SckptQuery *
 make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
@@ -231,7 +222,6 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 		first = sckpt_join_make(query, context->final, make_leaf, context);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
-		count_stage(context);
 	}
 	else
 		sckpt_level_flatten(&level);
@@ -264,8 +254,6 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	stage->retracting = level.below != 0 && !context->final && sckpt_query_retracts(level.input);
 	level.stage = stage;
 	stage->level = level.below == 0 ? query : NULL;
-	if (stage->grouped)
-		count_stage(context);
 
 	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
 	sckpt_level_make_windows(&level);
@@ -293,12 +281,18 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 SckptQuery *
 sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
 {
-	StagesContext context = {final, track, check_source, 0};
+	StagesContext context = {final, track, check_source};
 	SckptQuery *first = make_level(&context, query, NULL, false);
 	SckptQuery *last = sckpt_query_last(first);
+	int			count = 0;
 
-	if (last->ranking && sckpt_rank_keep(last, final))
-		count_stage(&context);
+	if (last->ranking)
+		sckpt_rank_keep(last, final);
+	for (SckptQuery *stage = first; stage; stage = stage->above)
+		count++;
+	if (count > SCKPT_MAX_STAGES)
+		sckpt_query_refuse(psprintf("a query with more than %d groupings, ranks and joins of streams", SCKPT_MAX_STAGES),
+						   "Create a pipeline for the sub-select.");
 	return first;
 }
 

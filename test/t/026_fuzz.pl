@@ -72,6 +72,11 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 			diag("invalid: $failure->{text}\n" . live($query) . "\n" . Fuzz::Render::plain($query, Fuzz::Rows::watermarks()->{text})) if $ENV{STREAM_CKPT_FUZZ_VERBOSE};
 			next;
 		}
+		# whose worker was it?
+		if ($failure->{kind} eq 'crash' && !$query)
+		{
+			($query) = grep { my $alone = $server->play([$_], $steps); $alone->{0} && $alone->{0}{kind} eq 'crash' } @queries;
+		}
 		push @failures, "round $round, query $number, check $failure->{check}, $failure->{kind}: $failure->{text}";
 		diag("$failures[-1]\n" . ($query ? options($query) . live($query) : ''));
 		report($query, $steps, $failure) if $query && !$seen{ construct($failure->{text}) }++ && keys(%seen) <= $shrunk_at_most;
