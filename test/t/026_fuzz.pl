@@ -29,14 +29,14 @@ my $per_round = 40;
 my $rounds = int(($queries + $per_round - 1) / $per_round);
 my $refused_at_most = 0.05;		# of the queries
 my $invalid_at_most = 0.02;		# which plain SQL does not run either
-my $filled_at_least = 0.7;		# had rows in their result at some time
+my $filled_at_least = 0.6;		# had rows in their result at some time
 my $shrunk_at_most = 3;			# failures that are made small
 my $seed = seed_random(1);
 my $began = time();
 my (%refused, @failures, %seen);
 my ($tried, $invalid, $checks, $filled) = (0, 0, 0, 0);
 
-my $node = new_cluster('fuzz', 'stream_ckpt.state_memory' => "'512MB'", 'stream_ckpt.restart_backoff_min' => "'10ms'");
+my $node = new_cluster('fuzz', 'stream_ckpt.state_memory' => "'512MB'", 'stream_ckpt.restart_backoff_min' => "'10ms'", jit => 'off');
 if ($node->safe_psql('postgres', q{SELECT max_val::int > 1 FROM pg_settings WHERE name = 'stream_ckpt.workers'}) eq 't')
 {
 	$node->append_conf('postgresql.conf', 'stream_ckpt.workers = 2');

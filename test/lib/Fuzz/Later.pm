@@ -125,7 +125,7 @@ sub join_item
 	}
 	else
 	{
-		foreach (1 .. (chance(0.2) ? 2 : 1))
+		foreach (1 .. (chance(0.3) ? 2 : 1))
 		{
 			my $right = input($g, $depth);
 			my $type = pick('JOIN', 'JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN');

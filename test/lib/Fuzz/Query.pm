@@ -541,7 +541,7 @@ sub linear_level
 	my @events = grep { $_->{event} } @{ $level->{columns} };
 
 	add_window($g, $level, pick(@events)) if !$level->{stages} && !$o{no_windows} && @events && chance($o{top} ? 0.3 : 0.12);
-	add_join($g, $level) if chance($level->{stages} ? 0.01 : 0.2);
+	add_join($g, $level) if chance($level->{stages} ? 0.003 : 0.2);
 	add_conditions($g, $level);
 	foreach my $c (@{ $level->{columns} })
 	{
@@ -598,7 +598,7 @@ sub grouped_level
 
 		add_window($g, $level, pick(@known), 1) if @known && chance(0.4);
 	}
-	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.01 : 0.2);
+	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.003 : 0.2);
 	add_conditions($g, $level);
 
 	# keys: bounds of windows, and some more
@@ -687,7 +687,7 @@ sub grouped_level
 sub source
 {
 	my ($g, $depth) = @_;
-	my $how = weighted([ 60, 'stream' ], [ 16, 'union' ], [ $depth > 0 ? 24 : 0, 'sub' ], [ $depth > 0 ? 6 : 0, 'view' ], map { [ $g->{can}{$_} ? $_ eq 'join' ? 30 : 8 : 0, $_ ] } @CHANGING);
+	my $how = weighted([ 50, 'stream' ], [ 14, 'union' ], [ $depth > 0 ? 24 : 0, 'sub' ], [ $depth > 0 ? 6 : 0, 'view' ], map { [ $g->{can}{$_} ? $_ eq 'join' ? 60 : 8 : 0, $_ ] } @CHANGING);
 
 	return stream_item($g) if $how eq 'stream';
 	return union_item($g) if $how eq 'union';
@@ -735,7 +735,7 @@ sub random_query
 	}
 	my %query = (top => $level, emit => 'changes', lateness => '0', parallelism => 1, interval => chance(0.15) ? '20 ms' : '1 hour');
 
-	$query{emit} = 'final' if $level->{closes} && $level->{stages} ? chance(0.4) : chance(0.01);
+	$query{emit} = 'final' if $level->{closes} && $level->{stages} ? chance(0.4) : chance(0.003);
 	$query{lateness} = pick('1 min', '4 min', '20 min') if chance(0.15);
 	$query{parallelism} = pick(2, 4, 4) if $g->{can}{parallel} && chance(0.35);
 	return \%query;
