@@ -141,7 +141,15 @@ sub join_item
 	}
 	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
 	$level->{stages} = 1;
-	output($g, $level, 6);
+
+	# in the same level
+	if ($g->{can}{distinct} && chance(0.1)) { distinct($g, $level); }
+	elsif ($g->{can}{ranking} && $level->{total} && chance(0.1)) { return changing($g, ranked($g, $level)); }
+	else
+	{
+		output($g, $level, 6);
+		limit($g, $level) if $g->{can}{top_n} && $level->{total} && chance(0.1);
+	}
 	return changing($g, $level);
 }
 
@@ -323,7 +331,7 @@ sub set_operation
 
 # ---- orders ----
 
-sub ranking_item { my ($g, $depth) = @_; return ordered_item($g, $depth, \&ranked); }
+sub ranking_item { my ($g, $depth) = @_; return ordered_item($g, $depth, sub { ranked(shift, Fuzz::Query::level_over(shift)) }); }
 sub top_n_item { my ($g, $depth) = @_; return ordered_item($g, $depth, \&first_rows); }
 sub frames_item { my ($g, $depth) = @_; return ordered_item($g, $depth, \&framed); }
 
@@ -341,15 +349,14 @@ sub ordered_item
 	return changing($g, $how->($g, $over || Fuzz::Query::stream_item($g)));
 }
 
-# The first rows of each partition.
+# The first rows of each partition; `ranks`: a level without an output so far.
 sub ranked
 {
-	my ($g, $inner) = @_;
-	my $ranks = Fuzz::Query::level_over($inner);
+	my ($g, $ranks) = @_;
 	my $rank = pick('row_number()', 'row_number()', 'rank()', 'dense_rank()');
-	my @by = map { $_->{ref} } some(int rand 3, clear(@{ $inner->{columns} }));
-	my $first = first_of($inner->{columns});
-	my $order = $rank =~ /row/ ? Fuzz::Query::order_by({ total => $inner->{uniq} }, $first) : defined $first ? $first : '1';
+	my @by = map { $_->{ref} } some(int rand 3, clear(@{ $ranks->{columns} }));
+	my $first = first_of($ranks->{columns});
+	my $order = $rank =~ /row/ ? Fuzz::Query::order_by($ranks, $first) : defined $first ? $first : '1';
 
 	my $name = Fuzz::Query::new_alias($g, 'rank');
 	pass($g, $ranks);
@@ -370,9 +377,17 @@ sub first_rows
 	my $top = Fuzz::Query::level_over($inner);
 
 	pass($g, $top);
-	$top->{tail} = ' ORDER BY ' . Fuzz::Query::order_by({ total => $inner->{uniq} }, first_of($inner->{columns})) . ' LIMIT ' . pick(1, 3, 10) . pick('', '', ' OFFSET 2');
+	limit($g, $top);
 	$top->{stages} = 1;
 	return $top;
+}
+
+sub limit
+{
+	my ($g, $level) = @_;
+
+	$level->{tail} = ' ORDER BY ' . Fuzz::Query::order_by($level, first_of($level->{columns})) . ' LIMIT ' . pick(1, 3, 10) . pick('', '', ' OFFSET 2');
+	return;
 }
 
 # Each row with something of those around it.
@@ -447,7 +462,7 @@ sub finish
 		return $top;
 	}
 	return $level if !$level->{uniq} || !@{ $level->{uniq} };
-	return ranked($g, $inner) if $how eq 'ranking';
+	return ranked($g, Fuzz::Query::level_over($inner)) if $how eq 'ranking';
 	return $how eq 'top_n' ? first_rows($g, $inner) : framed($g, $inner);
 }
 
