@@ -251,7 +251,7 @@ sub window_join_item
 	output($g, $level, 5);
 	return changing($g, $level) if $type ne 'JOIN';
 	$_->{event} = 0 foreach @{ $level->{outs} };
-	$level->{closes} = 1;
+	$level->{closes} = 'joined';    # what groups it does not close
 	return Fuzz::Query::query_item($g, $level);
 }
 

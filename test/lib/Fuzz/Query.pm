@@ -224,7 +224,7 @@ sub aggregate
 	my ($g, $level) = @_;
 	my $columns = $level->{columns};
 	my $how = weighted([ 12, 'count' ], [ 4, 'count_of' ], [ 12, 'sum' ], [ 5, 'avg' ], [ 14, 'extreme' ], [ 3, 'bool' ], [ 2, 'bit' ], [ 8, 'distinct' ], [ 9, 'ordered' ],
-		[ 5, 'distinct_array' ], [ 7, 'set' ], [ 3, 'deviation' ], [ 2, 'approx' ], [ $g->{can}{plain_collect} ? 4 : 0.3, 'plain' ], [ 0.2, 'unsupported' ]);
+		[ 5, 'distinct_array' ], [ 7, 'set' ], [ 3, 'deviation' ], [ 2, 'approx' ], [ $g->{can}{plain_collect} ? 4 : 0.15, 'plain' ], [ 0.1, 'unsupported' ]);
 	my $filter = chance(0.2) ? ' FILTER (WHERE ' . condition($columns, 1) . ')' : '';
 	my $x;
 
@@ -633,7 +633,7 @@ sub grouped_level
 	{
 		# a column that some constant expression replaced is no event time any more
 		my %column = (%$key, event => 0, vague => any_of($key));
-		my $hidden = $o{top} && chance(0.005);
+		my $hidden = $o{top} && chance(0.003);
 		my $name = $hidden ? undef : add_target($g, $level, \%column, key => $key->{ref});
 
 		push @{ $level->{keys} }, { expr => $key->{ref}, name => $name, bound => $key->{bound} };
@@ -678,7 +678,7 @@ sub grouped_level
 		$level->{uniq} = undef;
 		$_->{off} = undef foreach @{ $level->{outs} };
 	}
-	$level->{closes} = !$level->{sets} && (grep { $_->{off} || $level->{session} && $_->{bound} && $o{top} } @keys) && (!$over->{stages} || $over->{closes});
+	$level->{closes} = !$level->{sets} && (grep { $_->{off} || $level->{session} && $_->{bound} && $o{top} } @keys) && (!$over->{stages} || ($over->{closes} || 'joined') ne 'joined');
 	$level->{stages} = $over->{stages} + 1;
 	return $level;
 }
