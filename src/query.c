@@ -494,6 +494,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	Query	   *structured;
 	int			count;
 	bool		event_time = false;
+	int			place = 0;
 	ListCell   *lc;
 
 	if (list_length(statements) != 1)
@@ -590,6 +591,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	{
 		stage->event_time = event_time;
 		stage->final = final;
+		stage->place = place++;
 	}
 	if (sckpt_query_has_join(result))
 	{
@@ -608,10 +610,13 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		result->columns = list_make1_int(0);
 		result->pure = false;
 	}
-	else if (result->level)
-		sckpt_query_find_routes(result, result->level, NULL);
-	else if (result->grouped)
-		sckpt_query_find_routes(result, expanded, group_exprs(expanded));
+	else
+	{
+		result->scanned = use.streams;
+		result->nscanned = use.count;
+	}
+	if (sckpt_query_stateful(result))
+		sckpt_query_find_routes(result, result->level ? NULL : expanded, result->level || !result->grouped ? NULL : group_exprs(expanded));
 	if (final)
 		sckpt_query_check_final(result);
 	return result;
