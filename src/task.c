@@ -417,6 +417,7 @@ sckpt_task_layout(SckptTask *task)
 {
 	int			layout = task->ntasks;
 
+	StaticAssertStmt(SCKPT_MAX_TASKS < 256 && 8 + SCKPT_MAX_STAGES < 31, "a layout must fit an int");
 	for (SckptQuery *query = task->query; query && task->ntasks > 1; query = query->above)
 	{
 		if (query->spread)
