@@ -62,7 +62,7 @@ sckpt_ranker_create(SckptAggregate *agg)
 	ranker->bound_values = palloc(Max(1, set->ncolumns) * sizeof(Datum));
 	ranker->bound_nulls = palloc(Max(1, set->ncolumns) * sizeof(bool));
 	for (int i = 0; i < set->ncolumns; i++)
-		get_typlenbyval(set->columns[i].type, &ranker->columns[i].length, &ranker->columns[i].by_value);
+		get_typlenbyval(set->columns[i].type, &ranker->columns[i].form.length, &ranker->columns[i].form.by_value);
 	ranker->sorts = palloc0(Max(1, ranking->nsort) * sizeof(SortSupportData));
 	for (int i = 0; i < ranking->nsort; i++)
 	{
@@ -291,9 +291,9 @@ sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *val
 	for (int i = 0; i < ranker->ncolumns; i++)
 	{
 		/* As the store gives them back: a great oid, say, is a negative number there. */
-		if (ranker->columns[i].by_value && ranker->columns[i].length == sizeof(int32))
+		if (ranker->columns[i].form.by_value && ranker->columns[i].form.length == sizeof(int32))
 			values[i] = Int32GetDatum(DatumGetInt32(values[i]));
-		if (!nulls[i] && ranker->columns[i].length == -1 &&
+		if (!nulls[i] && ranker->columns[i].form.length == -1 &&
 			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
 	}

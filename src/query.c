@@ -499,6 +499,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	Query	   *structured;
 	int			count;
 	bool		event_time = false;
+	int			place = 0;
 	ListCell   *lc;
 
 	if (list_length(statements) != 1)
@@ -596,6 +597,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	{
 		stage->event_time = event_time;
 		stage->final = final;
+		stage->place = place++;
 	}
 	if (sckpt_query_has_join(result))
 	{
@@ -614,10 +616,13 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		result->columns = list_make1_int(0);
 		result->pure = false;
 	}
-	else if (result->level)
-		sckpt_query_find_routes(result, result->level, NULL);
-	else if (result->grouped)
-		sckpt_query_find_routes(result, expanded, group_exprs(expanded));
+	else
+	{
+		result->scanned = use.streams;
+		result->nscanned = use.count;
+	}
+	if (sckpt_query_stateful(result))
+		sckpt_query_find_routes(result, result->level ? NULL : expanded, result->level || !result->grouped ? NULL : group_exprs(expanded));
 	if (final)
 		sckpt_query_check_final(result);
 	return result;

@@ -204,8 +204,8 @@ extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses)
 extern void sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /*
- * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;
- * NULL: as they are in the stage.
+ * query_route.c: find the routing keys, once all stages and streams are known.  `query`: what the first stage was made of, where that was no level; exprs: its
+ * keys there.
  */
 extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs);
 

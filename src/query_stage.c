@@ -46,7 +46,25 @@ make_leaf(void *arg, Query *query, bool track)
 {
 	SckptLevel	above = {NULL};
 
-	return make_level(arg, query, &above, track);
+	return make_level(arg, query, &above, track || ((StagesContext *) arg)->track);
+}
+
+/* With state_ttl: rows of joins that nothing else frees are forgotten, and what they were part of is taken back. */
+static void
+forget_rows(SckptQuery *first)
+{
+	for (SckptQuery *stage = first; stage; stage = stage->above)
+	{
+		SckptJoin  *join = stage->join;
+
+		for (int side = 0; side < 2 && join; side++)
+		{
+			join->forgets[side] = join->leaf[side] && join->due[side] == 0;
+			join->retracts |= join->forgets[side];
+		}
+		if (join && stage->target && stage->target->join && join->retracts)
+			stage->target->join->changes[stage->side] = stage->target->join->retracts = true;
+	}
 }
 
 /* ---- A level that is not grouped, over a stage ---- */
@@ -241,9 +259,9 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	}
 	if (sckpt_join_is(query))
 	{
-		if (context->track)
-			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
 		first = sckpt_join_make(query, context->final, make_leaf, context);
+		if (context->track)
+			forget_rows(first);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
 	}
@@ -285,7 +303,7 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	if (level.below == 0)
 	{
 		context->check_source(query);
-		if (context->track && stage->grouped && level.place == 0)
+		if (context->track && (stage->grouped || place) && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
 	if (ranks)
