@@ -37,6 +37,7 @@
 
 #include "compat.h"
 #include "join_private.h"
+#include "settings.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
 
@@ -145,7 +146,7 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 {
 	SckptJoinSide   *side = &join->sides[number];
 	SckptJoinSide   *other = &join->sides[1 - number];
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	int64		matches = 0;
 
 	for (SckptRef at = list == SCKPT_NO_REF ? list : list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
@@ -178,7 +179,7 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 static void
 forget_row(SckptStreamJoin *join, SckptRef ref)
 {
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	TupleTableSlot *slot = join->sides[row->side].incoming;
 
 	note(join, ref, row, false);
@@ -188,7 +189,7 @@ forget_row(SckptStreamJoin *join, SckptRef ref)
 		(void) join_row(join, row->side, row->list, -row->weight);
 		ExecClearTuple(slot);
 	}
-	sckpt_join_set_weight(join, row, 0);
+	sckpt_join_weigh(join, row, 0);
 	touch(join, ref, row);
 	row->entry.flags |= SCKPT_ENTRY_LEAVING;
 }
@@ -204,6 +205,18 @@ touch_row(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row)
 		sckpt_timers_add(join->timers, ref, sckpt_join_forget_time(join, row));
 }
 
+/* Without a key, both sides must not become large. */
+static void
+check_held(SckptStreamJoin *join)
+{
+	if (join->join->nkeys == 0 && Min(join->held[0], join->held[1]) > sckpt_broadcast_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),	/* 54000 is a key that is too long for an index */
+				 errmsg("both sides of a join without an equality have more than %d rows", sckpt_broadcast_rows),
+				 errdetail("stream_ckpt.broadcast_rows limits the smaller side."),
+				 errhint("Increase stream_ckpt.broadcast_rows and resume the pipeline, or add a condition like a.key = b.key.")));
+}
+
 /* A row, whose columns are in the side's values, in the row's context. */
 static void
 take_row(SckptStreamJoin *join, int number, int64 weight)
@@ -212,7 +225,7 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 	MinimalTuple tuple;
 	SckptRef	list;
 	SckptRef	ref = SCKPT_NO_REF;
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	int64		matches;
 	uint32		hash;
 	bool		added;
@@ -256,9 +269,8 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 		ref = sckpt_join_add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? sckpt_join_find_list(join, true) : list);
 	row = row_at(join, ref);
 	note(join, ref, row, added);
-	sckpt_join_set_weight(join, row, row->weight + weight);
-	if (added)
-		sckpt_join_check_size(join);
+	sckpt_join_weigh(join, row, row->weight + weight);
+	check_held(join);
 	row->matches = matches;
 	touch_row(join, ref, row);
 	touch(join, ref, row);
@@ -356,14 +368,14 @@ join_undo(SckptOperator *operator)
 	hash_seq_init(&status, join->undo);
 	while ((undo = hash_seq_search(&status)) != NULL)
 	{
-		SckptJoinRow    *row = row_at(join, undo->ref);
+		SckptJoinRow *row = row_at(join, undo->ref);
 
 		if (undo->added)
 		{
 			sckpt_join_remove(operator, false, undo->ref);
 			continue;
 		}
-		sckpt_join_set_weight(join, row, undo->weight);
+		sckpt_join_weigh(join, row, undo->weight);
 		row->matches = undo->matches;
 		row->touched = undo->touched;
 		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
@@ -404,7 +416,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	due = sckpt_timers_due(join->timers, until, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
-		SckptJoinRow    *row = row_at(join, due[i]);
+		SckptJoinRow *row = row_at(join, due[i]);
 
 		CHECK_FOR_INTERRUPTS();
 		if (row->entry.flags & SCKPT_ENTRY_LEAVING)
@@ -452,7 +464,7 @@ join_route(SckptOperator *operator, SckptRef ref)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
 	SckptQuery *query = join->query;
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 	Datum	   *values = palloc(query->nroutes * sizeof(Datum));
 	bool	   *nulls = palloc(query->nroutes * sizeof(bool));

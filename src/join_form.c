@@ -55,7 +55,7 @@ bool
 sckpt_join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
-	SckptJoinRow    *row = (SckptJoinRow *) entry;
+	SckptJoinRow *row = (SckptJoinRow *) entry;
 	SckptJoinSide   *side = &join->sides[row->side];
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 
@@ -108,7 +108,7 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 	TimestampTz touched = sckpt_codec_read_uint(cursor, end) == 0 ? DT_NOBEGIN : sckpt_codec_read_int(cursor, end);
 	SckptJoinSide   *side = &join->sides[number & 1];
 	SckptRef	ref = SCKPT_NO_REF;
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	MinimalTuple tuple;
 	uint32		hash;
 
@@ -130,8 +130,7 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 	{
 		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_find_list(join, true));
 		row = row_at(join, ref);
-		row->weight = weight;
-		join->held[number] += weight != 0;
+		sckpt_join_weigh(join, row, weight);
 		row->matches = matches;
 		if (side->forgets && touched != DT_NOBEGIN)
 		{

@@ -136,10 +136,10 @@ typedef struct SckptJoin
 	int64		delay[2];
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
+	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
 	bool		unites;			/* nothing matches: it puts out the rows of both sides, each beside NULLs (query_settle.c) */
 	bool		settled;		/* it hands its rows on at barriers only */
 	Node	   *copies;			/* over the row: it counts so often; NULL: once */
-	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;

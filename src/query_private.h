@@ -200,7 +200,7 @@ extern void sckpt_rank_check_level(Query *query);
  */
 extern SckptRankClauses *sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above);
 extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses);
-/* Put a stage above the last one, which ranks, that keeps its rows apart, where they need it. */
+/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it. */
 extern void sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /*

@@ -353,9 +353,9 @@ add_operators(SckptTask *task)
 	}
 	for (int i = 0; i < task->noperators; i++)
 	{
-		if (task->operators[i]->changes && task->queries[i]->target && task->queries[i]->target->number >= 0)
+		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
 		{
-			task->operators[i]->relieve = task->queries[i]->join->settled ? NULL : relieve;
+			task->operators[i]->relieve = relieve;
 			task->operators[i]->relieve_arg = task;
 		}
 	}
@@ -815,8 +815,7 @@ hand_on_changes(SckptTask *task)
 {
 	for (int i = 0; i < task->noperators; i++)
 	{
-		if (task->operators[i]->changes && task->queries[i]->target && task->queries[i]->target->number >= 0 &&
-			!task->queries[i]->join->settled)
+		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
 			hand_on_from(task, i);
 	}
 }
