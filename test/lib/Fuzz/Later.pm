@@ -275,7 +275,7 @@ sub distinct
 	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
 	$level->{total} = undef;
 	@columns = ({ ref => '1', type => 'int' }) if !@columns;
-	if ($total && chance(0.35))
+	if ($total && @$total && chance(0.35))
 	{
 		my @by = map { $_->{ref} =~ /^\d/ ? "($_->{ref} + 0)" : $_->{ref} } @columns;
 
