@@ -235,6 +235,8 @@ side_name(SckptQuery *first, SckptQuery *stage, int side)
 		if (below->target == stage && below->side == side)
 			return psprintf("stage %d", below->number);
 	}
+	if (stage->join->leaf[side] == NULL)
+		return NULL;
 	initStringInfo(&names);
 	foreach(lc, stage->join->leaf[side]->scanned)
 		appendStringInfo(&names, "%s%s", names.len ? ", " : "", get_rel_name(lfirst_oid(lc)));
@@ -251,11 +253,25 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 	SckptJoin  *join = stage->join;
 	int			nleft = join->rows[0]->natts;
 
+	if (join->unites)
+	{
+		char	   *other = side_name(first, stage, 1);
+
+		put_line(rsinfo, "  Stage %d: %s of %s%s%s", number, other ? "all rows" : "expressions over rows", side_name(first, stage, 0), other ? " and " : "",
+				 other ? other : "");
+		if (stage->having)
+			put_line(rsinfo, "    Filter: a condition on its rows");
+		if (join->copies)
+			put_line(rsinfo, "    Copies: each row so often as its counts say");
+		return;
+	}
 	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
 			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
 	for (int i = 0; i < join->nkeys; i++)
 		put_line(rsinfo, "    Key: %s = %s", column_words(join->names[join->columns[0][i] - 1]),
 				 column_words(join->names[nleft + join->columns[1][i] - 1]));
+	if (join->nkeys == 0)
+		put_line(rsinfo, "    Key: none; each row meets all of the other side, of which the smaller one is limited by stream_ckpt.broadcast_rows");
 	if (join->condition)
 		put_line(rsinfo, "    Condition: %s", join->canonical);
 	if (stage->having)
@@ -267,10 +283,10 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 
 		if (join->forgets[side])
 			put_line(rsinfo, "    State: rows of %s, forgotten when not touched for %s", name, interval_of(stage->ttl));
-		else if (join->due[side] == 0 && join->leaf[side] == NULL)
-			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
-		else if (join->due[side] == 0)
+		else if (sckpt_query_side_grows(first, stage, side))
 			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
+		else if (join->due[side] == 0)
+			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
 		else if (join->window)
 			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
 		else

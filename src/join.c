@@ -7,7 +7,11 @@
  * it is added to its side: ΔA ⋈ B_old + A_new ⋈ ΔB, whatever comes first.  Where rows without a match have to be known (outer, semi and anti joins), each
  * has the total weight of what it matches.  A row appears, or disappears, without its pair when that becomes 0, or ceases to be.
  *
+ * Without a key all rows are in one list, and each that comes meets all of the other side: one of the sides must be small.
+ *
  * Rows with a NULL in their key match nothing and are not kept: on a side that keeps rows without a match they are handed on at once.
+ *
+ * One that unites (query_settle.c) keeps no rows at all: it hands all of them on at once.
  *
  * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
  * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
@@ -33,6 +37,7 @@
 
 #include "compat.h"
 #include "join_private.h"
+#include "settings.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
 
@@ -75,28 +80,6 @@ touch(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row)
 
 /* ---- Joining ---- */
 
-/* Hand on a row of both sides' slots. */
-static void
-put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
-{
-	if (weight == 0)
-		return;
-	join->econtext->ecxt_outertuple = left;
-	join->econtext->ecxt_innertuple = right;
-	if (join->filter && !ExecQual(join->filter, join->econtext))
-		return;
-	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
-}
-
-static void
-put_alone(SckptStreamJoin *join, int side, TupleTableSlot *row, int64 weight)
-{
-	if (side == 0)
-		put(join, row, join->sides[1].nothing, weight);
-	else
-		put(join, join->sides[0].nothing, row, weight);
-}
-
 static int64
 multiply(int64 a, int64 b)
 {
@@ -107,6 +90,35 @@ multiply(int64 a, int64 b)
 				(errcode(ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE),
 				 errmsg("a row is in a join too often")));
 	return result;
+}
+
+/* Hand on a row of both sides' slots. */
+static void
+put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
+{
+	if (weight == 0)
+		return;
+	join->econtext->ecxt_outertuple = left;
+	join->econtext->ecxt_innertuple = right;
+	if (join->filter && !ExecQual(join->filter, join->econtext))
+		return;
+	if (join->copies)
+	{
+		bool		isnull;
+		Datum		copies = ExecEvalExprSwitchContext(join->copies, join->econtext, &isnull);
+
+		weight = isnull ? 0 : multiply(weight, DatumGetInt64(copies));
+	}
+	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
+}
+
+static void
+put_alone(SckptStreamJoin *join, int side, TupleTableSlot *row, int64 weight)
+{
+	if (side == 0)
+		put(join, row, join->sides[1].nothing, weight);
+	else
+		put(join, join->sides[0].nothing, row, weight);
 }
 
 /* The other side's row, in its `stored` slot, has got `change` more matches. */
@@ -134,7 +146,7 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 {
 	SckptJoinSide   *side = &join->sides[number];
 	SckptJoinSide   *other = &join->sides[1 - number];
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	int64		matches = 0;
 
 	for (SckptRef at = list == SCKPT_NO_REF ? list : list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
@@ -167,7 +179,7 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 static void
 forget_row(SckptStreamJoin *join, SckptRef ref)
 {
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	TupleTableSlot *slot = join->sides[row->side].incoming;
 
 	note(join, ref, row, false);
@@ -177,7 +189,7 @@ forget_row(SckptStreamJoin *join, SckptRef ref)
 		(void) join_row(join, row->side, row->list, -row->weight);
 		ExecClearTuple(slot);
 	}
-	row->weight = 0;
+	sckpt_join_weigh(join, row, 0);
 	touch(join, ref, row);
 	row->entry.flags |= SCKPT_ENTRY_LEAVING;
 }
@@ -193,6 +205,18 @@ touch_row(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row)
 		sckpt_timers_add(join->timers, ref, sckpt_join_forget_time(join, row));
 }
 
+/* Without a key, both sides must not become large. */
+static void
+check_held(SckptStreamJoin *join)
+{
+	if (join->join->nkeys == 0 && Min(join->held[0], join->held[1]) > sckpt_broadcast_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),	/* 54000 is a key that is too long for an index */
+				 errmsg("both sides of a join without an equality have more than %d rows", sckpt_broadcast_rows),
+				 errdetail("stream_ckpt.broadcast_rows limits the smaller side."),
+				 errhint("Increase stream_ckpt.broadcast_rows and resume the pipeline, or add a condition like a.key = b.key.")));
+}
+
 /* A row, whose columns are in the side's values, in the row's context. */
 static void
 take_row(SckptStreamJoin *join, int number, int64 weight)
@@ -201,7 +225,7 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 	MinimalTuple tuple;
 	SckptRef	list;
 	SckptRef	ref = SCKPT_NO_REF;
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	int64		matches;
 	uint32		hash;
 	bool		added;
@@ -216,7 +240,7 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 	}
 	ResetExprContext(join->econtext);
 	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
-	if (!sckpt_join_take_key(join, number, side->values, side->nulls))
+	if (join->join->unites || !sckpt_join_take_key(join, number, side->values, side->nulls))
 	{
 		ExecStoreMinimalTuple(tuple, side->incoming, false);
 		if (side->keeps)
@@ -245,7 +269,8 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 		ref = sckpt_join_add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? sckpt_join_find_list(join, true) : list);
 	row = row_at(join, ref);
 	note(join, ref, row, added);
-	row->weight += weight;
+	sckpt_join_weigh(join, row, row->weight + weight);
+	check_held(join);
 	row->matches = matches;
 	touch_row(join, ref, row);
 	touch(join, ref, row);
@@ -343,14 +368,14 @@ join_undo(SckptOperator *operator)
 	hash_seq_init(&status, join->undo);
 	while ((undo = hash_seq_search(&status)) != NULL)
 	{
-		SckptJoinRow    *row = row_at(join, undo->ref);
+		SckptJoinRow *row = row_at(join, undo->ref);
 
 		if (undo->added)
 		{
 			sckpt_join_remove(operator, false, undo->ref);
 			continue;
 		}
-		row->weight = undo->weight;
+		sckpt_join_weigh(join, row, undo->weight);
 		row->matches = undo->matches;
 		row->touched = undo->touched;
 		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
@@ -391,7 +416,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	due = sckpt_timers_due(join->timers, until, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
-		SckptJoinRow    *row = row_at(join, due[i]);
+		SckptJoinRow *row = row_at(join, due[i]);
 
 		CHECK_FOR_INTERRUPTS();
 		if (row->entry.flags & SCKPT_ENTRY_LEAVING)
@@ -439,7 +464,7 @@ join_route(SckptOperator *operator, SckptRef ref)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
 	SckptQuery *query = join->query;
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 	Datum	   *values = palloc(query->nroutes * sizeof(Datum));
 	bool	   *nulls = palloc(query->nroutes * sizeof(bool));
@@ -571,6 +596,8 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 		prepare_side(join, side);
 	join->condition = prepare_condition(query->join->condition, &split);
 	join->filter = prepare_condition(query->having, &split);
+	if (query->join->copies)
+		join->copies = ExecInitExpr(expression_planner((Expr *) split_vars(query->join->copies, &split)), NULL);
 	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);

@@ -24,7 +24,7 @@ sckpt_join_describe(SckptOperator *operator, bool elements, StringInfo buf)
 	};
 	int			column = 0;
 
-	appendStringInfo(buf, "join\t%s\t%s\n", types[join->join->type], join->join->canonical);
+	appendStringInfo(buf, "join\t%s\t%s\n", join->join->unites ? "unites" : types[join->join->type], join->join->canonical);
 	for (int side = 0; side < 2; side++)
 	{
 		TupleDesc	desc = join->sides[side].desc;
@@ -55,7 +55,7 @@ bool
 sckpt_join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
-	SckptJoinRow    *row = (SckptJoinRow *) entry;
+	SckptJoinRow *row = (SckptJoinRow *) entry;
 	SckptJoinSide   *side = &join->sides[row->side];
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 
@@ -108,7 +108,7 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 	TimestampTz touched = sckpt_codec_read_uint(cursor, end) == 0 ? DT_NOBEGIN : sckpt_codec_read_int(cursor, end);
 	SckptJoinSide   *side = &join->sides[number & 1];
 	SckptRef	ref = SCKPT_NO_REF;
-	SckptJoinRow    *row;
+	SckptJoinRow *row;
 	MinimalTuple tuple;
 	uint32		hash;
 
@@ -130,7 +130,7 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 	{
 		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_find_list(join, true));
 		row = row_at(join, ref);
-		row->weight = weight;
+		sckpt_join_weigh(join, row, weight);
 		row->matches = matches;
 		if (side->forgets && touched != DT_NOBEGIN)
 		{

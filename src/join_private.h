@@ -77,13 +77,14 @@ typedef struct SckptStreamJoin
 	MemoryContext row_context;
 	SckptQuery *query;
 	SckptJoin  *join;
-	SckptJoinSide	sides[2];
+	SckptJoinSide sides[2];
 	bool		pairs;			/* hands on pairs: not of semi and anti joins */
 	SckptGroupKey *key;
 	SckptGroupKey *route;		/* the routing keys; NULL: it is not spread over tasks */
 	Datum	   *key_values;
 	bool	   *key_nulls;
 	SckptState *lists;
+	int64		held[2];		/* rows of each side that count, of weights other than 0 */
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
 	SckptTimes	freed_until;	/* while reading back */
@@ -92,6 +93,7 @@ typedef struct SckptStreamJoin
 	ExprContext *econtext;
 	ExprState  *condition;
 	ExprState  *filter;
+	ExprState  *copies;			/* int8; NULL: one */
 	ProjectionInfo *projection;
 	SckptChanges *changes;
 	HTAB	   *undo;			/* UndoRow; NULL: nothing is tried */
@@ -128,6 +130,8 @@ extern uint32 sckpt_join_row_hash(int side, MinimalTuple tuple);
 extern SckptRef sckpt_join_find_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple);
 /* Add a row of weight 0 to a list. */
 extern SckptRef sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list);
+/* Give a row, also one that is to be removed, its weight. */
+extern void sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight);
 extern void sckpt_join_remove(SckptOperator *operator, bool elements, SckptRef ref);
 
 /* ---- join_form.c: see operator.h ---- */

@@ -102,7 +102,7 @@ sckpt_join_find_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple t
 
 	for (ref = sckpt_state_probe(join->operator.state, hash, &probe); ref != SCKPT_NO_REF; ref = sckpt_state_probe_next(&probe))
 	{
-		SckptJoinRow    *row = row_at(join, ref);
+		SckptJoinRow *row = row_at(join, ref);
 		MinimalTuple other = tuple_of(row);
 
 		if (row->side == side && other->t_len == tuple->t_len &&
@@ -117,7 +117,7 @@ SckptRef
 sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list)
 {
 	SckptRef	ref = sckpt_state_insert(join->operator.state, hash, row_bytes(tuple));
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	SckptJoinList   *head = list_at(join, list);
 
 	row->side = side;
@@ -135,15 +135,23 @@ sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tu
 }
 
 void
+sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight)
+{
+	join->held[row->side] += (weight != 0) - (row->weight != 0);
+	row->weight = weight;
+}
+
+void
 sckpt_join_remove(SckptOperator *operator, bool elements, SckptRef ref)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
-	SckptJoinRow    *row = row_at(join, ref);
+	SckptJoinRow *row = row_at(join, ref);
 	SckptJoinList   *head = list_at(join, row->list);
 	SckptRef	list = row->list;
 
 	if (join->timers)
 		sckpt_timers_remove(join->timers, ref);
+	sckpt_join_weigh(join, row, 0);
 	if (row->next != SCKPT_NO_REF)
 		row_at(join, row->next)->prev = row->prev;
 	if (row->prev != SCKPT_NO_REF)

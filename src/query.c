@@ -408,11 +408,16 @@ has_levels(Query *query, bool track, bool outermost)
 			direct = true;
 		if (rte->rtekind == RTE_JOIN && rte->alias != NULL)
 			hidden = true;
-		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) &&
-			has_levels(rte->subquery, false, false))
+		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) && sckpt_query_has_levels(rte->subquery))
 			return true;
 	}
 	return track && sckpt_query_is_grouped(query) && (!direct || hidden);
+}
+
+bool
+sckpt_query_has_levels(Query *query)
+{
+	return has_levels(query, false, false);
 }
 
 /* A group must not depend on when its rows were processed: neither by a function in FROM, nor by a column of a sub-select there. */
@@ -516,7 +521,9 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
 	(void) flatten_groups((Node *) query, NULL);
-	sckpt_rank_lower(query);
+	sckpt_query_expand_views(query);
+	sckpt_level_inline_ctes(query);
+	sckpt_query_lower(query);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));
@@ -540,7 +547,6 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	sckpt_level_inline_ctes(expanded);
 	count = sckpt_union_count_streams(expanded, false);
 	structured = copyObject(query);
-	sckpt_level_inline_ctes(structured);
 	if (count > 0 && count < use.count && !reads_in_where(structured))
 		sckpt_query_refuse("a stream in a sub-select outside FROM and WHERE", "Name the stream in FROM.");
 	if (sckpt_query_is_grouped(expanded))
@@ -620,6 +626,24 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	if (final)
 		sckpt_query_check_final(result);
 	return result;
+}
+
+bool
+sckpt_query_side_grows(SckptQuery *first, SckptQuery *stage, int side)
+{
+	SckptJoin  *join = stage->join;
+
+	if (join->due[side] || join->forgets[side])
+		return false;
+	for (SckptQuery *below = first; below; below = below->above)
+	{
+		if (below->target != stage || below->side != side)
+			continue;
+
+		/* Groups have a row each, the pairs of a join stay when it frees its own rows. */
+		return below->join ? !below->join->forgets[0] && !below->join->forgets[1] : below->final;
+	}
+	return true;
 }
 
 bool

@@ -30,8 +30,8 @@
 
 #include "window.h"
 
-/* Stages with state, at most: a query nests so deep. */
-#define SCKPT_MAX_STAGES 8
+/* Stages with state, at most. */
+#define SCKPT_MAX_STAGES 16
 
 /* Tasks of a pipeline, at most. */
 #define SCKPT_MAX_TASKS 64
@@ -122,7 +122,7 @@ typedef struct SckptJoin
 	JoinType	type;			/* SEMI and ANTI give rows of the left side */
 	struct SckptQuery *leaf[2]; /* a side's linear source, which is in no list of stages; NULL: a stage is its input */
 	TupleDesc	rows[2];
-	int			nkeys;			/* columns that are equal, of NULLs none */
+	int			nkeys;			/* columns that are equal, of NULLs none; 0: each row meets all of the other side (stream_ckpt.broadcast_rows) */
 	SckptKey   *keys;			/* types and equality */
 	AttrNumber *columns[2];		/* where they stand in each side's row */
 	Node	   *condition;		/* besides, over the row; NULL: none */
@@ -137,6 +137,9 @@ typedef struct SckptJoin
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
 	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
+	bool		unites;			/* nothing matches: it puts out the rows of both sides, each beside NULLs (query_settle.c) */
+	bool		settled;		/* it hands its rows on at barriers only */
+	Node	   *copies;			/* over the row: it counts so often; NULL: once */
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;
@@ -254,6 +257,8 @@ sckpt_query_retracts(const SckptQuery *query)
 {
 	return query->join ? query->join->retracts : !query->final;
 }
+/* Does a join keep a side's rows for good: nothing frees them, and nothing takes them back when they are old? */
+extern bool sckpt_query_side_grows(SckptQuery *first, SckptQuery *stage, int side);
 /* Is there a join among the stages? */
 extern bool sckpt_query_has_join(SckptQuery *query);
 /*
