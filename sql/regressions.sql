@@ -62,7 +62,7 @@ SELECT stream_ckpt.checkpoint('high') > 0 AS works;
 SELECT * FROM high ORDER BY o;
 
 -- more stages than there is room for, by joins within one level
-SELECT stream_ckpt.create_pipeline('ten', (SELECT 'SELECT count(*) AS n FROM s s1' || string_agg(format(' JOIN s s%s ON s%1$s.k = s%s.k', i, i - 1), '' ORDER BY i) FROM generate_series(2, 10) i));
+SELECT stream_ckpt.create_pipeline('twenty', (SELECT 'SELECT count(*) AS n FROM s s1' || string_agg(format(' JOIN s s%s ON s%1$s.k = s%s.k', i, i - 1), '' ORDER BY i) FROM generate_series(2, 20) i));
 
 -- first rows in the same level as a join of streams: of the join, not of its sides
 SET client_min_messages = warning;
