@@ -15,7 +15,7 @@ my %settings = (
 	EVENTS => 50_000,
 	TRANSACTIONS => 12,
 	KILLS => 3);
-my @once = qw(q0 q1 q2 q3 q4 q5 q5_changes q7 q7_changes q8 q8_changes q9 q10 q11 q11_changes q12 q13 q14 q15 q16 q17 q18 q19 q20 q21 q22 q23 q24 q26 q28);
+my @once = qw(q0 q1 q2 q3 q4 q5 q5_changes q7 q7_changes q8 q8_changes q9 q10 q11 q11_changes q12 q13 q14 q15 q16 q17 q18 q19 q20 q21 q22 q23 q24 q25 q26 q27 q28);
 
 suite(1, '1 2 3', '10000');
 suite(4, '4', '');

@@ -275,7 +275,7 @@ sub distinct
 	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
 	$level->{total} = undef;
 	@columns = ({ ref => '1', type => 'int' }) if !@columns;
-	if ($total && chance(0.35))
+	if ($total && @$total && chance(0.35))
 	{
 		my @by = map { $_->{ref} =~ /^\d/ ? "($_->{ref} + 0)" : $_->{ref} } @columns;
 
@@ -308,9 +308,40 @@ sub union_distinct_item
 
 sub setop_item
 {
-	my ($g) = @_;
+	my ($g, $depth) = @_;
 
-	return set_operation($g, pick('INTERSECT', 'EXCEPT', 'INTERSECT ALL', 'EXCEPT ALL'));
+	return set_operation($g, pick('INTERSECT', 'EXCEPT', 'INTERSECT ALL', 'EXCEPT ALL')) if chance(0.6);
+	return set_of_state($g, $depth, pick('UNION ALL', 'UNION', 'INTERSECT', 'EXCEPT', 'INTERSECT ALL', 'EXCEPT ALL'));
+}
+
+# Of parts that change.
+sub set_of_state
+{
+	my ($g, $depth, $op) = @_;
+	my @types = map { pick(qw(int int text bigint date)) } 1 .. 1 + int rand 2;
+	my $alias = Fuzz::Query::new_alias($g, 't');
+	my @parts;
+
+	foreach (1 .. 2)
+	{
+		my $level = Fuzz::Query::level_over(input($g, $depth));
+
+		Fuzz::Query::add_conditions($g, $level) if chance(0.3);
+		foreach my $n (0 .. $#types)
+		{
+			my $value = Fuzz::Query::value([ clear(@{ $level->{columns} }) ], $types[$n], 1) // "NULL::$types[$n]";
+
+			push @{ $level->{targets} }, { expr => $value, name => "u$n" };
+		}
+
+		# rows of UNION ALL have no times here
+		$level->{stages} ||= 1;
+		push @parts, $level;
+	}
+	my @columns = map { { ref => "$alias.u$_", name => "u$_", type => $types[$_], vague => 0 } } 0 .. $#types;
+
+	return { item => { kind => 'setop', parts => \@parts, op => $op, alias => $alias, as => weighted([ 6, 'sub' ], [ 2, 'with' ]) },
+		columns => \@columns, uniq => $op =~ /ALL/ ? undef : [ map { $_->{ref} } @columns ], stages => 1 };
 }
 
 sub set_operation
@@ -429,7 +460,11 @@ sub scalar_condition
 	my $other = Fuzz::Query::stream_item($g);
 	my $of = sub { return "$other->{item}{alias}." . shift; };
 
-	if ($level->{keys})
+	if (chance(0.3) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
+	{
+		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), expr => pick('max(' . $of->('v') . ')', 'count(*)', 'min(' . $of->('d') . ')'), item => $other->{item} };
+	}
+	elsif ($level->{keys})
 	{
 		push @{ $level->{scalars} },
 		  { left => 'count(*) ' . pick('>', '<='), expr => pick('count(*) / 20', 'count(DISTINCT ' . $of->('k') . ')', 'max(' . $of->('v') . ')'), item => $other->{item}, having => 1 };

@@ -6,7 +6,7 @@
 #	windows		[ { fn, args, alias, on, size, event => judged late, gap } ]
 #	joins		[ { text } or { type, item, on } ]: tables, functions, other streams
 #	semis		[ { how, item, where, and for IN left, right } ]: EXISTS, IN, NOT EXISTS, NOT IN, among the conditions
-#	scalars		[ { left, expr, item, having } ]: left is compared with expr over an item
+#	scalars		[ { left, expr, item, having } or { name, expr, item } ]: left is compared with expr over an item; or it is an output column
 #	where		[ text ]
 #	keys		[ { expr, name, bound } ], undef without GROUP BY; sets: ROLLUP or CUBE of them
 #	targets		[ { expr, name, key } ]

@@ -110,7 +110,7 @@ sub item
 	{
 		my $op = $item->{op} || 'UNION ALL';
 
-		$sql = join " $op ", map { level({ %$r, hidden => $op eq 'UNION ALL' }, $_) } @{ $item->{parts} };
+		$sql = join " $op ", map { s/^(WITH .*)/($1)/sr } map { level({ %$r, hidden => $op eq 'UNION ALL' }, $_) } @{ $item->{parts} };
 	}
 	else { $sql = level({ %$r, hidden => 1 }, $item->{query}); }
 	if (($item->{as} || '') eq 'with' && $with)
@@ -144,7 +144,8 @@ sub level
 
 		push @where, $_->{how} =~ /EXISTS/ ? "$_->{how} (SELECT $rows)" : "$_->{left} $_->{how} (SELECT $_->{right} $rows)";
 	}
-	my ($having, $compared) = map { my $having = $_; [ map { "$_->{left} (SELECT $_->{expr} FROM " . item($r, $_->{item}) . ')' } grep { !$_->{having} == !$having } @{ $level->{scalars} || [] } ] } 1, 0;
+	my ($having, $compared) = map { my $having = $_; [ map { "$_->{left} (SELECT $_->{expr} FROM " . item($r, $_->{item}) . ')' } grep { $_->{left} && !$_->{having} == !$having } @{ $level->{scalars} || [] } ] } 1, 0;
+	$list .= ', (SELECT ' . $_->{expr} . ' FROM ' . item($r, $_->{item}) . ") AS $_->{name}" foreach grep { $_->{name} } @{ $level->{scalars} || [] };
 	push @where, @$compared;
 	if ($session && !$r->{live}) { ($from, @where) = (islands($r, $level, $session, $from, @where)); }
 	else
