@@ -565,9 +565,9 @@ add_sort(SckptRanking *ranking, RankContext *context, List *order, List *targets
 {
 	ListCell   *lc;
 
-	ranking->sort_columns = palloc0(Max(1, list_length(order)) * sizeof(int));
-	ranking->sort_ops = palloc0(Max(1, list_length(order)) * sizeof(Oid));
-	ranking->sort_nulls_first = palloc0(Max(1, list_length(order)) * sizeof(bool));
+	ranking->order.columns = palloc0(Max(1, list_length(order)) * sizeof(int));
+	ranking->order.ops = palloc0(Max(1, list_length(order)) * sizeof(Oid));
+	ranking->order.nulls_first = palloc0(Max(1, list_length(order)) * sizeof(bool));
 	foreach(lc, order)
 	{
 		SortGroupClause *clause = lfirst(lc);
@@ -576,10 +576,10 @@ add_sort(SckptRanking *ranking, RankContext *context, List *order, List *targets
 		/* All rows of a partition have the same key. */
 		if (key_of(context->level->stage, expr) >= 0)
 			continue;
-		ranking->sort_columns[ranking->nsort] = set_column(context, expr);
-		ranking->sort_ops[ranking->nsort] = clause->sortop;
-		ranking->sort_nulls_first[ranking->nsort] = clause->nulls_first;
-		ranking->nsort++;
+		ranking->order.columns[ranking->order.ncolumns] = set_column(context, expr);
+		ranking->order.ops[ranking->order.ncolumns] = clause->sortop;
+		ranking->order.nulls_first[ranking->order.ncolumns] = clause->nulls_first;
+		ranking->order.ncolumns++;
 	}
 }
 
@@ -621,10 +621,10 @@ describe(SckptRanking *ranking, SckptSetColumns *set)
 	appendStringInfo(&buf, "%s <= " INT64_FORMAT " of", kind_names[ranking->kind], ranking->limit);
 	for (int i = 0; i < set->ncolumns; i++)
 		appendStringInfo(&buf, "%s %s", i == 0 ? "" : ",", set->columns[i].canonical);
-	for (int i = 0; i < ranking->nsort; i++)
+	for (int i = 0; i < ranking->order.ncolumns; i++)
 		appendStringInfo(&buf, "%s %s using %s%s", i == 0 ? " by" : ",",
-						 set->columns[ranking->sort_columns[i]].canonical,
-						 get_opname(ranking->sort_ops[i]), ranking->sort_nulls_first[i] ? " nulls first" : "");
+						 set->columns[ranking->order.columns[i]].canonical,
+						 get_opname(ranking->order.ops[i]), ranking->order.nulls_first[i] ? " nulls first" : "");
 	return buf.data;
 }
 
