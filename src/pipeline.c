@@ -502,6 +502,14 @@ sckpt_pipeline_check_ttl(SckptQuery *query)
 void
 sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
 {
+	for (SckptQuery *stage = query; stage && keep_dead; stage = stage->above)
+	{
+		if (stage->framing)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("on_error => 'dead_letter' for window functions over rows is not supported"),
+					 errhint("What fails may be the result of several rows. Leave the argument out.")));
+	}
 	if (keep_dead && sckpt_query_has_join(query))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

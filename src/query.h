@@ -198,7 +198,6 @@ typedef struct SckptFrameCall
 	int			nargs;
 	SckptFrameArg *args;
 	AttrNumber	filter;			/* column of the group's row; 0: none */
-	bool		filter_constant;	/* without one: what it is */
 	SckptCall	call;			/* of an aggregate: TRANSITION where its value is carried on, INVERSE where rows that leave the frame can be subtracted, or COLLECT */
 	Oid			type;			/* of its result */
 	int32		typmod;
@@ -314,6 +313,13 @@ extern bool sckpt_query_has_join(SckptQuery *query);
  * How many stages, from the first one on, are spread over tasks by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
  */
 extern int	sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism);
+/* Are groups of the stage no partitions? */
+static inline bool
+sckpt_query_has_one_row(SckptQuery *query)
+{
+	return query->ranking == NULL && query->framing == NULL;
+}
+
 /* Does a group of the stage have one row at most? */
 static inline bool
 sckpt_query_is_single(SckptQuery *query)

@@ -723,7 +723,10 @@ make_leaf_stage(JoinContext *context, JoinTree *leaf)
 	query->hasTargetSRFs = false;
 	query->groupDistinct = false;
 	query->hasSubLinks = checkExprHasSubLink((Node *) leaf->quals) || checkExprHasSubLink((Node *) leaf->items);
-	query->sortClause = query->distinctClause = NIL;
+	query->sortClause = query->distinctClause = query->windowClause = NIL;
+	query->hasDistinctOn = query->hasWindowFuncs = false;
+	query->limitCount = query->limitOffset = NULL;
+	query->limitOption = LIMIT_OPTION_COUNT;
 
 	leaf->first = context->make(context->arg, query, leaf->time != NULL);
 	last = sckpt_query_last(leaf->first);

@@ -108,7 +108,7 @@ fold(SckptLevel *level, SckptQuery *stage)
 			if (stage->keys[i].result_column == 0 && IsA(target->expr, Var) && ((Var *) target->expr)->varattno == i + 1)
 				stage->keys[i].result_column = target->resno;
 		}
-		if (stage->keys[i].result_column == 0 && level->last && stage->ranking == NULL)
+		if (stage->keys[i].result_column == 0 && level->last && sckpt_query_has_one_row(stage))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a GROUP BY expression of a sub-select that is not in the select list is not supported in a pipeline"),
@@ -276,7 +276,9 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 		if (context->track && stage->grouped && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
-	if (ranks)
+	if (ranks && ranks->windows)
+		sckpt_level_split_frame(&level, ranks);
+	else if (ranks)
 		sckpt_level_split_rank(&level, ranks);
 	else if (stage->grouped)
 		sckpt_level_split_group(&level);
@@ -297,7 +299,7 @@ sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_sourc
 	SckptQuery *first = make_level(&context, query, NULL, false);
 	SckptQuery *last = sckpt_query_last(first);
 
-	if (last->ranking && sckpt_rank_keep(last, final))
+	if (!sckpt_query_has_one_row(last) && sckpt_rank_keep(last, final))
 		count_stage(&context);
 	return first;
 }

@@ -12,6 +12,7 @@
 #include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "frame.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -351,6 +352,7 @@ add_operators(SckptTask *task)
 			query->number = task->noperators;
 			task->queries[query->number] = query;
 			add_operator(task, query->join ? sckpt_join_create(query, task->run_context) :
+						 query->framing ? sckpt_frame_create(query, task->run_context) :
 						 sckpt_aggregate_create(query, task->run_context));
 			if (query->join && query->target)
 			{
