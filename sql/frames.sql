@@ -94,3 +94,113 @@ INSERT INTO live.u SELECT * FROM oracle.u WHERE id > 260;
 SELECT checkpoint();
 SELECT name, compare(name, query) FROM tried WHERE compare(name, query) <> 'equal' ORDER BY name;
 SELECT pipeline, error FROM pipelines WHERE error IS NOT NULL;
+
+-- four tasks
+SET client_min_messages = warning;
+SELECT count(create_pipeline(name || '_4', query, parallelism => 4)) FROM tried WHERE name IN ('avg_10', 'avg_hidden', 'around', 'neighbours', 'firsts', 'running', 'running_all', 'identical', 'aggregated', 'ranked', 'over_groups', 'over_distinct');
+RESET client_min_messages;
+TRUNCATE oracle.s, oracle.u;
+SELECT more(1, 400);
+INSERT INTO live.s SELECT * FROM oracle.s WHERE id % 2 = 0;
+SELECT checkpoint();
+INSERT INTO live.s SELECT * FROM oracle.s WHERE id % 2 = 1 AND id <= 300;
+SELECT checkpoint();
+INSERT INTO live.s SELECT * FROM oracle.s WHERE id % 2 = 1 AND id > 300;
+SELECT checkpoint();
+SELECT name, compare(name || '_4', query) FROM tried WHERE to_regclass('live.' || name || '_4') IS NOT NULL ORDER BY name;
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA live CASCADE;
+CREATE SCHEMA live;
+TRUNCATE oracle.s;
+
+-- windows close: their partitions leave the state, and with 'final' their rows are the result
+CREATE FOREIGN TABLE live.s (id int, g int, i int, n numeric, t text, b bool, f float8, ts timestamptz) SERVER stream_ckpt OPTIONS (event_time 'ts');
+SELECT create_pipeline('closing', 'SELECT window_end, g, id, lag(id) OVER w AS l, sum(id) OVER w AS s FROM s, tumble(ts, ''1 min'') WINDOW w AS (PARTITION BY window_end, g ORDER BY id ROWS 1 PRECEDING)'),
+    create_pipeline('closed', 'SELECT window_end, g, id, lag(id) OVER w AS l, sum(id) OVER w AS s FROM s, tumble(ts, ''1 min'') WINDOW w AS (PARTITION BY window_end, g ORDER BY id ROWS 1 PRECEDING)', emit => 'final'),
+    create_pipeline('closed_sums', 'SELECT window_end, n, sum(n) OVER (PARTITION BY window_end ORDER BY g) AS r FROM (SELECT window_end, g, count(*) AS n FROM s, tumble(ts, ''1 min'') GROUP BY window_end, g) x', emit => 'final');
+INSERT INTO live.s (id, g, ts) SELECT i, i % 2, timestamptz '2024-01-01' + i * interval '11 s' FROM generate_series(1, 14) i;
+SELECT checkpoint();
+SELECT * FROM closing ORDER BY window_end, g, id;
+SELECT * FROM closed ORDER BY window_end, g, id;
+SELECT * FROM closed_sums ORDER BY window_end, r;
+SELECT count(pause_pipeline(name)), count(resume_pipeline(name)) FROM (VALUES ('closing'), ('closed'), ('closed_sums')) v(name);
+INSERT INTO live.s (id, g, ts) VALUES (20, 1, '2024-01-01 00:05'), (21, 1, '2024-01-01 00:00');
+SELECT checkpoint();
+SELECT count(*) FROM (SELECT * FROM closing WHERE id < 20 EXCEPT ALL TABLE closed) x;
+SELECT count(*), sum(id), sum(l), sum(s) FROM closed;
+SELECT * FROM closed_sums ORDER BY window_end, r;
+SELECT pipeline, state_rows FROM pipelines WHERE pipeline ~ '^clos' ORDER BY pipeline;
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+
+-- only results that change are written; a long partition costs no more than its end
+SELECT create_pipeline('written', 'SELECT id, sum(i) OVER (ORDER BY id ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING) AS s FROM s'),
+    create_pipeline('carried', 'SELECT id, sum(n) OVER (ORDER BY id) AS s FROM s');
+INSERT INTO live.s (id, i, n) SELECT i, 1, i FROM generate_series(1, 1000) i;
+SELECT checkpoint();
+INSERT INTO live.s (id, i, n) VALUES (1001, 1, 1001);
+SELECT checkpoint();
+INSERT INTO live.s (id, i, n) SELECT i, 0, i FROM generate_series(-99, 0) i;
+SELECT checkpoint();
+SELECT pipeline, rows_out FROM pipelines ORDER BY pipeline;
+SELECT sum(s) FROM written;
+SELECT sum(s) = (SELECT sum(s) FROM (SELECT sum(i) OVER (ORDER BY i) AS s FROM generate_series(-99, 1001) i) x) FROM carried;
+
+-- retained checkpoints
+SELECT create_pipeline('kept', 'SELECT g, lag(id) OVER (PARTITION BY g ORDER BY id) AS l FROM s WHERE i > 1', retained_checkpoints => 5);
+INSERT INTO live.s (id, g, i) VALUES (1, 1, 5), (5, 1, 5), (3, 2, 7), (4, 2, 7);
+SELECT checkpoint();
+INSERT INTO live.s (id, g, i) VALUES (2, 1, 5), (12, 1, 3), (13, 3, 7), (2, 2, 4);
+SELECT checkpoint();
+SELECT g, array_agg(l ORDER BY l) FROM kept GROUP BY g ORDER BY g;
+SELECT pause_pipeline('kept');
+SELECT restore_pipeline('kept', 1) IS NOT NULL;
+SELECT g, array_agg(l ORDER BY l) FROM kept GROUP BY g ORDER BY g;
+SELECT resume_pipeline('kept');
+SELECT checkpoint();
+SELECT g, array_agg(l ORDER BY l) FROM kept GROUP BY g ORDER BY g;
+-- another query
+SELECT alter_pipeline('kept', query => 'SELECT g, lag(id, 2) OVER (PARTITION BY g ORDER BY id) AS l FROM s WHERE i > 1');
+SELECT alter_pipeline('kept', query => 'SELECT g, lag(id) OVER (PARTITION BY g ORDER BY id) + 1 AS l FROM s WHERE i > 1');
+SELECT * FROM explain_pipeline('kept') e WHERE e !~ '->|State|Rows|Filter|Scan|osition';
+
+-- expressions over several of them
+SELECT create_pipeline('divided', 'SELECT id, 10 / sum(i) OVER (ORDER BY id ROWS 1 PRECEDING) AS s, 12 / lag(i) OVER (ORDER BY id) AS l FROM s WHERE id BETWEEN 50 AND 60');
+INSERT INTO live.s (id, i) VALUES (50, 1), (51, 2);
+SELECT checkpoint();
+SELECT * FROM divided ORDER BY id;
+
+-- what is not supported
+CREATE FUNCTION public.refused(query text, emit text DEFAULT 'changes', on_error text DEFAULT 'stop', ttl interval DEFAULT NULL) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    hint text;
+BEGIN
+    PERFORM create_pipeline('refused', query, emit => emit, on_error => on_error, state_ttl => ttl);
+    PERFORM drop_pipeline('refused');
+    RETURN 'supported';
+EXCEPTION WHEN feature_not_supported OR data_exception THEN
+    GET STACKED DIAGNOSTICS hint = PG_EXCEPTION_HINT;
+    RETURN SQLSTATE || ' ' || SQLERRM || E'\n' || hint;
+END $$;
+SELECT refused('SELECT id, sum(i) OVER (PARTITION BY g) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 FOLLOWING) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id RANGE 3 PRECEDING) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id GROUPS 3 PRECEDING) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id ROWS 3 PRECEDING EXCLUDE TIES) FROM s');
+SELECT refused('SELECT id, sum(i) OVER (ORDER BY id ROWS -1 PRECEDING) FROM s');
+SELECT refused('SELECT id, string_agg(t, '''') OVER (ORDER BY id) FROM s');
+SELECT refused('SELECT id, ntile(4) OVER (ORDER BY id) FROM s');
+SELECT refused('SELECT id, lag(i, g) OVER (ORDER BY id) FROM s');
+SELECT refused('SELECT id, nth_value(i, 0) OVER (ORDER BY id) FROM s');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id), lag(i) OVER (ORDER BY g) FROM s');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id), rank() OVER (ORDER BY id) FROM s');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id) FROM s', emit => 'final');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id) FROM s', on_error => 'dead_letter');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id) FROM s', ttl => '1 h');
+SELECT refused('SELECT id, lag(i) OVER (ORDER BY id) + random() FROM s');
+
+SET client_min_messages = warning;
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA live, oracle CASCADE;
+DROP FUNCTION compare, more, refused;
+DROP TABLE tried;
