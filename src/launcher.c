@@ -50,6 +50,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "helper.h"
 #include "launcher.h"
 #include "settings.h"
 #include "shared.h"
@@ -382,29 +383,10 @@ prepare_entry(Target *target, bool *full)
 static bool
 start_worker(Target *target, bool probing, TimestampTz now)
 {
-	BackgroundWorker worker;
-	MemoryContext oldcontext;
-	bool		started;
+	bool		started = sckpt_start_worker(target->oid, 0, &target->handle);
 
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_ConsistentState;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "sckpt_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_ckpt worker for database %u", target->oid);
-	strlcpy(worker.bgw_type, "stream_ckpt worker", BGW_MAXLEN);
-	worker.bgw_main_arg = ObjectIdGetDatum(target->oid);
-	worker.bgw_notify_pid = MyProcPid;
-
-	oldcontext = MemoryContextSwitchTo(TopMemoryContext);
-	started = RegisterDynamicBackgroundWorker(&worker, &target->handle);
-	MemoryContextSwitchTo(oldcontext);
 	if (!started)
-	{
-		target->handle = NULL;
 		return false;
-	}
 
 	target->active = true;
 	target->probing = probing;

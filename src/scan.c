@@ -316,8 +316,8 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 	return true;				/* keep compiler quiet */
 }
 
-static TupleTableSlot *
-stream_iterate(ForeignScanState *node)
+TupleTableSlot *
+sckpt_scan_next(ForeignScanState *node)
 {
 	StreamScan *state = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
@@ -402,7 +402,7 @@ sckpt_scan_set_routine(FdwRoutine *routine)
 	routine->GetForeignPaths = stream_paths;
 	routine->GetForeignPlan = stream_plan;
 	routine->BeginForeignScan = stream_begin_scan;
-	routine->IterateForeignScan = stream_iterate;
+	routine->IterateForeignScan = sckpt_scan_next;
 	routine->ReScanForeignScan = stream_rescan;
 	routine->EndForeignScan = stream_end_scan;
 }

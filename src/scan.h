@@ -13,5 +13,7 @@
 
 /* Fill in how the wrapper plans and runs scans. */
 extern void sckpt_scan_set_routine(FdwRoutine *routine);
+/* Its next row; an empty slot at the end. */
+extern TupleTableSlot *sckpt_scan_next(ForeignScanState *node);
 
 #endif							/* SCKPT_SCAN_H */

@@ -7,11 +7,15 @@
  */
 #include "postgres.h"
 
+#include "executor/executor.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/plancache.h"
+#include "utils/snapmgr.h"
 
+#include "scan.h"
 #include "stage.h"
 #include "stream.h"
 
@@ -66,11 +70,74 @@ receive_destroy(DestReceiver *self)
 {
 }
 
+/* ---- Plans that only scan, filter and compute ---- */
+
+/*
+ * Their expressions are evaluated here, row by row, without what the executor's nodes do for each row besides: rewinding,
+ * EvalPlanQual, projection of whole plans.
+ */
+static bool
+is_plain(PlannedStmt *stmt)
+{
+	return stmt->commandType == CMD_SELECT && IsA(stmt->planTree, ForeignScan) && stmt->subplans == NIL &&
+		stmt->rowMarks == NIL && !stmt->hasModifyingCTE && castNode(ForeignScan, stmt->planTree)->scan.scanrelid > 0;
+}
+
+static uint64
+run_plain(PlannedStmt *stmt, const char *sql, RowReceiver *dest)
+{
+	SckptReceiver *receiver = dest->receiver;
+	SckptOperator *operator = receiver->operator;
+	QueryDesc  *desc;
+	ForeignScanState *node;
+	ExprContext *context;
+	MemoryContext old;
+	uint64		processed = 0;
+	TupleTableSlot *slot;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	desc = CreateQueryDesc(stmt, sql, GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, NULL, 0);
+	ExecutorStart(desc, 0);
+	receive_startup(&dest->pub, desc->operation, desc->tupDesc);
+	node = castNode(ForeignScanState, desc->planstate);
+	context = node->ss.ps.ps_ExprContext;
+
+	old = MemoryContextSwitchTo(desc->estate->es_query_cxt);
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		slot = sckpt_scan_next(node);
+		if (TupIsNull(slot))
+			break;
+		context->ecxt_scantuple = slot;
+		if (node->ss.ps.qual == NULL || ExecQual(node->ss.ps.qual, context))
+		{
+			if (node->ss.ps.ps_ProjInfo)
+				slot = ExecProject(node->ss.ps.ps_ProjInfo);
+			if (operator)
+				operator->consume(operator, slot, 1);
+			else
+				receiver->row(receiver->arg, slot);
+			processed++;
+		}
+		ResetExprContext(context);
+	}
+	receive_shutdown(&dest->pub);
+	MemoryContextSwitchTo(old);
+
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	PopActiveSnapshot();
+	return processed;
+}
+
 uint64
 sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptReceiver *receiver)
 {
 	RowReceiver dest = {{receive_row, receive_startup, receive_shutdown, receive_destroy, DestNone}, query, receiver};
 	SPIExecuteOptions options = {0};
+	CachedPlan *cached;
 	uint64		processed;
 	int			rc;
 
@@ -90,6 +157,17 @@ sckpt_stage_run(SckptStage *stage, SckptScan *scan, SckptQuery *query, SckptRece
 	scan->source = ((CachedPlanSource *) linitial(SPI_plan_get_plan_sources(stage->plan)))->query_string;
 	options.dest = receiver ? (DestReceiver *) &dest : NULL;
 	sckpt_stream_arm(scan);
+	cached = receiver ? SPI_plan_get_cached_plan(stage->plan) : NULL;
+	if (cached && list_length(cached->stmt_list) == 1 && is_plain(linitial_node(PlannedStmt, cached->stmt_list)))
+	{
+		processed = run_plain(linitial_node(PlannedStmt, cached->stmt_list), scan->source, &dest);
+		ReleaseCachedPlan(cached, CurrentResourceOwner);
+		sckpt_stream_arm(NULL);
+		SPI_finish();
+		return processed;
+	}
+	if (cached)
+		ReleaseCachedPlan(cached, CurrentResourceOwner);
 	rc = SPI_execute_plan_extended(stage->plan, &options);
 	if (rc < 0)
 		elog(ERROR, "could not run \"%s\": %s", stage->sql, SPI_result_code_string(rc));

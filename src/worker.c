@@ -50,6 +50,7 @@
 #include "catalog.h"
 #include "checkpoint.h"
 #include "head.h"
+#include "helper.h"
 #include "lag.h"
 #include "lane.h"
 #include "log.h"
@@ -74,7 +75,6 @@
 #define UNFLUSHED_MS		20		/* the same while the log has an unflushed end */
 #define ARRIVING_MS			500		/* between looks at whether a restore is complete */
 #define LOCKED_MS			200		/* before a checkpoint that found a lock in its way is tried again */
-#define HELPER_MS			1000	/* between attempts to start another worker */
 #define IDLE_MS				1000	/* longest sleep: notes are to follow checkpoints soon (note.h) */
 
 static MemoryContext worker_context;
@@ -99,15 +99,6 @@ typedef struct OtherPipeline
 	XLogRecPtr	restart;
 } OtherPipeline;
 static List *others = NIL;
-
-/* And the other workers. */
-typedef struct Helper
-{
-	BackgroundWorkerHandle *handle;
-	bool		needed;
-	TimestampTz tried_at;
-} Helper;
-static Helper helpers[SCKPT_MAX_WORKERS];
 
 /* ---- Which pipelines there are ---- */
 
@@ -259,7 +250,7 @@ sync_parts(SckptPipeline *def)
 	{
 		SckptTask  *part;
 
-		helpers[worker_of(def, i)].needed = true;
+		sckpt_helper_need(worker_of(def, i));
 		if (worker_of(def, i) != number)
 			continue;
 		part = find_part(def->id, i);
@@ -326,8 +317,7 @@ sync_tasks(void)
 	}
 	list_free_deep(others);
 	others = NIL;
-	for (int i = 1; i < SCKPT_MAX_WORKERS; i++)
-		helpers[i].needed = false;
+	sckpt_helpers_forget();
 	foreach(lc, tasks)
 		((SckptTask *) lfirst(lc))->seen = false;
 	foreach(lc, parts)
@@ -342,7 +332,7 @@ sync_tasks(void)
 		/* It has come since we looked for such: whoever restored it will wake us. */
 		if (!def->at_home)
 			continue;
-		helpers[worker_of(def, 0)].needed = true;
+		sckpt_helper_need(worker_of(def, 0));
 		sync_parts(def);
 		if (worker_of(def, 0) != number)
 		{
@@ -864,69 +854,6 @@ move_slot(SckptPosition *position)
 		slot_lsn = lsn;
 }
 
-/* ---- Other workers ---- */
-
-static bool
-start_helper(int helper)
-{
-	BackgroundWorker worker;
-	MemoryContext old = MemoryContextSwitchTo(worker_context);
-	bool		started;
-
-	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
-	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
-	strlcpy(worker.bgw_function_name, "sckpt_worker_main", BGW_MAXLEN);
-	snprintf(worker.bgw_name, BGW_MAXLEN, "stream_ckpt worker %d for database %u", helper, MyDatabaseId);
-	strlcpy(worker.bgw_type, "stream_ckpt worker", BGW_MAXLEN);
-	worker.bgw_main_arg = ObjectIdGetDatum(MyDatabaseId);
-	memcpy(worker.bgw_extra, &helper, sizeof(helper));
-	memcpy(worker.bgw_extra + sizeof(helper), &MyProcPid, sizeof(MyProcPid));
-	worker.bgw_notify_pid = MyProcPid;
-	started = RegisterDynamicBackgroundWorker(&worker, &helpers[helper].handle);
-	MemoryContextSwitchTo(old);
-	return started;
-}
-
-/* Start those that are needed and do not run.  Where there is no process for one, fewer share the tasks. */
-static void
-start_helpers(void)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	for (int i = 1; i < database->nworkers; i++)
-	{
-		Helper	   *helper = &helpers[i];
-		pid_t		pid;
-
-		if (!helper->needed || database->workers[i].pid != 0 ||
-			(helper->tried_at != 0 && !TimestampDifferenceExceeds(helper->tried_at, now, HELPER_MS)))
-			continue;
-		if (helper->handle)
-		{
-			if (GetBackgroundWorkerPid(helper->handle, &pid) != BGWH_STOPPED)
-				continue;
-			pfree(helper->handle);
-			helper->handle = NULL;
-		}
-		helper->tried_at = now;
-		if (start_helper(i))
-			continue;
-		helper->handle = NULL;
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("only %d of %d stream_ckpt workers could be started", i, database->nworkers),
-				 errhint("max_worker_processes must be at least %d.", max_worker_processes + database->nworkers - i)));
-		LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
-		database->nworkers = i;
-		LWLockRelease(sckpt_shared->lock);
-		sckpt_shared_wake(MyDatabaseId, true);
-		break;
-	}
-}
-
 /* ---- The loop ---- */
 
 static long
@@ -1150,7 +1077,7 @@ sckpt_worker_main(Datum arg)
 		if (generation != pg_atomic_read_u64(&database->generation))
 			sync_tasks();
 		if (number == 0)
-			start_helpers();
+			sckpt_helpers_start(database);
 		replace_lost_slot();
 		start_tasks();
 

@@ -49,10 +49,13 @@ sub new_cluster
 	return $node;
 }
 
-# Print the seed of this run, and use it; STREAM_CKPT_SEED repeats one.
+# Print the seed of this run, and use it: STREAM_CKPT_SEED, or the test's default.  Without either, and with "random", another one in each run.
 sub seed_random
 {
-	my $seed = $ENV{STREAM_CKPT_SEED} || int(time() * 1000) % 1_000_000_007;
+	my ($default) = @_;
+	my $seed = $ENV{STREAM_CKPT_SEED} || $default || 'random';
+
+	$seed = int(time() * 1000) % 1_000_000_007 if $seed eq 'random';
 
 	srand($seed);
 	diag("$0: STREAM_CKPT_SEED=$seed");

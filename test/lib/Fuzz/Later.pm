@@ -149,7 +149,7 @@ sub distinct
 {
 	my ($g, $level) = @_;
 	my $total = $level->{total};
-	my @columns = some(1 + int rand 3, grep { $_->{type} ne 'xid' && ($_->{name} || '') !~ /^(id|ts)$/ } @{ $level->{columns} });
+	my @columns = some(1 + int rand 3, grep { $_->{type} ne 'xid' && ($_->{name} || '') !~ /^(id|ts)$/ } Fuzz::Query::exact(@{ $level->{columns} }));
 
 	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
 	$level->{total} = undef;
@@ -243,7 +243,7 @@ sub scalar_condition
 sub finish
 {
 	my ($g, $level) = @_;
-	my $clear = !grep { $_->{name} =~ /^(approx|bag|bagtext)_/ || $_->{type} eq 'xid' } @{ $level->{outs} };
+	my $clear = !grep { $_->{name} =~ /^(bag|bagtext)_/ || $_->{type} eq 'xid' } @{ $level->{outs} };
 
 	return $level if grep { $_->{distinct} || $_->{tail} } $level;
 	if ($g->{can}{scalar} && chance(0.08))

@@ -12,12 +12,14 @@
 #
 # What is known of a level's output: outs [ { name, type, vague, event, off } ] and uniq, names that make its rows different (undef: nothing does).
 #	vague		values that are equal may look different (1.0 and 1.00): nothing may look at how they look. 2: of equal ones it is one that
-#				came first, or any other, also for PostgreSQL: nothing may be computed that rounds
+#				came first, or any other, also for PostgreSQL: what is computed from them and rounds is inexact
+#				3, inexact: it depends, for PostgreSQL, too, on the order of the rows, like sums of floats that are not multiples of some 2^-n.
+#				It is compared to 1e-9, and no condition, key or order may depend on it
 #	event		the event time of the streams, untouched
 #	off			the column is final when the watermark has passed it by these intervals
 #
-# Everything compared with plain SQL has to be the same whatever the order of the rows: sorted aggregates get a total order, float sums are over
-# multiples of 0.25, aggregates that round as they go are named approx_.
+# Everything compared exactly with plain SQL has to be the same whatever the order of the rows: sorted aggregates get a total order, and the streams'
+# floats are multiples of 0.25, whose sums are exact.  What is inexact is named approx_.
 
 package Fuzz::Query;
 
@@ -25,6 +27,8 @@ use strict;
 use warnings FATAL => 'all';
 
 use Exporter 'import';
+
+use constant INEXACT => 3;
 
 our @EXPORT_OK = qw(random_query chance pick some @STREAMS @COLUMNS);
 
@@ -100,6 +104,9 @@ sub new_alias { my ($g, $letter) = @_; return $letter . ++$g->{aliases}; }
 
 # ---- expressions ----
 
+# What conditions, keys and orders may depend on.
+sub exact { return grep { ($_->{vague} || 0) != INEXACT } @_; }
+
 sub columns_of { my ($types, @columns) = @_; return grep { $_->{type} =~ $types } @columns; }
 
 # A value of a type over some columns; undef where there is none.
@@ -161,7 +168,7 @@ sub literal
 sub condition
 {
 	my ($columns, $depth) = @_;
-	my @known = grep { $literals{ $_->{type} } } @$columns;
+	my @known = grep { $literals{ $_->{type} } } exact(@$columns);
 	my $c = @known ? pick(@known) : undef;
 
 	return pick('true', 'NOT false') if !$c;
@@ -180,7 +187,7 @@ sub condition
 	return "$c->{ref} IS DISTINCT FROM " . literal($c->{type}) if chance(0.1);
 	if (chance(0.15))
 	{
-		my @other = grep { $_->{type} eq $c->{type} && $_->{ref} ne $c->{ref} } @$columns;
+		my @other = grep { $_->{type} eq $c->{type} && $_->{ref} ne $c->{ref} } @known;
 
 		return "$c->{ref} " . pick('<', '=', '<>') . ' ' . pick(@other)->{ref} if @other;
 	}
@@ -199,9 +206,12 @@ sub order_by
 }
 
 # Of equal values, one.
-sub any_of { my ($column) = @_; return $column->{vague} ? 2 : 0; }
+sub any_of { my ($column) = @_; return $column->{vague} ? ($column->{vague} == INEXACT ? INEXACT : 2) : 0; }
 
-# An aggregate call: { expr, type, vague, approx }.
+# A sum or mean of such values that is rounded.
+sub rounded { my ($column) = @_; return $column->{type} eq 'float' || ($column->{vague} || 0) > 1 ? INEXACT : 1; }
+
+# An aggregate call: { expr, type, vague }.
 sub aggregate
 {
 	my ($g, $level) = @_;
@@ -212,8 +222,8 @@ sub aggregate
 	my $x;
 
 	my $argument = sub {
-		my ($types) = @_;
-		my @fits = columns_of($types, @$columns);
+		my ($types, @from) = @_;
+		my @fits = columns_of($types, @from ? @from : @$columns);
 
 		return undef if !@fits;
 		my $c = pick(@fits);
@@ -222,6 +232,8 @@ sub aggregate
 
 		return { %$c, ref => $value, vague => $plain ? $c->{vague} || 0 : 0 };
 	};
+
+	my $exactly = sub { my @exact = exact(@$columns); return @exact ? $argument->(shift, @exact) : undef; };
 
 	if ($how eq 'count_of' && ($x = $argument->(qr/./)))
 	{
@@ -232,17 +244,14 @@ sub aggregate
 		my %to = (int => 'bigint', bigint => 'numeric');
 		my $type = $to{ $x->{type} } || $x->{type};
 
-		return { expr => "sum($x->{ref})$filter", type => $type, vague => $type =~ /numeric|interval/ ? $x->{vague} || 1 : 0 };
+		return { expr => "sum($x->{ref})$filter", type => $type, vague => $type =~ /numeric|interval/ ? $x->{vague} || 1 : $x->{vague} };
 	}
-
-	# what these give depends on how values look
-	my $rounding = sub { return ($x = $argument->(shift)) && $x->{vague} != 2; };
-
-	if ($how eq 'avg' && $rounding->(qr/^(int|bigint|numeric|float|interval)$/))
+	if ($how eq 'avg' && ($x = $argument->(qr/^(int|bigint|numeric|float|interval)$/)))
 	{
 		my $type = $x->{type} =~ /float|interval/ ? $x->{type} : 'numeric';
 
-		return { expr => "avg($x->{ref})$filter", type => $type, vague => $type ne 'float' };
+		# months and days are no number that could be nearly the same
+		return { expr => "avg($x->{ref})$filter", type => $type, vague => $type eq 'interval' ? 1 : rounded($x) } if $type ne 'interval' || $x->{vague} != 2;
 	}
 	if ($how eq 'extreme' && ($x = $argument->($sortable)))
 	{
@@ -258,20 +267,27 @@ sub aggregate
 	}
 	if ($how eq 'distinct')
 	{
-		if (chance(0.6) && ($x = $argument->(qr/^(?!xid)/)))
+		if (chance(0.6) && ($x = $exactly->(qr/^(?!xid)/)))
 		{
 			return { expr => "count(DISTINCT $x->{ref})$filter", type => 'bigint' };
 		}
-		if ($x = $argument->(qr/^(int|bigint|numeric)$/))
+		if ($x = $exactly->(qr/^(int|bigint|numeric|float)$/))
 		{
-			return { expr => ($x->{vague} ? 'sum' : pick('sum', 'avg')) . "(DISTINCT $x->{ref})$filter", type => 'numeric', vague => any_of($x) || 1 } if $x->{type} ne 'int';
+			my $of_equal = { %$x, vague => any_of($x) };
+
+			if (chance(0.4))
+			{
+				return { expr => "avg(DISTINCT $x->{ref})$filter", type => $x->{type} eq 'float' ? 'float' : 'numeric', vague => rounded($of_equal) };
+			}
+			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'float' } if $x->{type} eq 'float';
+			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'numeric', vague => any_of($x) || 1 } if $x->{type} ne 'int';
 			return { expr => "sum(DISTINCT $x->{ref})$filter", type => 'bigint' };
 		}
 	}
 	if ($how eq 'ordered')
 	{
 		# without a total order, what is sorted has to be what is collected
-		my $first = $level->{total} && ($x = $argument->($sortable)) ? $x->{ref} : undef;
+		my $first = $level->{total} && ($x = $exactly->($sortable)) ? $x->{ref} : undef;
 		my $type = pick(qw(int text text bool date));
 
 		if ($x = $argument->(qr/^$type$/))
@@ -282,7 +298,7 @@ sub aggregate
 			return { expr => "array_agg($x->{ref}" . ($order ne '' ? " ORDER BY $order" : '') . ")$filter", type => $type eq 'int' ? 'ints' : "array of $type" };
 		}
 	}
-	if ($how eq 'distinct_array' && ($x = $argument->(qr/^(int|text|numeric|date)$/)))
+	if ($how eq 'distinct_array' && ($x = $exactly->(qr/^(int|text|numeric|date)$/)))
 	{
 		my $order = pick('', " ORDER BY $x->{ref}", " ORDER BY $x->{ref} DESC");
 
@@ -297,23 +313,24 @@ sub aggregate
 
 		if (chance(0.3) && ($x = $argument->(qr/^(int|float)$/)))
 		{
-			return { expr => "percentile_cont($fraction) WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => 'float' };
+			return { expr => "percentile_cont($fraction) WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => 'float', vague => $fraction eq '0.9' ? INEXACT : $x->{vague} };
 		}
-		if ($x = $argument->($sortable))
+		if ($x = $exactly->($sortable))
 		{
 			return { expr => pick("percentile_disc($fraction)", 'mode()') . " WITHIN GROUP (ORDER BY $x->{ref}$desc)$filter", type => $x->{type}, vague => any_of($x) };
 		}
 	}
-	if ($how eq 'deviation' && $rounding->(qr/^(int|bigint|numeric)$/))
+	# of inexact values the differences may be anything
+	if ($how eq 'deviation' && ($x = $exactly->(qr/^(int|bigint|numeric)$/)))
 	{
-		return { expr => pick('stddev', 'var_pop', 'variance', 'stddev_pop') . "($x->{ref})$filter", type => 'numeric', vague => 1 };
+		return { expr => pick('stddev', 'var_pop', 'variance', 'stddev_pop') . "($x->{ref})$filter", type => 'numeric', vague => rounded($x) };
 	}
-	if ($how eq 'approx' && $level->{top} && ($x = $argument->(qr/^float$/)))
+	if ($how eq 'approx' && ($x = $exactly->(qr/^float$/)))
 	{
-		my $y = $argument->(qr/^(int|float)$/);
+		my $y = $exactly->(qr/^(int|float)$/);
 
-		return { expr => pick('stddev', 'var_pop') . "($x->{ref})$filter", type => 'float', approx => 1 } if chance(0.5);
-		return { expr => pick('corr', 'covar_pop', 'regr_slope', 'regr_sxx') . "($x->{ref}, $y->{ref})$filter", type => 'float', approx => 1 };
+		return { expr => pick('stddev', 'var_pop') . "($x->{ref})$filter", type => 'float', vague => INEXACT } if chance(0.5);
+		return { expr => pick('corr', 'covar_pop', 'regr_slope', 'regr_sxx') . "($x->{ref}, $y->{ref})$filter", type => 'float', vague => INEXACT };
 	}
 	if ($how eq 'plain' && $level->{top})
 	{
@@ -499,6 +516,7 @@ sub add_target
 	my ($plain) = $column->{ref} =~ /^\w+\.(\w+)$/;
 	my $name = $more{name} // (defined $plain && !$used{$plain} && chance(0.8) ? $plain : new_alias($g, 'c'));
 
+	$name = "approx_$name" if ($column->{vague} || 0) == INEXACT && $name !~ /^approx_/;
 	push @{ $level->{targets} }, { expr => $column->{ref}, name => $name, key => $more{key} };
 	push @{ $level->{outs} }, { name => $name, type => $column->{type}, vague => $column->{vague}, event => $column->{event}, off => $column->{off} };
 	return $name;
@@ -587,7 +605,7 @@ sub grouped_level
 	my @inherited = grep { $_->{off} } @{ $level->{columns} };
 
 	push @keys, pick(@inherited) if @inherited && !grep({ $_->{off} } @keys) && chance(0.6);
-	foreach my $c (some($count, grep { !$_->{bound} && $_->{type} !~ /^array of/ && ($_->{type} ne 'xid' || $o{top} && !$level->{session}) } @{ $level->{columns} }))
+	foreach my $c (some($count, grep { !$_->{bound} && exact($_) && $_->{type} !~ /^array of/ && ($_->{type} ne 'xid' || $o{top} && !$level->{session}) } @{ $level->{columns} }))
 	{
 		if (!$c->{vague} && $c->{type} =~ /^(int|text|timestamptz|bool|bigint|date)$/ && chance(0.25))
 		{
@@ -623,7 +641,7 @@ sub grouped_level
 	{
 		my $a = aggregate($g, $level);
 		$a = aggregate($g, $level) while $hashed && $a->{expr} =~ /DISTINCT|ORDER BY/;
-		my $prefix = $a->{approx} ? 'approx_' : $a->{bag} ? "$a->{bag}_" : '';
+		my $prefix = $a->{bag} ? "$a->{bag}_" : '';
 		my $expr = $a->{expr};
 		my $type = $a->{type};
 

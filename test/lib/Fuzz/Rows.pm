@@ -19,11 +19,14 @@ our $DELAY = 180;    # seconds, of all streams
 
 my $base = 1704110400;    # 2024-01-01 12:00 UTC
 
+# To the nearest thousandth, which a double has only nearly.
 sub stamp
 {
 	my ($seconds) = @_;
+	my $thousandths = POSIX::floor($seconds * 1000 + 0.5);
+	my $whole = POSIX::floor($thousandths / 1000);
 
-	return POSIX::strftime('%Y-%m-%d %H:%M:%S', gmtime(POSIX::floor($seconds))) . sprintf('.%03d', ($seconds - POSIX::floor($seconds)) * 1000);
+	return POSIX::strftime('%Y-%m-%d %H:%M:%S', gmtime($whole)) . sprintf('.%03d', $thousandths - $whole * 1000);
 }
 
 sub quoted
@@ -149,17 +152,9 @@ sub follow
 	{
 		next if $new{$_} <= $marks->{seconds}{$_};
 		$marks->{seconds}{$_} = $new{$_};
-		$marks->{text}{$_} = stamp_exactly($new{$_}) . 'Z';
+		$marks->{text}{$_} = stamp($new{$_}) . 'Z';
 	}
 	return;
-}
-
-sub stamp_exactly
-{
-	my ($seconds) = @_;
-
-	# thousandths, which a double has only nearly
-	return stamp(POSIX::floor($seconds * 1000 + 0.5) / 1000 + 0.0001);
 }
 
 sub seconds
