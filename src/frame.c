@@ -343,9 +343,12 @@ static void
 frame_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, SckptPutAbove put, SckptBadResult bad, void *arg)
 {
 	SckptFrame *frame = (SckptFrame *) operator;
+	bool		closing = frame->timers && times->watermark != DT_NOBEGIN && sckpt_timers_first(frame->timers) <= times->watermark;
 	SckptRef   *due = NULL;
 	uint64		ndue = 0;
 
+	if (!closing && (final || sckpt_state_dirty_count(frame->partitions) == 0))
+		return;
 	sckpt_frame_begin_results(frame);
 	if (!final)
 	{
@@ -365,12 +368,12 @@ frame_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, Sckp
 			settle_partition(frame, changed[i]);
 		pfree(changed);
 	}
-	if (frame->timers && times->watermark != DT_NOBEGIN && sckpt_timers_first(frame->timers) <= times->watermark)
+	if (closing)
 		due = sckpt_timers_due(frame->timers, times->watermark, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (final)
+		if (final && frame_partition(frame, due[i])->root != SCKPT_NO_REF)
 			sckpt_frame_hand_on_all(frame, due[i], put, arg);
 		drop_partition(frame, due[i]);
 	}

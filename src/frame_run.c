@@ -353,7 +353,10 @@ changed_rows(SckptFrame *frame, FramePartition *partition, uint64 *count)
 	uint64		n = 0;
 
 	for (SckptRef ref = partition->changed; ref != SCKPT_NO_REF; ref = frame_row(frame, ref)->next_changed)
+	{
+		CHECK_FOR_INTERRUPTS();
 		n += frame_row(frame, ref)->handed != frame_row(frame, ref)->weight;
+	}
 	changed = palloc_extended(Max(1, n) * sizeof(Changed), MCXT_ALLOC_HUGE);
 	n = 0;
 	for (SckptRef ref = partition->changed; ref != SCKPT_NO_REF; ref = frame_row(frame, ref)->next_changed)

@@ -208,7 +208,7 @@ extern bool sckpt_rank_collect_columns(Node *node, SckptRankContext *context);
 extern Node *sckpt_rank_replace_columns(Node *node, SckptRankContext *context);
 extern void sckpt_rank_set_order(SckptOrder *sorted, SckptRankContext *context, List *order, List *targets);
 extern void sckpt_rank_make_set(SckptLevel *level, SckptRankContext *context);
-/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it; true then. */
+/* Put a stage above the last one, if its groups have several rows, which keeps these apart, where they need it; true then. */
 extern bool sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /* query_frame.c */
