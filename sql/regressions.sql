@@ -61,5 +61,23 @@ INSERT INTO s VALUES (1, 1, NULL);
 SELECT stream_ckpt.checkpoint('high') > 0 AS works;
 SELECT * FROM high ORDER BY o;
 
+-- more stages than there is room for, by joins within one level
+SELECT stream_ckpt.create_pipeline('ten', (SELECT 'SELECT count(*) AS n FROM s s1' || string_agg(format(' JOIN s s%s ON s%1$s.k = s%s.k', i, i - 1), '' ORDER BY i) FROM generate_series(2, 10) i));
+
+-- first rows in the same level as a join of streams: of the join, not of its sides
+SET client_min_messages = warning;
+SELECT stream_ckpt.create_stream('l', 'id int, k int'), stream_ckpt.create_stream('r', 'id int, k int');
+SELECT stream_ckpt.create_pipeline('first_pairs', 'SELECT l.id, r.id AS other FROM l JOIN r ON l.k = r.k ORDER BY l.id, r.id LIMIT 2');
+SELECT stream_ckpt.create_pipeline('first_of_each', 'SELECT DISTINCT ON (l.k) l.k, l.id, r.id AS other FROM l JOIN r ON l.k = r.k ORDER BY l.k, l.id, r.id');
+SELECT stream_ckpt.create_pipeline('ranked_pairs', $$
+    SELECT * FROM (SELECT l.k, l.id, r.id AS other, row_number() OVER (PARTITION BY l.k ORDER BY r.id DESC, l.id DESC) AS place FROM l JOIN r ON l.k = r.k) x WHERE place <= 2 $$);
+RESET client_min_messages;
+INSERT INTO l VALUES (1, 0), (2, 0), (3, 1), (4, 2), (5, 1);
+INSERT INTO r VALUES (7, 9), (8, 1), (9, 1), (10, 2), (11, 8);
+SELECT stream_ckpt.checkpoint();
+SELECT * FROM first_pairs ORDER BY 1, 2;
+SELECT * FROM first_of_each ORDER BY 1;
+SELECT * FROM ranked_pairs ORDER BY k, place;
+
 SET client_min_messages = warning;
 DROP SCHEMA regressions CASCADE;

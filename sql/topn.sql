@@ -190,6 +190,26 @@ SELECT checkpoint();
 SELECT * FROM kept_rows ORDER BY g, rn;
 SELECT array_agg(i ORDER BY i) FROM kept_bag;
 
+-- identical rows of closed windows and of open ones
+SELECT create_stream('live.w', 'id int, v int, ts timestamptz', event_time => 'ts');
+SELECT create_pipeline('kept_windows_' || n, 'SELECT v FROM (SELECT v, row_number() OVER (PARTITION BY window_start ORDER BY id) AS rn FROM live.w, stream_ckpt.tumble(ts, ''1 min'')) q WHERE rn <= 2',
+    retained_checkpoints => 5, parallelism => n) FROM (VALUES (1), (3)) n (n);
+INSERT INTO live.w VALUES (1, 7, '2024-01-01 00:00'), (2, 7, '2024-01-01 00:00'), (3, 8, '2024-01-01 00:01');
+SELECT checkpoint();
+INSERT INTO live.w VALUES (4, 7, '2024-01-01 00:01:30'), (5, 7, '2024-01-01 00:02'), (0, 9, '2024-01-01 00:01:40');
+SELECT checkpoint();
+CREATE TABLE kept_ids AS SELECT pipeline, checkpoint_id FROM checkpoints WHERE pipeline ~ 'kept_windows' AND retained;
+SELECT (SELECT array_agg(v ORDER BY v) FROM kept_windows_1) AS one, (SELECT array_agg(v ORDER BY v) FROM kept_windows_3) AS three;
+SELECT count(pause_pipeline('kept_windows_' || n)) FROM (VALUES (1), (3)) n (n);
+SELECT count(restore_pipeline(pipeline, id)) FROM (SELECT pipeline, (array_agg(checkpoint_id ORDER BY checkpoint_id DESC))[2] AS id FROM kept_ids GROUP BY 1) x;
+SELECT (SELECT array_agg(v ORDER BY v) FROM kept_windows_1) AS one, (SELECT array_agg(v ORDER BY v) FROM kept_windows_3) AS three;
+SELECT count(restore_pipeline(pipeline, id)) FROM (SELECT pipeline, max(checkpoint_id) AS id FROM kept_ids GROUP BY 1) x;
+SELECT (SELECT array_agg(v ORDER BY v) FROM kept_windows_1) AS one, (SELECT array_agg(v ORDER BY v) FROM kept_windows_3) AS three;
+SELECT count(restore_pipeline(pipeline, id)) FROM (SELECT pipeline, (array_agg(checkpoint_id ORDER BY checkpoint_id DESC))[2] AS id FROM kept_ids GROUP BY 1) x;
+SELECT count(resume_pipeline('kept_windows_' || n)) FROM (VALUES (1), (3)) n (n);
+SELECT checkpoint();
+SELECT (SELECT array_agg(v ORDER BY v) FROM kept_windows_1) AS one, (SELECT array_agg(v ORDER BY v) FROM kept_windows_3) AS three;
+
 -- sinks: with a key that is there, and without one
 CREATE TABLE public.best (g int, place bigint, id int, note text DEFAULT 'new', UNIQUE NULLS NOT DISTINCT (g, place));
 CREATE TABLE public.best_of_all (id int);

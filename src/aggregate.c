@@ -568,21 +568,6 @@ aggregate_route(SckptOperator *operator, SckptRef ref)
 	return hash;
 }
 
-/* The key that entries are routed by. */
-static SckptGroupKey *
-make_route(SckptAggregate *agg)
-{
-	SckptQuery *query = agg->query;
-	SckptKey   *keys;
-
-	if (query->nroutes == 0)
-		return NULL;
-	keys = palloc(query->nroutes * sizeof(SckptKey));
-	for (int i = 0; i < query->nroutes; i++)
-		keys[i] = query->keys[query->routes[i]];
-	return sckpt_group_key_create(keys, query->nroutes, agg->context);
-}
-
 static void
 aggregate_destroy(SckptOperator *operator)
 {
@@ -698,7 +683,8 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->agg_state->curaggcontext = live;
 
 	agg->key = sckpt_group_key_create(query->keys, query->nkeys - query->nsession, context);
-	agg->route = make_route(agg);
+	if (agg->query->nroutes > 0)
+		agg->route = sckpt_group_key_create(agg->query->route_keys, agg->query->nroutes, agg->context);
 	agg->ncalls = query->ncalls;
 	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(SckptAggCall));
 	for (int i = 0; i < agg->ncalls; i++)
@@ -723,7 +709,10 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	if (query->ranking)
 		agg->ranker = sckpt_ranker_create(agg);
 	if (query->nsession > 0)
+	{
 		agg->sessions = sckpt_sessions_create(agg);
+		agg->operator.directory = sckpt_sessions_directory(agg->sessions);
+	}
 	if (query->nwindows > 0 || query->ncomputed > 0 || query->source == NULL)
 		agg->expander = sckpt_expander_create(query, context);
 

@@ -193,7 +193,7 @@ prepare_collect(SckptAggregate *agg, int index)
 	collect->ncolumns = set->ncolumns;
 	collect->columns = palloc0(set->ncolumns * sizeof(SckptGroupColumn));
 	for (int i = 0; i < set->ncolumns; i++)
-		get_typlenbyval(set->columns[i].type, &collect->columns[i].length, &collect->columns[i].by_value);
+		get_typlenbyval(set->columns[i].type, &collect->columns[i].form.length, &collect->columns[i].form.by_value);
 	prepare_orders(collect, call->source, set);
 
 	collect->args = palloc(Max(1, call->nargs) * sizeof(int));

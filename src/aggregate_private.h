@@ -440,6 +440,7 @@ extern void sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTu
 
 /* session.c: the sessions of each key. */
 extern SckptSessions *sckpt_sessions_create(SckptAggregate *agg);
+extern SckptState *sckpt_sessions_directory(SckptSessions *sessions);
 extern void sckpt_sessions_destroy(SckptSessions *sessions);
 /*
  * The session that a row of the key at hand (agg->key_values, with this hash) at [start, end) belongs to: made, or extended; sessions that the row bridges

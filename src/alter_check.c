@@ -90,7 +90,8 @@ same_join(SckptQuery *old, SckptQuery *new)
 	SckptJoin  *b = new->join;
 	int			column = 0;
 
-	if (a == NULL || b == NULL || a->type != b->type || a->nkeys != b->nkeys || strcmp(a->canonical, b->canonical) != 0 ||
+	if (a == NULL || b == NULL || a->type != b->type || a->retracts != b->retracts || a->nkeys != b->nkeys || a->unites != b->unites ||
+		!equal(a->copies, b->copies) || strcmp(a->canonical, b->canonical) != 0 ||
 		!equal(old->targetlist, new->targetlist) || !equal(old->having, new->having))
 		return false;
 	for (int side = 0; side < 2; side++)

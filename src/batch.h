@@ -81,6 +81,7 @@ typedef struct SckptScan
 	uint32		first_segment;	/* none of them is in a segment before this one, */
 	uint64		first_seen;		/* and so many of all these rows are */
 
+	List	   *others;			/* streams whose rows another scan of the same task counts, and tells of */
 	struct SckptRoute *route;	/* of a parallel pipeline's task: which rows are its own; NULL: all */
 	uint64		taken;			/* counted while it runs: so many were, of all that it has put out */
 

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "careful.h"
+#include "changes.h"
 #include "dead.h"
 #include "halt.h"
 #include "linear.h"
@@ -174,6 +175,7 @@ typedef struct CarefulBatch
 	MinimalTuple *rows;
 	uint64		nrows;
 	uint64		maxrows;
+	bool		holding;		/* rows for the head, which are there from before the try */
 } CarefulBatch;
 
 static void
@@ -255,6 +257,39 @@ collect_row(void *arg, TupleTableSlot *slot)
 }
 
 static void
+settle_rows(CarefulBatch *careful, bool drop)
+{
+	SckptTask  *task = careful->task;
+
+	for (int i = 0; i < task->nsources && careful->holding; i++)
+	{
+		if (task->sources[i].rows == NULL)
+			continue;
+		if (drop)
+			sckpt_changes_clear(task->sources[i].rows);
+		sckpt_changes_settle(task->sources[i].rows, false);
+	}
+	careful->holding = false;
+}
+
+/* Of a query with joins: whatever a row may change. */
+static void
+begin_sources(CarefulBatch *careful)
+{
+	SckptTask  *task = careful->task;
+
+	settle_rows(careful, false);
+	for (int i = 0; i < task->noperators; i++)
+		task->operators[i]->begin_undo(task->operators[i]);
+	for (int i = 0; i < task->nsources; i++)
+	{
+		if (task->sources[i].rows)
+			sckpt_changes_hold(task->sources[i].rows);
+	}
+	careful->holding = true;
+}
+
+static void
 take_with_state(void *arg, uint64 first, uint64 end)
 {
 	CarefulBatch *careful = arg;
@@ -263,6 +298,13 @@ take_with_state(void *arg, uint64 first, uint64 end)
 	SckptReceiver receiver = {NULL, collect_row, careful};
 
 	begin_try(careful, first, end);
+	if (task->nsources > 0)
+	{
+		/* A row's way is that of all that comes of it, up to where it waits for a barrier. */
+		begin_sources(careful);
+		sckpt_task_feed_sources(task, careful->scan, careful->input);
+		return;
+	}
 	MemoryContextReset(careful->context);
 	careful->rows = NULL;
 	careful->nrows = careful->maxrows = 0;
@@ -306,7 +348,9 @@ undo_with_state(void *arg, ErrorData *error)
 	/* A task that stops at the row throws its state away, and needs nothing undone. */
 	if (careful->task->halting && careful->length == 1)
 		return;
-	undo_operator(careful->task, careful->task->operators[0], error);
+	settle_rows(careful, true);
+	for (int i = 0; i < (careful->task->nsources > 0 ? careful->task->noperators : 1); i++)
+		undo_operator(careful->task, careful->task->operators[i], error);
 }
 
 void
@@ -319,7 +363,9 @@ sckpt_careful_feed(SckptTask *task, SckptScan *scan, const SckptInput *input, ui
 
 	careful.context = AllocSetContextCreate(context, "stream_ckpt careful rows", ALLOCSET_DEFAULT_SIZES);
 	sckpt_careful_run(&spans, nrows);
-	task->operators[0]->end_undo(task->operators[0]);
+	settle_rows(&careful, false);
+	for (int i = 0; i < task->noperators; i++)
+		task->operators[i]->end_undo(task->operators[i]);
 	if (careful.slot)
 		ExecDropSingleTupleTableSlot(careful.slot);
 	MemoryContextSwitchTo(old);
@@ -363,16 +409,30 @@ sckpt_careful_run_linear(SckptTask *task, SckptScan *scan, const SckptInput *inp
 
 typedef struct PutAbove
 {
-	SckptOperator *above;
+	SckptTask  *task;
+	int			above;
 	TupleTableSlot *row;
+	int32		weight;
 } PutAbove;
 
+/* With all that comes of it before the next barrier. */
 static void
 consume_above(void *arg)
 {
 	PutAbove   *put = arg;
+	SckptOperator *above = put->task->operators[put->above];
 
-	put->above->consume(put->above, put->row, 1);
+	above->consume(above, put->row, put->weight);
+	sckpt_task_pass_on(put->task, put->above);
+}
+
+/* The next of the operators that a row comes to before the next barrier; -1: there is none. */
+static int
+next_above(SckptTask *task, int number)
+{
+	SckptQuery *target = task->queries[number]->target;
+
+	return task->operators[number]->changes && target ? target->number : -1;
 }
 
 /*
@@ -381,22 +441,25 @@ consume_above(void *arg)
 bool
 sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *row, int32 weight)
 {
-	PutAbove	put = {task->operators[stage + 1], row};
+	PutAbove	put = {task, task->queries[stage]->target->number, row, weight};
 	ErrorData  *error;
 
 	if (weight < 0)
 	{
-		put.above->consume(put.above, row, weight);
+		consume_above(&put);
 		return true;
 	}
-	put.above->begin_undo(put.above);
+	for (int i = put.above; i >= 0; i = next_above(task, i))
+		task->operators[i]->begin_undo(task->operators[i]);
 	error = sckpt_careful_try(consume_above, &put);
+	for (int i = put.above; i >= 0 && error; i = next_above(task, i))
+		undo_operator(task, task->operators[i], error);
 	if (error)
 	{
-		undo_operator(task, put.above, error);
-		sckpt_dead_add_result(task, stage + 2, row, error);
+		sckpt_dead_add_result(task, task->queries[stage]->target->place + 1, row, error);
 		FreeErrorData(error);
 	}
-	put.above->end_undo(put.above);
+	for (int i = put.above; i >= 0; i = next_above(task, i))
+		task->operators[i]->end_undo(task->operators[i]);
 	return error == NULL;
 }

@@ -33,6 +33,7 @@ typedef struct Change
 	bool		there;			/* it is in the sink */
 	SckptOutcome *outcome;		/* NULL: it is appended */
 	bool		remove;
+	TransactionId removed;		/* as what the row had been written that was deleted */
 	MinimalTuple row;			/* of the query's row type */
 } Change;
 
@@ -85,7 +86,7 @@ make_change(Changes *changes, SckptSink *sink, Change *change)
 	}
 	if (change->remove)
 	{
-		sckpt_sink_delete(sink, &hint);
+		change->removed = sckpt_sink_delete(sink, &hint);
 		outcome->flags |= SCKPT_OUTCOME_DELETED;
 		return;
 	}
@@ -122,6 +123,7 @@ undo_changes(void *arg, ErrorData *error)
 	{
 		Change	   *change = &changes->list[i];
 
+		change->removed = InvalidTransactionId;
 		if (change->remove)
 			change->outcome->flags &= ~SCKPT_OUTCOME_DELETED;
 		else
@@ -176,6 +178,17 @@ run_changes(Changes *changes, SckptSpans *spans)
 	MemoryContext old = MemoryContextSwitchTo(changes->context);
 
 	sckpt_careful_run(spans, changes->n);
+	for (int i = 0; i < changes->n; i++)
+	{
+		Change	   *change = &changes->list[i];
+
+		changes->task->attempt->rows_put += !change->remove && !change->there;
+		if (!TransactionIdIsValid(change->removed))
+			continue;
+		ExecStoreMinimalTuple(change->row, changes->slot, false);
+		slot_getallattrs(changes->slot);
+		sckpt_retain_touch_removed(changes->task, changes->slot, change->removed);
+	}
 	changes->n = 0;
 	ExecClearTuple(changes->slot);
 	MemoryContextSwitchTo(old);
@@ -235,6 +248,7 @@ add_change(Changes *changes, SckptEntry *entry, SckptOutcome *outcome, bool remo
 	}
 	change->outcome = outcome;
 	change->remove = remove;
+	change->removed = InvalidTransactionId;
 	change->row = ExecCopySlotMinimalTuple(row);
 	MemoryContextSwitchTo(old);
 }
@@ -382,7 +396,8 @@ take_rows(void *arg, uint64 first, uint64 end)
 	{
 		ExecStoreMinimalTuple(changes->list[i].row, changes->slot, false);
 		slot_getallattrs(changes->slot);
-		sckpt_retain_touch(changes->task, changes->slot);
+		if (changes->task->last->grouped)
+			sckpt_retain_touch(changes->task, changes->slot);
 		sckpt_appender_put(appender, changes->slot);
 	}
 	changes->task->attempt->rows_out += sckpt_appender_close(appender);

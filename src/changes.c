@@ -48,6 +48,7 @@ struct SckptChanges
 	/* where nothing is taken back: */
 	Tuplestorestate *store;		/* rows, in memory or in a file */
 	Size		bytes;
+	SckptChanges *held;			/* what was before it; NULL: nothing is held */
 };
 
 SckptChanges *
@@ -72,9 +73,15 @@ sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent)
 void
 sckpt_changes_destroy(SckptChanges *changes)
 {
+	if (changes->held)
+		sckpt_changes_destroy(changes->held);
 	if (changes->store)
 		tuplestore_end(changes->store);
-	changes->store = NULL;
+	ExecDropSingleTupleTableSlot(changes->slot);
+	MemoryContextDelete(changes->context);
+	if (changes->changes)
+		pfree(changes->changes);
+	pfree(changes);
 }
 
 static inline uint32
@@ -255,4 +262,42 @@ sckpt_changes_clear(SckptChanges *changes)
 	changes->count = changes->space = 0;
 	changes->limit = FIRST_CONSOLIDATION;
 	changes->consolidated = true;
+}
+
+void
+sckpt_changes_hold(SckptChanges *changes)
+{
+	SckptChanges *held = sckpt_changes_create(changes->desc, changes->retracts, changes->parent);
+	SckptChanges copy = *held;
+
+	*held = *changes;
+	*changes = copy;
+	changes->held = held;
+}
+
+static bool
+add_to(void *arg, TupleTableSlot *row, int32 weight)
+{
+	sckpt_changes_add(arg, row, weight);
+	return true;
+}
+
+void
+sckpt_changes_settle(SckptChanges *changes, bool drop)
+{
+	SckptChanges *held = changes->held;
+	SckptChanges copy;
+
+	Assert(held != NULL);
+	if (drop)
+		changes->held = held->held;
+	else
+	{
+		sckpt_changes_put(changes, add_to, held);
+		copy = *changes;
+		*changes = *held;
+		*held = copy;
+	}
+	held->held = NULL;
+	sckpt_changes_destroy(held);
 }

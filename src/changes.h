@@ -14,7 +14,7 @@
 
 typedef struct SckptChanges SckptChanges;
 
-/* Rows of this type, in a context below `parent`.  `retracts`: with negative weights, too. */
+/* Rows of this type, which must stay, in a context below `parent`.  `retracts`: with negative weights, too. */
 extern SckptChanges *sckpt_changes_create(TupleDesc desc, bool retracts, MemoryContext parent);
 extern void sckpt_changes_destroy(SckptChanges *changes);
 extern void sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight);
@@ -25,5 +25,11 @@ extern Size sckpt_changes_bytes(SckptChanges *changes);
  */
 extern void sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg);
 extern void sckpt_changes_clear(SckptChanges *changes);
+/*
+ * Those that there are are held, while others come: those of a checkpoint, until it is known what has become of it, or those before a try.  Then what was held
+ * last is dropped, or is there again, before the others.  Both may nest.
+ */
+extern void sckpt_changes_hold(SckptChanges *changes);
+extern void sckpt_changes_settle(SckptChanges *changes, bool drop);
 
 #endif							/* SCKPT_CHANGES_H */

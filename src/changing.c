@@ -116,6 +116,7 @@ delete_row(SckptChanging *changing, TupleTableSlot *row)
 	int			natts = changing->task->last->result->natts;
 	char	   *nulls = palloc(natts + 1);
 
+	slot_getallattrs(row);
 	for (int i = 0; i < natts; i++)
 		nulls[i] = row->tts_isnull[i] ? 'n' : ' ';
 	nulls[natts] = '\0';

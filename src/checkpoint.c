@@ -261,7 +261,7 @@ trigger(SckptTask *task)
 	task->attempt->outcomes = NULL;
 	task->attempt->retaining = NULL;
 	sckpt_chunk_reset(task);
-	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = task->attempt->rows_deleted = 0;
+	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = task->attempt->rows_deleted = task->attempt->rows_put = 0;
 	task->attempt->ndead = list_length(task->dead);
 
 	StartTransactionCommand();
@@ -570,7 +570,7 @@ sckpt_checkpoint_resume(SckptTask *task)
 {
 	if (!start_transaction(task))
 		return false;
-	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = task->attempt->rows_deleted = 0;
+	task->attempt->rows = task->attempt->bytes = task->attempt->rows_out = task->attempt->rows_deleted = task->attempt->rows_put = 0;
 	sckpt_retain_begin(task);
 	return true;
 }

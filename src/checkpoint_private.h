@@ -53,6 +53,7 @@ struct SckptAttempt
 	uint64		bytes;
 	uint64		rows_out;
 	uint64		rows_deleted;	/* of these, from a result without keys */
+	uint64		rows_put;		/* of these, new ones of a bag of a grouped query */
 	int			ndead;			/* dead letters that there were before */
 	bool		undefined;		/* an error now leaves the state undefined */
 	SckptParcel *parcel;		/* of a parallel pipeline's task: what it hands over; NULL: everything is written at once */

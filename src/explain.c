@@ -141,20 +141,40 @@ explain_state(ReturnSetInfo *rsinfo, SckptQuery *query)
 		put_line(rsinfo, "    State: grows with the number of groups");
 }
 
-/* By which keys it is spread over tasks. */
+/* A column's name where the words say no more than that. */
+static char *
+column_words(char *words)
+{
+	static const char prefix[] = "$1 with $1 = ";
+	size_t		length = strlen(words);
+
+	if (strncmp(words, prefix, strlen(prefix)) == 0 && strstr(words, "$2") == NULL && length > strlen(prefix) + 4 &&
+		strcmp(words + length - 4, " end") == 0)
+		return pnstrdup(words + strlen(prefix), length - strlen(prefix) - 4);
+	return words;
+}
+
+/* In which tasks it runs, of a parallel pipeline, and by which keys it is spread over them. */
 static void
-explain_routes(ReturnSetInfo *rsinfo, SckptQuery *query)
+explain_tasks(ReturnSetInfo *rsinfo, SckptQuery *query)
 {
 	StringInfoData keys;
 
-	if (query->tasks <= 1)
+	if (query->tasks == 0)
 		return;
+	if (query->tasks == 1)
+	{
+		put_line(rsinfo, "    Tasks: 1, %s", query->spread ? "the first one: it has no key that depends on nothing but the row" : "at checkpoints");
+		return;
+	}
 	initStringInfo(&keys);
 	for (int i = 0; i < query->nroutes; i++)
 	{
-		SckptKey   *key = &query->keys[query->routes[i]];
+		SckptKey   *key = query->join ? NULL : &query->keys[query->routes[i]];
 
-		appendStringInfo(&keys, "%s%s", i ? ", " : "", key->result_column == 0 ? "a key that is not selected" :
+		appendStringInfo(&keys, "%s%s", i ? ", " : "",
+						 key == NULL ? column_words(query->join->names[query->join->columns[0][query->routes[i]] - 1]) :
+						 key->result_column == 0 ? "a key that is not selected" :
 						 NameStr(TupleDescAttr(query->result, key->result_column - 1)->attname));
 	}
 	put_line(rsinfo, "    Tasks: %d, by %s", query->tasks, keys.data);
@@ -176,7 +196,7 @@ explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 		else
 			put_line(rsinfo, "    Key: %s", query->keys[i].canonical);
 	}
-	explain_routes(rsinfo, query);
+	explain_tasks(rsinfo, query);
 	if (query->ranking)
 		put_line(rsinfo, "    Rows: %s <= " INT64_FORMAT "%s", sckpt_query_rank_name(query->ranking->kind), query->ranking->limit,
 				 query->retracting ? ", of all that are kept" : "; the others are not kept");
@@ -218,23 +238,12 @@ side_name(SckptQuery *first, SckptQuery *stage, int side)
 		if (below->target == stage && below->side == side)
 			return psprintf("stage %d", below->number);
 	}
+	if (stage->join->leaf[side] == NULL)
+		return NULL;
 	initStringInfo(&names);
 	foreach(lc, stage->join->leaf[side]->scanned)
 		appendStringInfo(&names, "%s%s", names.len ? ", " : "", get_rel_name(lfirst_oid(lc)));
 	return names.data;
-}
-
-/* A column's name where the words say no more than that. */
-static char *
-column_words(char *words)
-{
-	static const char prefix[] = "$1 with $1 = ";
-	size_t		length = strlen(words);
-
-	if (strncmp(words, prefix, strlen(prefix)) == 0 && strstr(words, "$2") == NULL && length > strlen(prefix) + 4 &&
-		strcmp(words + length - 4, " end") == 0)
-		return pnstrdup(words + strlen(prefix), length - strlen(prefix) - 4);
-	return words;
 }
 
 static void
@@ -247,20 +256,39 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 	SckptJoin  *join = stage->join;
 	int			nleft = join->rows[0]->natts;
 
+	if (join->unites)
+	{
+		char	   *other = side_name(first, stage, 1);
+
+		put_line(rsinfo, "  Stage %d: %s of %s%s%s", number, other ? "all rows" : "expressions over rows", side_name(first, stage, 0), other ? " and " : "",
+				 other ? other : "");
+		if (stage->having)
+			put_line(rsinfo, "    Filter: a condition on its rows");
+		if (join->copies)
+			put_line(rsinfo, "    Copies: each row so often as its counts say");
+		return;
+	}
 	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
 			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
 	for (int i = 0; i < join->nkeys; i++)
 		put_line(rsinfo, "    Key: %s = %s", column_words(join->names[join->columns[0][i] - 1]),
 				 column_words(join->names[nleft + join->columns[1][i] - 1]));
+	if (join->nkeys == 0)
+		put_line(rsinfo, "    Key: none; each row meets all of the other side, of which the smaller one is limited by stream_ckpt.broadcast_rows");
 	if (join->condition)
 		put_line(rsinfo, "    Condition: %s", join->canonical);
 	if (stage->having)
 		put_line(rsinfo, "    Filter: a condition on joined rows");
+	explain_tasks(rsinfo, stage);
 	for (int side = 0; side < 2; side++)
 	{
 		char	   *name = side_name(first, stage, side);
 
-		if (join->due[side] == 0)
+		if (join->forgets[side])
+			put_line(rsinfo, "    State: rows of %s, forgotten when not touched for %s", name, interval_of(stage->ttl));
+		else if (join->due[side] == 0 && join->leaf[side] == NULL)
+			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
+		else if (join->due[side] == 0)
 			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
 		else if (join->window)
 			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
@@ -324,14 +352,14 @@ stream_ckpt_explain_pipeline(PG_FUNCTION_ARGS)
 		if (stage->source)
 			explain_plan(rsinfo, stage);
 	}
-	nspread = query->grouped ? sckpt_query_spread(query, pipeline->keep_dead, pipeline->parallelism) : 0;
+	nspread = sckpt_query_stateful(query) ? sckpt_query_spread(query, pipeline->keep_dead, pipeline->parallelism) : 0;
 	if (pipeline->parallelism > 1 && nspread == 0)
 		put_line(rsinfo, "  Tasks: 1, since rows cannot be told apart by a key that depends on nothing but the row");
 	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
-		stage->tasks = nspread-- > 0 ? pipeline->parallelism : 1;
+		stage->tasks = nspread == 0 ? 0 : stage->nroutes > 0 ? pipeline->parallelism : 1;
 		stage->lateness = pipeline->lateness;
-		stage->ttl = stage == query ? pipeline->ttl : 0;
+		stage->ttl = stage->source || stage->join ? pipeline->ttl : 0;
 		if (stage == query && stage->join == NULL)
 			explain_windows(rsinfo, stage);
 		stage->number = number;

@@ -148,9 +148,7 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 		Oid			right_hash;
 
 		TupleDescInitEntry(key->desc, i + 1, NULL, source->type, source->typmod, 0);
-		column->length = att->attlen;
-		column->by_value = att->attbyval;
-		column->align = att->attalign;
+		sckpt_column_init(&column->form, att->attlen, att->attbyval, att->attalign);
 		column->collation = source->collation;
 		column->image = !OidIsValid(source->eq_op) || equal_is_image(source);
 		if (OidIsValid(source->eq_op))
@@ -180,12 +178,12 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 			hash = fold(hash ^ HASH_NULL, HASH_WORD);
 			continue;
 		}
-		if (column->image && column->by_value)
+		if (column->image && column->form.by_value)
 		{
-			hash = fold(hash ^ (uint64) by_value_image(values[i], column->length), HASH_WORD);
+			hash = fold(hash ^ (uint64) by_value_image(values[i], column->form.length), HASH_WORD);
 			continue;
 		}
-		if (column->length == -1)
+		if (column->form.length == -1)
 		{
 			struct varlena *value = (struct varlena *) DatumGetPointer(values[i]);
 
@@ -194,10 +192,10 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 		}
 		if (!column->image)
 			hash = fold(hash ^ DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i])), HASH_WORD);
-		else if (column->length == -1)
+		else if (column->form.length == -1)
 			hash = hash_image(hash, (unsigned char *) VARDATA_ANY(values[i]), VARSIZE_ANY_EXHDR(values[i]));
 		else
-			hash = hash_image(hash, (unsigned char *) DatumGetPointer(values[i]), column->length);
+			hash = hash_image(hash, (unsigned char *) DatumGetPointer(values[i]), column->form.length);
 	}
 	return (uint32) (hash ^ (hash >> 32));
 }
@@ -217,28 +215,28 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 			return false;
 		if (nulls[i])
 			continue;
-		data = (const char *) att_align_pointer((uintptr_t) data, column->align, column->length, data);
-		value = fetch_att(data, column->by_value, column->length);
+		value = sckpt_column_read(&column->form, &data);
 		if (!column->image)
 		{
 			if (!DatumGetBool(FunctionCall2Coll(&column->equal, column->collation, value, values[i])))
 				return false;
 		}
-		else if (column->by_value)
+		else if (column->form.by_value)
 		{
-			if (value != by_value_image(values[i], column->length))
+			if (value != by_value_image(values[i], column->form.length))
 				return false;
 		}
-		else if (column->length == -1)
+		else if (column->form.length == -1)
 		{
-			Size		len = VARSIZE_ANY_EXHDR(data);
+			struct varlena *there = (struct varlena *) DatumGetPointer(value);
+			struct varlena *here = (struct varlena *) DatumGetPointer(values[i]);
+			Size		len = VARSIZE_ANY_EXHDR(there);
 
-			if (len != VARSIZE_ANY_EXHDR(values[i]) || memcmp(VARDATA_ANY(data), VARDATA_ANY(values[i]), len) != 0)
+			if (len != VARSIZE_ANY_EXHDR(here) || memcmp(VARDATA_ANY(there), VARDATA_ANY(here), len) != 0)
 				return false;
 		}
-		else if (memcmp(data, DatumGetPointer(values[i]), column->length) != 0)
+		else if (memcmp(DatumGetPointer(value), DatumGetPointer(values[i]), column->form.length) != 0)
 			return false;
-		data = (const char *) att_addlength_pointer((uintptr_t) data, column->length, data);
 	}
 	return true;
 }
@@ -267,7 +265,7 @@ sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nul
 		if (nulls[i])
 			continue;
 		bitmap[i >> 3] |= 1 << (i & 7);
-		if (column->length == -1)
+		if (column->form.length == -1)
 		{
 			struct varlena *value = (struct varlena *) DatumGetPointer(values[i]);
 
@@ -284,22 +282,22 @@ sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nul
 			}
 			else
 			{
-				data = (char *) att_align_nominal((uintptr_t) data, column->align);
+				data = (char *) att_align_nominal((uintptr_t) data, column->form.align);
 				len = VARSIZE(value);
 				memcpy(data, value, len);
 			}
 		}
 		else
 		{
-			data = (char *) att_align_nominal((uintptr_t) data, column->align);
-			if (column->by_value)
+			data = (char *) att_align_nominal((uintptr_t) data, column->form.align);
+			if (column->form.by_value)
 			{
-				len = column->length;
-				store_att_byval(data, values[i], column->length);
+				len = column->form.length;
+				store_att_byval(data, values[i], column->form.length);
 			}
 			else
 			{
-				len = column->length == -2 ? strlen(DatumGetCString(values[i])) + 1 : column->length;
+				len = column->form.length == -2 ? strlen(DatumGetCString(values[i])) + 1 : column->form.length;
 				memcpy(data, DatumGetPointer(values[i]), len);
 			}
 		}
@@ -315,15 +313,11 @@ sckpt_group_key_load(SckptGroupKey *key, const char *stored, Datum *values, bool
 
 	for (int i = 0; i < key->ncolumns; i++)
 	{
-		SckptGroupColumn *column = &key->columns[i];
-
 		nulls[i] = att_isnull(i, bitmap);
 		values[i] = (Datum) 0;
 		if (nulls[i])
 			continue;
-		data = (const char *) att_align_pointer((uintptr_t) data, column->align, column->length, data);
-		values[i] = fetch_att(data, column->by_value, column->length);
-		data = (const char *) att_addlength_pointer((uintptr_t) data, column->length, data);
+		values[i] = sckpt_column_read(&key->columns[i].form, &data);
 	}
 }
 
@@ -334,16 +328,16 @@ sckpt_group_compare_images(const SckptGroupColumn *column, Datum a, Datum b)
 	Size		b_length;
 	int			order;
 
-	if (column->by_value)
+	if (column->form.by_value)
 	{
-		a = by_value_image(a, column->length);
-		b = by_value_image(b, column->length);
+		a = by_value_image(a, column->form.length);
+		b = by_value_image(b, column->form.length);
 		return (int64) a < (int64) b ? -1 : (int64) a > (int64) b;
 	}
-	if (column->length == -2)
+	if (column->form.length == -2)
 		return strcmp(DatumGetCString(a), DatumGetCString(b));
-	if (column->length > 0)
-		return memcmp(DatumGetPointer(a), DatumGetPointer(b), column->length);
+	if (column->form.length > 0)
+		return memcmp(DatumGetPointer(a), DatumGetPointer(b), column->form.length);
 	a_length = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
 	b_length = VARSIZE_ANY_EXHDR(DatumGetPointer(b));
 	order = memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), Min(a_length, b_length));

@@ -19,13 +19,12 @@
 #include "lib/stringinfo.h"
 
 #include "codec.h"
+#include "column.h"
 #include "query.h"
 
 typedef struct SckptGroupColumn
 {
-	int16		length;
-	bool		by_value;
-	char		align;
+	SckptColumn form;
 	bool		image;			/* equal means equal bytes, or is to mean that */
 	Oid			collation;
 	FmgrInfo	hash;

@@ -322,28 +322,71 @@ receive_chunk(SckptTask *task, SckptParcel *parcel, int number, RowBuffer *buffe
 
 /* ---- Rows for our stages ---- */
 
+/* Which of our stages takes the rows at hand. */
+typedef struct Intake
+{
+	SckptTask  *task;
+	SckptOperator *operator;	/* NULL: none yet */
+	int			stage;
+	int			side;
+	TupleTableSlot *slot;
+} Intake;
+
+static void
+end_intake(Intake *intake)
+{
+	if (intake->operator == NULL)
+		return;
+	intake->operator->end_rows(intake->operator);
+	intake->operator->end_batch(intake->operator);
+	ExecDropSingleTupleTableSlot(intake->slot);
+	intake->operator = NULL;
+}
+
+static void
+begin_intake(Intake *intake, SckptParcelRow *row)
+{
+	SckptQuery *stage = intake->task->query;
+	TupleDesc	desc = NULL;
+
+	if (intake->operator && intake->stage == row->stage && intake->side == row->side)
+		return;
+	end_intake(intake);
+	while (stage && stage->place != row->stage)
+		stage = stage->above;
+	if (stage == NULL || stage->number < 0)
+		elog(ERROR, "rows for stage %d, which is not here", row->stage);
+	if (stage->join)
+		desc = stage->join->rows[row->side];
+	for (SckptQuery *below = intake->task->query; below && desc == NULL; below = below->above)
+	{
+		if (below->target == stage)
+			desc = below->result;
+	}
+	intake->stage = row->stage;
+	intake->side = row->side;
+	intake->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	intake->operator = intake->task->operators[stage->number];
+	intake->operator->side = row->side;
+	intake->operator->begin_rows(intake->operator, NULL, &intake->task->times);
+}
+
 /*
- * What the tasks hand on to our first stage, and from there upwards.  Taken in once, whatever becomes of the checkpoint; an error leaves the state
+ * What the tasks hand on to our stages, and from there upwards.  Taken in once, whatever becomes of the checkpoint; an error leaves the state
  * undefined.
  */
 static void
 consume(SckptTask *task)
 {
 	SckptHead  *head = task->head;
-	SckptOperator *operator = task->operators[0];
-	SckptQuery *below = task->query;
+	Intake		intake = {.task = task};
 	SckptIdentity identity;
-	TupleTableSlot *slot;
 	RowBuffer	buffer = {NULL, 0};
 	MemoryContext context;
 
-	for (int i = 1; i < task->query->nspread; i++)
-		below = below->above;
 	sckpt_task_begin_work(task, &identity);
 	context = AllocSetContextCreate(task->run_context, "stream_ckpt rows handed over", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(context);
-	slot = MakeSingleTupleTableSlot(below->result, &TTSOpsMinimalTuple);
-	operator->begin_rows(operator, NULL, &task->times);
 	for (int i = 0; i < head->ntasks; i++)
 	{
 		SckptParcel *parcel = sckpt_parcel_open(context, &head->parts[i].parcel);
@@ -352,6 +395,7 @@ consume(SckptTask *task)
 		{
 			char		kind;
 			int32		weight;
+			SckptParcelRow row;
 			SckptParcelChunk chunk;
 			SckptChange change;
 			int32		header[2];
@@ -361,16 +405,21 @@ consume(SckptTask *task)
 			switch (kind)
 			{
 				case SCKPT_PARCEL_ROW:
-					sckpt_parcel_read(parcel, &weight, sizeof(weight));
+					sckpt_parcel_read(parcel, &row, sizeof(row));
 					read_row(parcel, &buffer);
-					ExecStoreMinimalTuple(buffer.row, slot, false);
-					operator->consume(operator, slot, weight);
+					begin_intake(&intake, &row);
+					ExecStoreMinimalTuple(buffer.row, intake.slot, false);
+					intake.operator->consume(intake.operator, intake.slot, row.weight);
 					break;
 				case SCKPT_PARCEL_INFLOWS:
 					read_inflows(task, parcel);
 					break;
 				case SCKPT_PARCEL_CHANGE:
 					sckpt_parcel_read(parcel, &change, sizeof(change));
+					read_row(parcel, &buffer);
+					break;
+				case SCKPT_PARCEL_BAG:
+					sckpt_parcel_read(parcel, &weight, sizeof(weight));
 					read_row(parcel, &buffer);
 					break;
 				case SCKPT_PARCEL_CHUNK:
@@ -390,9 +439,7 @@ consume(SckptTask *task)
 		}
 		sckpt_parcel_destroy(parcel);
 	}
-	operator->end_rows(operator);
-	operator->end_batch(operator);
-	ExecDropSingleTupleTableSlot(slot);
+	end_intake(&intake);
 	sckpt_task_hand_on(task);
 	MemoryContextSwitchTo(task->run_context);
 	MemoryContextDelete(context);
@@ -407,6 +454,7 @@ typedef struct Target
 	SckptTask  *task;
 	SckptSink  *sink;
 	SckptAppender *appender;
+	SckptChanging *changing;
 	SckptCarefulChanges *careful;
 	TupleTableSlot *slot;
 	RowBuffer	buffer;
@@ -458,12 +506,32 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 		sckpt_retain_touch(task, target->slot);
 	if (change->kind == SCKPT_CHANGE_DELETE)
 	{
-		sckpt_sink_delete(target->sink, &change->hint);
+		sckpt_retain_touch_removed(task, target->slot, sckpt_sink_delete(target->sink, &change->hint));
 		return;
 	}
 	outcome->flags = SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
 	ItemPointerSetInvalid(&outcome->tid);
+	task->attempt->rows_put += append || !change->there;
 	sckpt_sink_put(target->sink, &change->hint, !append && (change->there || !task->def->result_owned), &outcome->tid);
+}
+
+/* A row of a bag. */
+static void
+change_bag(Target *target, int32 weight)
+{
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	if (weight > 0 && target->task->careful)
+	{
+		if (target->careful == NULL)
+			target->careful = sckpt_careful_changes_begin(target->task);
+		sckpt_careful_changes_add(target->careful, true, false, false, &nowhere, target->slot, NULL);
+		return;
+	}
+	if (target->changing == NULL)
+		target->changing = sckpt_changing_open(target->task);
+	sckpt_changing_put(target->changing, target->slot, weight);
 }
 
 static void
@@ -473,6 +541,8 @@ close_target(Target *target)
 		sckpt_sink_close(target->sink);
 	if (target->appender)
 		target->task->attempt->rows_out += sckpt_appender_close(target->appender);
+	if (target->changing)
+		target->task->attempt->rows_out += sckpt_changing_close(target->changing);
 	if (target->careful)
 		sckpt_careful_changes_end(target->careful);
 }
@@ -490,6 +560,7 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 	{
 		char		kind;
 		int32		weight;
+		SckptParcelRow row;
 		SckptChange change;
 
 		CHECK_FOR_INTERRUPTS();
@@ -497,7 +568,7 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 		switch (kind)
 		{
 			case SCKPT_PARCEL_ROW:
-				sckpt_parcel_read(parcel, &weight, sizeof(weight));
+				sckpt_parcel_read(parcel, &row, sizeof(row));
 				read_row(parcel, &target->buffer);
 				break;
 			case SCKPT_PARCEL_INFLOWS:
@@ -510,6 +581,13 @@ receive(Target *target, int number, SckptOutcome *outcomes)
 					elog(ERROR, "more changes in a parcel than were counted");
 				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
 				make_change(target, &change, &outcomes[n++]);
+				ExecClearTuple(target->slot);
+				break;
+			case SCKPT_PARCEL_BAG:
+				sckpt_parcel_read(parcel, &weight, sizeof(weight));
+				read_row(parcel, &target->buffer);
+				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
+				change_bag(target, weight);
 				ExecClearTuple(target->slot);
 				break;
 			case SCKPT_PARCEL_CHUNK:
@@ -655,6 +733,9 @@ time_out(SckptTask *task, void *arg)
 
 	for (int i = 0; i < task->head->ntasks; i++)
 		acknowledged += task->head->parts[i].packed == task->attempt->id;
+
+	/* What those have handed on to our stages is lost with their parcels. */
+	task->attempt->undefined = task->noperators > 0;
 	ereport(ERROR,
 			(errcode(ERRCODE_QUERY_CANCELED),
 			 errmsg("checkpoint " INT64_FORMAT " of pipeline \"%s\" was not complete at the timeout", task->attempt->id, task->def->name),

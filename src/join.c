@@ -3,21 +3,20 @@
  * join.c
  *		Joins of streams: operator.h over two inputs.
  *
- * The store has the rows of both sides, each with its weight; an entry is
- *
- *		SckptEntry | weight, matches | links | side, length | MinimalTuple
- *
- * found by its side and image, and linked with the other rows of its side that have the same key.  A second store, which is never
- * checkpointed, leads from a key to these two lists; it is built again as rows are restored.
- *
  * A row with weight w is joined with every matching row o of the other side, and hands on their pairs with the product of both weights; then
  * it is added to its side: ΔA ⋈ B_old + A_new ⋈ ΔB, whatever comes first.  Where rows without a match have to be known (outer, semi and anti joins), each
  * has the total weight of what it matches.  A row appears, or disappears, without its pair when that becomes 0, or ceases to be.
  *
+ * Without a key all rows are in one list, and each that comes meets all of the other side: one of the sides must be small.
+ *
  * Rows with a NULL in their key match nothing and are not kept: on a side that keeps rows without a match they are handed on at once.
+ *
+ * One that unites (query_settle.c) keeps no rows at all: it hands all of them on at once.
  *
  * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
  * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
+ *
+ * With state_ttl, rows that are not freed so are forgotten: taken back like rows with a negative weight, at a barrier, or when the same one comes again.
  *
  * What it hands on waits in process memory (changes.h) until somebody takes it: the stage above after each batch, the sink at the checkpoint.
  *
@@ -27,7 +26,6 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
-#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -37,290 +35,50 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "changes.h"
-#include "codec.h"
 #include "compat.h"
-#include "expand.h"
-#include "group.h"
-#include "join.h"
-#include "timer.h"
+#include "join_private.h"
+#include "settings.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
 
-typedef struct JoinRow
+/* A row as it was before a try. */
+typedef struct UndoRow
 {
-	SckptEntry	entry;
-	int64		weight;			/* 0: GONE (operator.h), until the next checkpoint */
-	int64		matches;		/* total weight of the other side's rows that it matches, where that has to be known */
-	SckptRef	list;			/* of its key */
-	SckptRef	next;
-	SckptRef	prev;
-	uint32		side;
-	SckptTimerLink timer;		/* of a side whose rows can be freed */
-	/* MAXALIGNed: a MinimalTuple */
-} JoinRow;
+	SckptRef	ref;			/* hash key */
+	bool		added;			/* it was not: nothing else here counts */
+	uint16		flags;
+	int64		weight;
+	int64		matches;
+	TimestampTz touched;
+} UndoRow;
 
-#define ROW_HEADER MAXALIGN(sizeof(JoinRow))
-
-/* The rows with a key, an entry of the directory. */
-typedef struct JoinList
-{
-	SckptEntry	entry;
-	SckptRef	first[2];
-	/* MAXALIGNed: the key (group.h) */
-} JoinList;
-
-#define LIST_HEADER MAXALIGN(sizeof(JoinList))
-
-/* One side. */
-typedef struct JoinSide
-{
-	SckptQuery *leaf;			/* its linear source; NULL: a stage below */
-	SckptExpander *expander;	/* of a source with windows */
-	ProjectionInfo *projection; /* of a source: its row, from what the SQL gives */
-	ExprContext *source;
-	TupleDesc	desc;
-	AttrNumber *keys;
-	bool		keeps;			/* its rows without a match are handed on */
-	bool		counts;			/* its rows know their matches */
-	TupleTableSlot *incoming;
-	TupleTableSlot *stored;
-	TupleTableSlot *nothing;	/* all NULL */
-	SckptCodec *codecs;
-	AttrNumber	due;			/* see query.h */
-	int64		delay;			/* with allowed_lateness */
-	AttrNumber	judged;
-	Datum	   *values;
-	bool	   *nulls;
-} JoinSide;
-
-typedef struct StreamJoin
-{
-	SckptOperator operator;
-	MemoryContext context;
-	MemoryContext row_context;
-	SckptQuery *query;
-	SckptJoin  *join;
-	JoinSide	sides[2];
-	bool		pairs;			/* hands on pairs: not of semi and anti joins */
-	SckptGroupKey *key;
-	Datum	   *key_values;
-	bool	   *key_nulls;
-	SckptState *lists;
-	const SckptInput *input;
-	SckptTimers *timers;		/* NULL: nothing is freed */
-	TimestampTz freed_until;	/* while reading back */
-	EState	   *estate;
-	ExprContext *econtext;
-	ExprState  *condition;
-	ExprState  *filter;
-	ProjectionInfo *projection;
-	SckptChanges *changes;
-} StreamJoin;
-
-static inline JoinRow *
-row_at(StreamJoin *join, SckptRef ref)
-{
-	return (JoinRow *) sckpt_state_address(join->operator.state, ref);
-}
-
-static inline JoinList *
-list_at(StreamJoin *join, SckptRef ref)
-{
-	return (JoinList *) sckpt_state_address(join->lists, ref);
-}
-
-static inline MinimalTuple
-tuple_of(JoinRow *row)
-{
-	return (MinimalTuple) ((char *) row + ROW_HEADER);
-}
-
-static inline Size
-row_bytes(MinimalTuple tuple)
-{
-	return ROW_HEADER + tuple->t_len - SCKPT_ENTRY_HEADER;
-}
-
-/* ---- Keys ---- */
-
-/* The key of a row whose columns are in values; false: there is a NULL in it. */
-static bool
-take_key(StreamJoin *join, int side, Datum *values, bool *nulls)
-{
-	for (int i = 0; i < join->key->ncolumns; i++)
-	{
-		int			column = join->sides[side].keys[i] - 1;
-
-		if (nulls[column])
-			return false;
-		join->key_values[i] = values[column];
-		join->key_nulls[i] = false;
-	}
-	return true;
-}
-
-/* The list of the key taken last; `add`: make one. */
-static SckptRef
-find_list(StreamJoin *join, bool add)
-{
-	uint32		hash = sckpt_group_key_hash(join->key, join->key_values, join->key_nulls);
-	SckptProbe	probe;
-	SckptRef	ref;
-
-	for (ref = sckpt_state_probe(join->lists, hash, &probe); ref != SCKPT_NO_REF; ref = sckpt_state_probe_next(&probe))
-	{
-		if (sckpt_group_key_equal(join->key, (char *) list_at(join, ref) + LIST_HEADER, join->key_values, join->key_nulls))
-			return ref;
-	}
-	if (!add)
-		return SCKPT_NO_REF;
-	ref = sckpt_state_insert(join->lists, hash, LIST_HEADER - SCKPT_ENTRY_HEADER +
-							 sckpt_group_key_size(join->key, join->key_values, join->key_nulls));
-	sckpt_group_key_store(join->key, (char *) list_at(join, ref) + LIST_HEADER, join->key_values, join->key_nulls);
-	return ref;
-}
-
+/* Before a row is changed. */
 static void
-drop_list(StreamJoin *join, SckptRef ref)
+note(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row, bool added)
 {
-	sckpt_group_key_load(join->key, (char *) list_at(join, ref) + LIST_HEADER, join->key_values, join->key_nulls);
-	sckpt_state_remove(join->lists, ref, LIST_HEADER - SCKPT_ENTRY_HEADER +
-					   sckpt_group_key_size(join->key, join->key_values, join->key_nulls));
-}
+	UndoRow    *undo;
+	bool		found;
 
-/* ---- Times ---- */
-
-/* When a row, whose columns are in the side's values, matches nothing that is yet to come. */
-static int64
-due_of(JoinSide *side)
-{
-	int64		due;
-
-	if (side->due == 0)
-		return SCKPT_NEVER;
-	if (side->nulls[side->due - 1])
-		return DT_NOBEGIN;		/* it matches nothing at all */
-	due = DatumGetInt64(side->values[side->due - 1]);
-	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
-}
-
-/* Does a row come too late to be joined? */
-static bool
-is_late(StreamJoin *join, JoinSide *side, TupleTableSlot *source)
-{
-	ItemPointer place = (ItemPointer) DatumGetPointer(source->tts_values[side->leaf->row - 1]);
-	uint32		segment = BlockIdGetBlockNumber(&place->ip_blkid);
-	TimestampTz watermark = join->input->before[segment].watermark;
-	int64		limit = Max(add_time(watermark, -join->query->lateness), join->query->closed_until);
-	int64		time = DatumGetInt64(side->values[side->judged - 1]);
-
-	if (side->nulls[side->judged - 1] || watermark == DT_NOBEGIN || TIMESTAMP_NOT_FINITE(time) || time >= limit)
-		return false;
-	join->input->late(join->input->arg, segment, place->ip_posid);
-	return true;
-}
-
-/* ---- Rows ---- */
-
-static uint32
-row_hash(int side, MinimalTuple tuple)
-{
-	return murmurhash32(hash_bytes((unsigned char *) tuple + SizeofMinimalTupleHeader, tuple->t_len - SizeofMinimalTupleHeader) +
-						side * 0x9e3779b1U);
-}
-
-static SckptRef
-find_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple)
-{
-	SckptProbe	probe;
-	SckptRef	ref;
-
-	for (ref = sckpt_state_probe(join->operator.state, hash, &probe); ref != SCKPT_NO_REF; ref = sckpt_state_probe_next(&probe))
-	{
-		JoinRow    *row = row_at(join, ref);
-		MinimalTuple other = tuple_of(row);
-
-		if (row->side == side && other->t_len == tuple->t_len &&
-			memcmp((char *) other + SizeofMinimalTupleHeader, (char *) tuple + SizeofMinimalTupleHeader,
-				   tuple->t_len - SizeofMinimalTupleHeader) == 0)
-			break;
-	}
-	return ref;
-}
-
-/* Add a row of weight 0 to a list. */
-static SckptRef
-add_row(StreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list)
-{
-	SckptRef	ref = sckpt_state_insert(join->operator.state, hash, row_bytes(tuple));
-	JoinRow    *row = row_at(join, ref);
-	JoinList   *head = list_at(join, list);
-
-	row->side = side;
-	row->list = list;
-	row->next = head->first[side];
-	if (row->next != SCKPT_NO_REF)
-		row_at(join, row->next)->prev = ref;
-	head->first[side] = ref;
-	memcpy(tuple_of(row), tuple, tuple->t_len);
-	row->timer.at = SCKPT_NEVER;
-	if (join->timers)
-		sckpt_timers_add(join->timers, ref, due_of(&join->sides[side]));
-	return ref;
+	if (join->undo == NULL)
+		return;
+	undo = hash_search(join->undo, &ref, HASH_ENTER, &found);
+	if (found)
+		return;
+	undo->added = added;
+	undo->flags = row->entry.flags;
+	undo->weight = row->weight;
+	undo->matches = row->matches;
+	undo->touched = row->touched;
 }
 
 static inline void
-touch(StreamJoin *join, SckptRef ref, JoinRow *row)
+touch(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row)
 {
 	sckpt_state_mark_dirty(join->operator.state, ref);
 	row->entry.flags &= ~SCKPT_ENTRY_REWRITE;
 }
 
-static void
-join_remove(SckptOperator *operator, bool elements, SckptRef ref)
-{
-	StreamJoin *join = (StreamJoin *) operator;
-	JoinRow    *row = row_at(join, ref);
-	JoinList   *head = list_at(join, row->list);
-	SckptRef	list = row->list;
-
-	if (join->timers)
-		sckpt_timers_remove(join->timers, ref);
-	if (row->next != SCKPT_NO_REF)
-		row_at(join, row->next)->prev = row->prev;
-	if (row->prev != SCKPT_NO_REF)
-		row_at(join, row->prev)->next = row->next;
-	else
-		head->first[row->side] = row->next;
-	sckpt_state_remove(operator->state, ref, row_bytes(tuple_of(row)));
-	if (head->first[0] == SCKPT_NO_REF && head->first[1] == SCKPT_NO_REF)
-		drop_list(join, list);
-}
-
 /* ---- Joining ---- */
-
-/* Hand on a row of both sides' slots. */
-static void
-put(StreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
-{
-	if (weight == 0)
-		return;
-	join->econtext->ecxt_outertuple = left;
-	join->econtext->ecxt_innertuple = right;
-	if (join->filter && !ExecQual(join->filter, join->econtext))
-		return;
-	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
-}
-
-static void
-put_alone(StreamJoin *join, int side, TupleTableSlot *row, int64 weight)
-{
-	if (side == 0)
-		put(join, row, join->sides[1].nothing, weight);
-	else
-		put(join, join->sides[0].nothing, row, weight);
-}
 
 static int64
 multiply(int64 a, int64 b)
@@ -334,13 +92,43 @@ multiply(int64 a, int64 b)
 	return result;
 }
 
+/* Hand on a row of both sides' slots. */
+static void
+put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
+{
+	if (weight == 0)
+		return;
+	join->econtext->ecxt_outertuple = left;
+	join->econtext->ecxt_innertuple = right;
+	if (join->filter && !ExecQual(join->filter, join->econtext))
+		return;
+	if (join->copies)
+	{
+		bool		isnull;
+		Datum		copies = ExecEvalExprSwitchContext(join->copies, join->econtext, &isnull);
+
+		weight = isnull ? 0 : multiply(weight, DatumGetInt64(copies));
+	}
+	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
+}
+
+static void
+put_alone(SckptStreamJoin *join, int side, TupleTableSlot *row, int64 weight)
+{
+	if (side == 0)
+		put(join, row, join->sides[1].nothing, weight);
+	else
+		put(join, join->sides[0].nothing, row, weight);
+}
+
 /* The other side's row, in its `stored` slot, has got `change` more matches. */
 static void
-change_matches(StreamJoin *join, int side, SckptRef ref, JoinRow *row, int64 change)
+change_matches(SckptStreamJoin *join, int side, SckptRef ref, SckptJoinRow *row, int64 change)
 {
 	bool		before = row->matches != 0;
 	bool		after;
 
+	note(join, ref, row, false);
 	row->matches += change;
 	after = row->matches != 0;
 	touch(join, ref, row);
@@ -352,38 +140,15 @@ change_matches(StreamJoin *join, int side, SckptRef ref, JoinRow *row, int64 cha
 		put_alone(join, side, join->sides[side].stored, after ? -row->weight : row->weight);
 }
 
-/* A row, whose columns are in the side's values, in the row's context. */
-static void
-take_row(StreamJoin *join, int number, int64 weight)
+/* The pairs of a row, in the slot of its side, with the rows of a list; returns the total weight of what it matches. */
+static int64
+join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 {
-	JoinSide   *side = &join->sides[number];
-	JoinSide   *other = &join->sides[1 - number];
-	MinimalTuple tuple;
-	SckptRef	list;
-	SckptRef	ref;
-	JoinRow    *row;
+	SckptJoinSide   *side = &join->sides[number];
+	SckptJoinSide   *other = &join->sides[1 - number];
+	SckptJoinRow *row;
 	int64		matches = 0;
-	uint32		hash;
 
-	for (int i = 0; i < side->desc->natts; i++)
-	{
-		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
-
-		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
-			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
-			side->values[i] = PointerGetDatum(detoast_attr(value));
-	}
-	ResetExprContext(join->econtext);
-	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
-	ExecStoreMinimalTuple(tuple, side->incoming, false);
-	if (!take_key(join, number, side->values, side->nulls))
-	{
-		if (side->keeps)
-			put_alone(join, number, side->incoming, weight);
-		return;
-	}
-
-	list = find_list(join, false);
 	for (SckptRef at = list == SCKPT_NO_REF ? list : list_at(join, list)->first[1 - number]; at != SCKPT_NO_REF; at = row->next)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -407,17 +172,107 @@ take_row(StreamJoin *join, int number, int64 weight)
 	ResetExprContext(join->econtext);
 	if (side->counts && (join->join->type == JOIN_SEMI) == (matches != 0))
 		put_alone(join, number, side->incoming, weight);
+	return matches;
+}
+
+/* Take a row back with all its weight, as one that has been forgotten: its times tell that (operator.h). */
+static void
+forget_row(SckptStreamJoin *join, SckptRef ref)
+{
+	SckptJoinRow *row = row_at(join, ref);
+	TupleTableSlot *slot = join->sides[row->side].incoming;
+
+	note(join, ref, row, false);
+	if (row->weight != 0)
+	{
+		ExecStoreMinimalTuple(tuple_of(row), slot, false);
+		(void) join_row(join, row->side, row->list, -row->weight);
+		ExecClearTuple(slot);
+	}
+	sckpt_join_weigh(join, row, 0);
+	touch(join, ref, row);
+	row->entry.flags |= SCKPT_ENTRY_LEAVING;
+}
+
+/* It has come again. */
+static void
+touch_row(SckptStreamJoin *join, SckptRef ref, SckptJoinRow *row)
+{
+	if (join->touch == NULL)
+		return;
+	row->touched = Max(row->touched, join->touch->touched);
+	if (row->timer.at == SCKPT_NEVER)
+		sckpt_timers_add(join->timers, ref, sckpt_join_forget_time(join, row));
+}
+
+/* Without a key, both sides must not become large. */
+static void
+check_held(SckptStreamJoin *join)
+{
+	if (join->join->nkeys == 0 && Min(join->held[0], join->held[1]) > sckpt_broadcast_rows)
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),	/* 54000 is a key that is too long for an index */
+				 errmsg("both sides of a join without an equality have more than %d rows", sckpt_broadcast_rows),
+				 errdetail("stream_ckpt.broadcast_rows limits the smaller side."),
+				 errhint("Increase stream_ckpt.broadcast_rows and resume the pipeline, or add a condition like a.key = b.key.")));
+}
+
+/* A row, whose columns are in the side's values, in the row's context. */
+static void
+take_row(SckptStreamJoin *join, int number, int64 weight)
+{
+	SckptJoinSide   *side = &join->sides[number];
+	MinimalTuple tuple;
+	SckptRef	list;
+	SckptRef	ref = SCKPT_NO_REF;
+	SckptJoinRow *row;
+	int64		matches;
+	uint32		hash;
+	bool		added;
+
+	for (int i = 0; i < side->desc->natts; i++)
+	{
+		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
+
+		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
+			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
+			side->values[i] = PointerGetDatum(detoast_attr(value));
+	}
+	ResetExprContext(join->econtext);
+	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
+	if (join->join->unites || !sckpt_join_take_key(join, number, side->values, side->nulls))
+	{
+		ExecStoreMinimalTuple(tuple, side->incoming, false);
+		if (side->keeps)
+			put_alone(join, number, side->incoming, weight);
+		return;
+	}
+	list = sckpt_join_find_list(join, false);
+	hash = sckpt_join_row_hash(number, tuple);
+	if (join->touch && list != SCKPT_NO_REF)
+	{
+		/* The same one may have been due to be forgotten before this one's transaction. */
+		ref = sckpt_join_find_row(join, hash, number, tuple);
+		if (ref != SCKPT_NO_REF && join->touch->before != DT_NOBEGIN && sckpt_join_forget_time(join, row_at(join, ref)) <= join->touch->before)
+			forget_row(join, ref);
+	}
+	ExecStoreMinimalTuple(tuple, side->incoming, false);
+	matches = join_row(join, number, list, weight);
 
 	/* It may be of no use to any other. */
 	if (side->due && side->nulls[side->due - 1] && !side->counts)
 		return;
-	hash = row_hash(number, tuple);
-	ref = find_row(join, hash, number, tuple);
 	if (ref == SCKPT_NO_REF)
-		ref = add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? find_list(join, true) : list);
+		ref = sckpt_join_find_row(join, hash, number, tuple);
+	added = ref == SCKPT_NO_REF;
+	if (added)
+		ref = sckpt_join_add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? sckpt_join_find_list(join, true) : list);
 	row = row_at(join, ref);
-	row->weight += weight;
+	note(join, ref, row, added);
+	sckpt_join_weigh(join, row, row->weight + weight);
+	check_held(join);
 	row->matches = matches;
+	touch_row(join, ref, row);
 	touch(join, ref, row);
 	if (row->weight == 0)
 		row->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
@@ -425,18 +280,19 @@ take_row(StreamJoin *join, int number, int64 weight)
 		row->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
 }
 
-/* `source`: the row of the SQL that it was made of, if it is to be judged. */
+/* A row of the side at hand. */
 static void
-take_slot(StreamJoin *join, TupleTableSlot *slot, TupleTableSlot *source, int64 weight)
+take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch)
 {
-	JoinSide   *side = &join->sides[join->operator.side];
+	SckptStreamJoin *join = arg;
+	SckptJoinSide   *side = &join->sides[join->operator.side];
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 
 	slot_getallattrs(slot);
 	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
 	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
-	if (source == NULL || !is_late(join, side, source))
-		take_row(join, join->operator.side, weight);
+	join->touch = touch;
+	take_row(join, join->operator.side, weight);
 	ExecClearTuple(side->incoming);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
@@ -445,35 +301,21 @@ take_slot(StreamJoin *join, TupleTableSlot *slot, TupleTableSlot *source, int64 
 }
 
 static void
-take_expanded(void *arg, TupleTableSlot *row, uint32 segment, int32 weight)
-{
-	StreamJoin *join = arg;
-	JoinSide   *side = &join->sides[join->operator.side];
-
-	ResetExprContext(side->source);
-	side->source->ecxt_scantuple = row;
-	take_slot(join, ExecProject(side->projection), side->judged ? row : NULL, weight);
-}
-
-static void
 join_begin_rows(SckptOperator *operator, const SckptInput *input, const SckptTimes *times)
 {
-	((StreamJoin *) operator)->input = input;
+	((SckptStreamJoin *) operator)->input = input;
 }
 
 static void
 join_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 {
-	StreamJoin *join = (StreamJoin *) operator;
-	JoinSide   *side = &join->sides[operator->side];
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	SckptJoinSide   *side = &join->sides[operator->side];
 
-	slot_getallattrs(slot);
-	if (side->expander)
-		sckpt_expander_take(side->expander, join->input, slot, weight, take_expanded, join);
-	else if (side->leaf)
-		take_expanded(join, slot, 0, weight);
+	if (side->feed && join->input)
+		sckpt_feed_take(side->feed, join->input, slot, take_slot, join);
 	else
-		take_slot(join, slot, NULL, weight);
+		take_slot(join, slot, weight, NULL);
 }
 
 static void
@@ -481,10 +323,72 @@ join_nothing(SckptOperator *operator)
 {
 }
 
+/* ---- Trying ---- */
+
+static void
+end_undo(SckptStreamJoin *join, bool drop)
+{
+	if (join->undo == NULL)
+		return;
+	if (drop)
+		sckpt_changes_clear(join->changes);
+	sckpt_changes_settle(join->changes, false);
+	hash_destroy(join->undo);
+	join->undo = NULL;
+}
+
+static void
+join_begin_undo(SckptOperator *operator)
+{
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	HASHCTL		control = {0};
+
+	end_undo(join, false);
+	control.keysize = sizeof(SckptRef);
+	control.entrysize = sizeof(UndoRow);
+	control.hcxt = join->context;
+	join->undo = hash_create("stream_ckpt undo", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	sckpt_changes_hold(join->changes);
+}
+
+static void
+join_end_undo(SckptOperator *operator)
+{
+	end_undo((SckptStreamJoin *) operator, false);
+}
+
 static bool
 join_undo(SckptOperator *operator)
 {
-	return false;
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	const uint16 leaving = SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
+	HASH_SEQ_STATUS status;
+	UndoRow    *undo;
+
+	hash_seq_init(&status, join->undo);
+	while ((undo = hash_seq_search(&status)) != NULL)
+	{
+		SckptJoinRow *row = row_at(join, undo->ref);
+
+		if (undo->added)
+		{
+			sckpt_join_remove(operator, false, undo->ref);
+			continue;
+		}
+		sckpt_join_weigh(join, row, undo->weight);
+		row->matches = undo->matches;
+		row->touched = undo->touched;
+		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
+	}
+	for (int side = 0; side < 2; side++)
+	{
+		ExecClearTuple(join->sides[side].incoming);
+		ExecClearTuple(join->sides[side].stored);
+	}
+	MemoryContextReset(join->row_context);
+	end_undo(join, true);
+	join_begin_undo(operator);
+	return true;
 }
 
 /* ---- Handing on ---- */
@@ -492,26 +396,48 @@ join_undo(SckptOperator *operator)
 static void
 join_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, SckptPutAbove put_above, SckptBadResult bad, void *arg)
 {
-	sckpt_changes_put(((StreamJoin *) operator)->changes, put_above, arg);
-	sckpt_changes_clear(((StreamJoin *) operator)->changes);
+	sckpt_changes_put(((SckptStreamJoin *) operator)->changes, put_above, arg);
+	sckpt_changes_clear(((SckptStreamJoin *) operator)->changes);
 }
 
 static SckptRef *
 join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 {
-	StreamJoin *join = (StreamJoin *) operator;
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
 	SckptRef   *due;
 	uint64		ndue;
+	int64		until;
 
+	/* Rows that are freed go by the watermark, those that are forgotten by the clock, which without a watermark is another one. */
 	*count = 0;
-	if (join->timers == NULL || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+	until = Max(times->watermark, join->query->ttl > 0 ? times->clock : DT_NOBEGIN);
+	if (join->timers == NULL || until == DT_NOBEGIN || sckpt_timers_first(join->timers) > until)
 		return NULL;
-	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	due = sckpt_timers_due(join->timers, until, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
-		JoinRow    *row = row_at(join, due[i]);
+		SckptJoinRow *row = row_at(join, due[i]);
 
-		if (row->timer.at > times->watermark || (row->entry.flags & SCKPT_ENTRY_LEAVING))
+		CHECK_FOR_INTERRUPTS();
+		if (row->entry.flags & SCKPT_ENTRY_LEAVING)
+			continue;
+		if (join->sides[row->side].forgets)
+		{
+			MemoryContext old;
+
+			if (sckpt_join_forget_time(join, row) > times->clock)
+			{
+				sckpt_timers_remove(join->timers, due[i]);
+				sckpt_timers_add(join->timers, due[i], sckpt_join_forget_time(join, row));
+				continue;
+			}
+			old = MemoryContextSwitchTo(join->row_context);
+			forget_row(join, due[i]);
+			MemoryContextSwitchTo(old);
+			MemoryContextReset(join->row_context);
+			continue;
+		}
+		if (times->watermark == DT_NOBEGIN || row->timer.at > times->watermark)
 			continue;
 		touch(join, due[i], row);
 		row->entry.flags |= SCKPT_ENTRY_LEAVING;
@@ -527,123 +453,32 @@ join_next_close(SckptOperator *operator)
 	return DT_NOEND;
 }
 
-/* ---- Portable form ---- */
-
-static void
-join_describe(SckptOperator *operator, bool elements, StringInfo buf)
-{
-	StreamJoin *join = (StreamJoin *) operator;
-	static const char *const types[] = {
-		[JOIN_INNER] = "inner", [JOIN_LEFT] = "left", [JOIN_FULL] = "full", [JOIN_RIGHT] = "right", [JOIN_SEMI] = "semi", [JOIN_ANTI] = "anti"
-	};
-	int			column = 0;
-
-	appendStringInfo(buf, "join\t%s\t%s\n", types[join->join->type], join->join->canonical);
-	for (int side = 0; side < 2; side++)
-	{
-		TupleDesc	desc = join->sides[side].desc;
-
-		for (int i = 0; i < desc->natts; i++)
-			appendStringInfo(buf, "column\t%d\t%s\t%s\n", side, join->join->names[column++],
-							 format_type_extended(TupleDescAttr(desc, i)->atttypid, -1, FORMAT_TYPE_FORCE_QUALIFY));
-	}
-	for (int i = 0; i < join->join->nkeys; i++)
-		appendStringInfo(buf, "key\t%d\t%d\n", join->join->columns[0][i], join->join->columns[1][i]);
-}
-
-static bool
-join_adapt(SckptOperator *operator, bool elements, const char *description, bool same)
-{
-	StringInfoData buf;
-	bool		result;
-
-	initStringInfo(&buf);
-	join_describe(operator, elements, &buf);
-	result = strcmp(buf.data, description) == 0;
-	pfree(buf.data);
-	return result;
-}
-
-/* Side, weight, matches, and the columns: 0 for NULL, else 1 and the value. */
-static bool
-join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
-{
-	StreamJoin *join = (StreamJoin *) operator;
-	JoinRow    *row = (JoinRow *) entry;
-	JoinSide   *side = &join->sides[row->side];
-	MemoryContext old = MemoryContextSwitchTo(join->row_context);
-
-	sckpt_codec_write_uint(buf, row->side);
-	sckpt_codec_write_int(buf, row->weight);
-	sckpt_codec_write_int(buf, row->matches);
-	ExecStoreMinimalTuple(tuple_of(row), side->stored, false);
-	slot_getallattrs(side->stored);
-	for (int i = 0; i < side->desc->natts; i++)
-	{
-		appendStringInfoCharMacro(buf, side->stored->tts_isnull[i] ? 0 : 1);
-		if (!side->stored->tts_isnull[i])
-			sckpt_codec_write(&side->codecs[i], buf, side->stored->tts_values[i]);
-	}
-	ExecClearTuple(side->stored);
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(join->row_context);
-	return true;
-}
-
-static void
-join_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times)
-{
-	((StreamJoin *) operator)->freed_until = times->watermark;
-}
-
-static SckptRef
-join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end)
-{
-	StreamJoin *join = (StreamJoin *) operator;
-	MemoryContext old = MemoryContextSwitchTo(join->row_context);
-	uint64		number = sckpt_codec_read_uint(cursor, end);
-	int64		weight = sckpt_codec_read_int(cursor, end);
-	int64		matches = sckpt_codec_read_int(cursor, end);
-	JoinSide   *side = &join->sides[number & 1];
-	SckptRef	ref = SCKPT_NO_REF;
-	MinimalTuple tuple;
-	uint32		hash;
-
-	for (int i = 0; i < side->desc->natts; i++)
-	{
-		side->nulls[i] = sckpt_codec_read_uint(cursor, end) == 0;
-		side->values[i] = side->nulls[i] ? (Datum) 0 : sckpt_codec_read(&side->codecs[i], cursor, end);
-	}
-	if (number > 1 || !take_key(join, number, side->values, side->nulls))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stored state of a pipeline is corrupted"),
-				 errdetail("A row of a join has no key.")));
-	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
-	hash = row_hash(number, tuple);
-
-	/* The newest version comes first; what was freed counts no more. */
-	if ((join->freed_until == DT_NOBEGIN || due_of(side) > add_time(join->freed_until, join->query->lateness - join->query->stored_lateness)) &&
-		find_row(join, hash, number, tuple) == SCKPT_NO_REF)
-	{
-		ref = add_row(join, hash, number, tuple, find_list(join, true));
-		row_at(join, ref)->weight = weight;
-		row_at(join, ref)->matches = matches;
-	}
-	MemoryContextSwitchTo(old);
-	MemoryContextReset(join->row_context);
-	return ref;
-}
-
-static void
-join_end_unpack(SckptOperator *operator, bool elements)
-{
-}
-
 static SckptRef
 join_find(SckptOperator *operator, Datum *values, bool *nulls)
 {
 	return SCKPT_NO_REF;
+}
+
+static uint32
+join_route(SckptOperator *operator, SckptRef ref)
+{
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	SckptQuery *query = join->query;
+	SckptJoinRow *row = row_at(join, ref);
+	MemoryContext old = MemoryContextSwitchTo(join->row_context);
+	Datum	   *values = palloc(query->nroutes * sizeof(Datum));
+	bool	   *nulls = palloc(query->nroutes * sizeof(bool));
+	TupleTableSlot *slot = join->sides[row->side].stored;
+	uint32		hash;
+
+	ExecStoreMinimalTuple(tuple_of(row), slot, false);
+	for (int i = 0; i < query->nroutes; i++)
+		values[i] = slot_getattr(slot, join->sides[row->side].keys[query->routes[i]], &nulls[i]);
+	hash = sckpt_group_key_hash(join->route, values, nulls);
+	ExecClearTuple(slot);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(join->row_context);
+	return hash;
 }
 
 static bool
@@ -657,15 +492,15 @@ join_mergeable(SckptOperator *operator)
 static void
 join_destroy(SckptOperator *operator)
 {
-	StreamJoin *join = (StreamJoin *) operator;
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
 
 	sckpt_changes_destroy(join->changes);
 	sckpt_state_destroy(operator->state);
 	sckpt_state_destroy(join->lists);
 	for (int i = 0; i < 2; i++)
 	{
-		if (join->sides[i].expander)
-			sckpt_expander_destroy(join->sides[i].expander);
+		if (join->sides[i].feed)
+			sckpt_feed_destroy(join->sides[i].feed);
 	}
 	FreeExecutorState(join->estate);
 	MemoryContextDelete(join->context);
@@ -710,17 +545,16 @@ prepare_projection(List *targets, ExprContext *econtext)
 }
 
 static void
-prepare_side(StreamJoin *join, int number)
+prepare_side(SckptStreamJoin *join, int number)
 {
-	JoinSide   *side = &join->sides[number];
+	SckptJoinSide   *side = &join->sides[number];
 	SckptJoin  *def = join->join;
 	int			natts = def->rows[number]->natts;
 
-	side->leaf = def->leaf[number];
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
 	side->due = def->due[number];
-	side->judged = def->judged[number];
+	side->forgets = def->forgets[number] && join->query->ttl > 0;
 	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
 		(number == 1 && def->type == JOIN_RIGHT);
@@ -734,13 +568,8 @@ prepare_side(StreamJoin *join, int number)
 	side->codecs = palloc0(Max(1, natts) * sizeof(SckptCodec));
 	for (int i = 0; i < natts; i++)
 		sckpt_codec_init(&side->codecs[i], TupleDescAttr(side->desc, i)->atttypid, TupleDescAttr(side->desc, i)->atttypmod, join->context);
-	if (side->leaf)
-	{
-		side->source = CreateExprContext(join->estate);
-		side->projection = prepare_projection(copyObject(side->leaf->targetlist), side->source);
-		if (side->leaf->nwindows > 0 || side->leaf->ncomputed > 0 || side->leaf->condition)
-			side->expander = sckpt_expander_create(side->leaf, join->context);
-	}
+	if (def->leaf[number])
+		side->feed = sckpt_feed_create(join->query, number, join->context);
 }
 
 SckptOperator *
@@ -748,7 +577,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt join", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	StreamJoin *join = palloc0(sizeof(StreamJoin));
+	SckptStreamJoin *join = palloc0(sizeof(SckptStreamJoin));
 	SplitContext split = {query->join->rows[0]->natts};
 
 	join->context = context;
@@ -759,18 +588,23 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->estate = CreateExecutorState();
 	join->econtext = CreateExprContext(join->estate);
 	join->key = sckpt_group_key_create(query->join->keys, query->join->nkeys, context);
+	if (query->nroutes > 0)
+		join->route = sckpt_group_key_create(query->route_keys, query->nroutes, context);
 	join->key_values = palloc0(query->join->nkeys * sizeof(Datum));
 	join->key_nulls = palloc0(query->join->nkeys * sizeof(bool));
 	for (int side = 0; side < 2; side++)
 		prepare_side(join, side);
 	join->condition = prepare_condition(query->join->condition, &split);
 	join->filter = prepare_condition(query->having, &split);
+	if (query->join->copies)
+		join->copies = ExecInitExpr(expression_planner((Expr *) split_vars(query->join->copies, &split)), NULL);
 	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
+	join->operator.directory = join->lists;
 	join->operator.state = sckpt_state_create(context);
-	if (query->join->due[0] || query->join->due[1])
-		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(JoinRow, timer), USECS_PER_SEC);
+	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
+		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(SckptJoinRow, timer), USECS_PER_SEC);
 
 	join->operator.name = "join";
 	join->operator.changes = join->changes;
@@ -778,24 +612,25 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->operator.consume = join_consume;
 	join->operator.end_rows = join_nothing;
 	join->operator.end_batch = join_nothing;
-	join->operator.begin_undo = join_nothing;
+	join->operator.begin_undo = join_begin_undo;
 	join->operator.undo = join_undo;
-	join->operator.end_undo = join_nothing;
+	join->operator.end_undo = join_end_undo;
 	join->operator.start = join_nothing;
 	join->operator.close = join_close;
 	join->operator.next_close = join_next_close;
-	join->operator.remove = join_remove;
-	join->operator.describe = join_describe;
-	join->operator.adapt = join_adapt;
+	join->operator.remove = sckpt_join_remove;
+	join->operator.describe = sckpt_join_describe;
+	join->operator.adapt = sckpt_join_adapt;
 	join->operator.flush = join_nothing;
-	join->operator.pack = join_pack;
-	join->operator.begin_unpack = join_begin_unpack;
-	join->operator.unpack = join_unpack;
-	join->operator.end_unpack = join_end_unpack;
+	join->operator.pack = sckpt_join_pack;
+	join->operator.begin_unpack = sckpt_join_begin_unpack;
+	join->operator.unpack = sckpt_join_unpack;
+	join->operator.end_unpack = sckpt_join_end_unpack;
 	join->operator.find = join_find;
 	join->operator.begin_results = join_nothing;
 	join->operator.end_results = join_nothing;
 	join->operator.hand_on = join_hand_on;
+	join->operator.route = join_route;
 	join->operator.destroy = join_destroy;
 	join->operator.mergeable = join_mergeable;
 	MemoryContextSwitchTo(old);

@@ -7,7 +7,8 @@
  * While a checkpoint before it can still be restored, each checkpoint writes down
  *
  *		keys		of the result rows that it has put or deleted (grouped queries)
- *		xids		that it has appended rows as (queries without state)
+ *		xids		that it has appended rows as (queries without state, and results that are bags)
+ *		images		of rows of a bag that it has deleted, each with the xid that it was appended as
  *
  * and restore_pipeline(), which makes a checkpoint too,
  *

@@ -69,6 +69,7 @@ struct SckptOperator
 	const char *name;			/* as explain_pipeline() shows it */
 	SckptState *state;			/* of the entries that have results */
 	SckptState *elements;		/* a second store, of what belongs to those; NULL: none */
+	SckptState *directory;		/* a third one, which leads to entries and is never checkpointed: its memory counts; NULL: none */
 	/*
 	 * What it hands on, where that does not wait for barriers: it is taken after each batch.  Of the last operator it goes to the sink, and its entries have no
 	 * results of their own.  NULL: it hands on at barriers.

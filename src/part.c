@@ -253,6 +253,13 @@ sckpt_part_send_change(SckptTask *part, SckptChangeKind kind, TupleTableSlot *ro
 }
 
 void
+sckpt_part_send_bag(SckptTask *part, TupleTableSlot *row, int32 weight)
+{
+	send(part, SCKPT_PARCEL_BAG, &weight, sizeof(weight));
+	send_tuple(part, row);
+}
+
+void
 sckpt_part_send_chunk(SckptTask *part, int stage, int64 id, uint32 entries, const char *payload, Size bytes)
 {
 	SckptParcelChunk chunk = {stage, entries, id, bytes};
@@ -278,8 +285,11 @@ sckpt_part_send_deletions(SckptTask *part, int stage, Datum *ids, int nids)
 bool
 sckpt_part_send_row(void *arg, TupleTableSlot *row, int32 weight)
 {
-	send(arg, SCKPT_PARCEL_ROW, &weight, sizeof(weight));
-	send_tuple(arg, row);
+	SckptPartTarget *target = arg;
+	SckptParcelRow head = {weight, target->stage->place, target->side};
+
+	send(target->part, SCKPT_PARCEL_ROW, &head, sizeof(head));
+	send_tuple(target->part, row);
 	return true;
 }
 

@@ -37,8 +37,9 @@
 
 /* What a parcel consists of: a byte, then what it says. */
 #define SCKPT_PARCEL_INFLOWS	'I' /* SckptInflow of each stream */
-#define SCKPT_PARCEL_ROW		'R' /* int32 weight, row: for the stage above */
+#define SCKPT_PARCEL_ROW		'R' /* SckptParcelRow, row: for a stage of the head */
 #define SCKPT_PARCEL_CHANGE		'C' /* SckptChange, row of the result */
+#define SCKPT_PARCEL_BAG		'B' /* int32 weight, row of the result, which is a bag: to be appended, or an identical one to be deleted */
 #define SCKPT_PARCEL_CHUNK		'S' /* SckptParcelChunk, payload */
 #define SCKPT_PARCEL_DELETIONS	'D' /* int32 stage, int32 count, int64 ids of chunks */
 #define SCKPT_PARCEL_LETTER		'L' /* a dead letter: dead.c */
@@ -59,6 +60,13 @@ typedef struct SckptChange
 	ItemPointerData hint;
 } SckptChange;
 
+typedef struct SckptParcelRow
+{
+	int32		weight;
+	int16		stage;			/* its place, */
+	int16		side;			/* and which input of it */
+} SckptParcelRow;
+
 typedef struct SckptParcelChunk
 {
 	int32		stage;
@@ -69,10 +77,18 @@ typedef struct SckptParcelChunk
 
 /* Into the parcel of the checkpoint being taken.  Returns 1 + the change's number. */
 extern uint32 sckpt_part_send_change(SckptTask *part, SckptChangeKind kind, TupleTableSlot *row, ItemPointer hint, bool there);
+/* Of a result that is a bag: nothing comes back. */
+extern void sckpt_part_send_bag(SckptTask *part, TupleTableSlot *row, int32 weight);
 extern void sckpt_part_send_chunk(SckptTask *part, int stage, int64 id, uint32 entries, const char *payload, Size bytes);
 extern void sckpt_part_send_deletions(SckptTask *part, int stage, Datum *ids, int nids);
-/* For the stage above: a SckptPutAbove. */
-extern bool sckpt_part_send_row(void *part, TupleTableSlot *row, int32 weight);
+/* For a stage of the head: a SckptPutAbove, whose argument is a SckptPartTarget. */
+typedef struct SckptPartTarget
+{
+	SckptTask  *part;
+	SckptQuery *stage;
+	int			side;
+} SckptPartTarget;
+extern bool sckpt_part_send_row(void *target, TupleTableSlot *row, int32 weight);
 
 /* ---- In the worker's loop ---- */
 

@@ -487,20 +487,23 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 void
 sckpt_pipeline_check_ttl(SckptQuery *query)
 {
-	if (!sckpt_query_last(query)->grouped)
+	if (!sckpt_query_stateful(sckpt_query_last(query)))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("state_ttl for a query without GROUP BY is not supported"),
 				 errhint("It keeps no state that could be forgotten. Leave the argument out.")));
-	if (query->nsession > 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("state_ttl for sessions is not supported"),
-				 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
+	for (SckptQuery *stage = query; stage; stage = stage->above)
+	{
+		if (stage->nsession > 0 && stage->source)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("state_ttl for sessions is not supported"),
+					 errhint("Sessions over the event_time column of the stream are freed when they close. Leave the argument out.")));
+	}
 }
 
 void
-sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
+sckpt_pipeline_check_frames(SckptQuery *query, bool keep_dead)
 {
 	for (SckptQuery *stage = query; stage && keep_dead; stage = stage->above)
 	{
@@ -510,11 +513,6 @@ sckpt_pipeline_check_joins(SckptQuery *query, bool keep_dead)
 					 errmsg("on_error => 'dead_letter' for window functions over rows is not supported"),
 					 errhint("What fails may be the result of several rows. Leave the argument out.")));
 	}
-	if (keep_dead && sckpt_query_has_join(query))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("on_error => 'dead_letter' for a join of streams is not supported"),
-				 errhint("What fails in a join may be a pair of rows. Leave the argument out.")));
 }
 
 /* Say it where a join keeps its rows for good. */
@@ -523,11 +521,17 @@ notice_growth(SckptQuery *query, const char *pipeline)
 {
 	for (; query; query = query->above)
 	{
-		if (query->join == NULL || (query->join->due[0] && query->join->due[1]))
+		bool		grows = false;
+
+		/* What stages below have handed on goes when they take it back. */
+		for (int side = 0; side < 2 && query->join && !query->join->unites; side++)
+			grows |= query->join->due[side] == 0 && query->join->leaf[side] && !query->join->forgets[side];
+		if (!grows)
 			continue;
 		ereport(NOTICE,
 				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),
-				 errhint("Rows are freed where conditions say how far apart their event times can be, or join windows by window_start and window_end.")));
+				 errhint("Rows are freed where conditions say how far apart their event times can be, or join windows by window_start and window_end; and forgotten with "
+						 "state_ttl.")));
 		return;
 	}
 }
@@ -568,7 +572,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	last = sckpt_query_last(query);
 	if (!PG_ARGISNULL(9))
 		sckpt_pipeline_check_ttl(query);
-	sckpt_pipeline_check_joins(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
+	sckpt_pipeline_check_frames(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
 	notice_growth(query, relation->relname);
 	if (owned)
 		result = create_result(relation, last, final);

@@ -408,11 +408,16 @@ has_levels(Query *query, bool track, bool outermost)
 			direct = true;
 		if (rte->rtekind == RTE_JOIN && rte->alias != NULL)
 			hidden = true;
-		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) &&
-			has_levels(rte->subquery, false, false))
+		if (rte->rtekind == RTE_SUBQUERY && sckpt_query_reads_stream(rte->subquery) && sckpt_query_has_levels(rte->subquery))
 			return true;
 	}
 	return track && sckpt_query_is_grouped(query) && (!direct || hidden);
+}
+
+bool
+sckpt_query_has_levels(Query *query)
+{
+	return has_levels(query, false, false);
 }
 
 /* A group must not depend on when its rows were processed: neither by a function in FROM, nor by a column of a sub-select there. */
@@ -494,6 +499,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	Query	   *structured;
 	int			count;
 	bool		event_time = false;
+	int			place = 0;
 	ListCell   *lc;
 
 	if (list_length(statements) != 1)
@@ -515,7 +521,9 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	 */
 	query = parse_analyze_fixedparams(statement, text, NULL, 0, NULL);
 	(void) flatten_groups((Node *) query, NULL);
-	sckpt_rank_lower(query);
+	sckpt_query_expand_views(query);
+	sckpt_level_inline_ctes(query);
+	sckpt_query_lower(query);
 	if (isQueryUsingTempRelation(query))
 		sckpt_query_refuse("a temporary table", "The pipeline's worker could not see it. Use an ordinary table.");
 	rewritten = QueryRewrite(copyObject(query));
@@ -539,7 +547,6 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	sckpt_level_inline_ctes(expanded);
 	count = sckpt_union_count_streams(expanded, false);
 	structured = copyObject(query);
-	sckpt_level_inline_ctes(structured);
 	if (count > 0 && count < use.count && !reads_in_where(structured))
 		sckpt_query_refuse("a stream in a sub-select outside FROM and WHERE", "Name the stream in FROM.");
 	if (sckpt_query_is_grouped(expanded))
@@ -590,6 +597,7 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 	{
 		stage->event_time = event_time;
 		stage->final = final;
+		stage->place = place++;
 	}
 	if (sckpt_query_has_join(result))
 	{
@@ -608,10 +616,13 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 		result->columns = list_make1_int(0);
 		result->pure = false;
 	}
-	else if (result->level)
-		sckpt_query_find_routes(result, result->level, NULL);
-	else if (result->grouped)
-		sckpt_query_find_routes(result, expanded, group_exprs(expanded));
+	else
+	{
+		result->scanned = use.streams;
+		result->nscanned = use.count;
+	}
+	if (sckpt_query_stateful(result))
+		sckpt_query_find_routes(result, result->level ? NULL : expanded, result->level || !result->grouped ? NULL : group_exprs(expanded));
 	if (final)
 		sckpt_query_check_final(result);
 	return result;

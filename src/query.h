@@ -30,8 +30,8 @@
 
 #include "window.h"
 
-/* Stages with state, at most: a query nests so deep. */
-#define SCKPT_MAX_STAGES 8
+/* Stages with state, at most. */
+#define SCKPT_MAX_STAGES 16
 
 /* Tasks of a pipeline, at most. */
 #define SCKPT_MAX_TASKS 64
@@ -122,7 +122,7 @@ typedef struct SckptJoin
 	JoinType	type;			/* SEMI and ANTI give rows of the left side */
 	struct SckptQuery *leaf[2]; /* a side's linear source, which is in no list of stages; NULL: a stage is its input */
 	TupleDesc	rows[2];
-	int			nkeys;			/* columns that are equal, of NULLs none */
+	int			nkeys;			/* columns that are equal, of NULLs none; 0: each row meets all of the other side (stream_ckpt.broadcast_rows) */
 	SckptKey   *keys;			/* types and equality */
 	AttrNumber *columns[2];		/* where they stand in each side's row */
 	Node	   *condition;		/* besides, over the row; NULL: none */
@@ -136,6 +136,10 @@ typedef struct SckptJoin
 	int64		delay[2];
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
+	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
+	bool		unites;			/* nothing matches: it puts out the rows of both sides, each beside NULLs (query_settle.c) */
+	bool		settled;		/* it hands its rows on at barriers only */
+	Node	   *copies;			/* over the row: it counts so often; NULL: once */
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;
@@ -258,28 +262,30 @@ typedef struct SckptQuery
 	SckptKey   *sink_keys;
 	bool		bag;			/* there may be several with the same ones, which are all columns */
 
-	/* how it can be spread over tasks (query_route.c) */
-	int			nspread;		/* of the first stage: so many stages, from the first one on, can; 0: none */
-	int			nroutes;		/* of those: routing keys, */
-	int		   *routes;			/* by their numbers among the stage's keys */
-	List	   *route_exprs;	/* of the first stage: of each, of each stream, the expression over its columns, as Vars of relation 1 */
-	struct Query *level;		/* of the first stage, where it was made of a level of the query: that */
+	/* how it can be spread over tasks (query_route.c); of leaves, too */
+	bool		spread;			/* it runs in the tasks */
+	int			nroutes;		/* routing keys; 0: all its rows are the first task's */
+	int		   *routes;			/* by their numbers among the keys of the stage, or of the join whose leaf it is */
+	SckptKey   *route_keys;		/* types and equality */
+	List	   *route_exprs;	/* of one with a source: of each, of each of its streams, the expression over its columns, as Vars of relation 1 */
+	struct Query *level;		/* of one with a source, where it was made of a level of the query: that */
 
 	bool		retracting;		/* its input can be taken back: the stage below is not final */
 	struct SckptQuery *above;	/* the next stage; NULL: this is the last one */
 	struct SckptQuery *target;	/* whose input it is */
 	int			side;			/* of a join: 0 left, 1 right */
 	SckptJoin  *join;			/* NULL: it is none */
-	List	   *scanned;		/* streams that its own source reads, of a query with joins; */
+	List	   *scanned;		/* streams that its own source reads; */
 	int			nscanned;		/* how often they are named there */
-	int			number;			/* set by the task: its operator's */
+	int			place;			/* among all stages, from 0 */
+	int			number;			/* set by the task: its operator's; -1: it is not there */
 
 	/* set by the task, from the pipeline's options */
 	int64		lateness;		/* allowed_lateness, µs */
-	int64		ttl;			/* state_ttl, µs; 0: none; of the first stage */
+	int64		ttl;			/* state_ttl, µs; 0: none; of stages that read streams */
 	bool		final;			/* emit => 'final' */
 	int			task;			/* which of the pipeline's tasks it runs in */
-	int			tasks;			/* explain.c: by how many it is shared */
+	int			tasks;			/* explain.c: by how many it is shared; 0: the pipeline has one */
 	TimestampTz closed_until;	/* windows that end up to here are closed for good, whatever the lateness; DT_NOBEGIN: none */
 	/* of what is stored: other than the above only while the pipeline is being altered */
 	int64		stored_lateness;
@@ -310,7 +316,7 @@ sckpt_query_retracts(const SckptQuery *query)
 /* Is there a join among the stages? */
 extern bool sckpt_query_has_join(SckptQuery *query);
 /*
- * How many stages, from the first one on, are spread over tasks by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
+ * How many stages are spread over tasks (`spread`) by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
  */
 extern int	sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism);
 /* Are groups of the stage no partitions? */

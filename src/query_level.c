@@ -400,7 +400,7 @@ flatten_item(FlattenContext *context, Node *node)
 			return NIL;
 		}
 		if (rte->rtekind == RTE_SUBQUERY && bms_is_member(index, context->over_stream) &&
-			!sckpt_query_has_state(rte->subquery) && !sckpt_union_is(rte->subquery) && !sckpt_join_is(rte->subquery))
+			!sckpt_query_has_state(rte->subquery) && !sckpt_setop_copies(rte->subquery) && !sckpt_union_is(rte->subquery) && !sckpt_join_is(rte->subquery))
 			return flatten_subselect(context, index);
 		return list_make1(node);
 	}
@@ -488,7 +488,7 @@ find_input(Node *node, SckptLevel *level)
 			level->stream = index;
 		else if (rte->rtekind == RTE_SUBQUERY && sckpt_level_over_stream(rte))
 		{
-			if (sckpt_union_is(rte->subquery))
+			if (sckpt_union_is_linear(rte->subquery))
 				level->stream = index;
 			else
 				level->below = index;

@@ -46,6 +46,7 @@ typedef struct SckptLevel
 	int			below;			/* the grouped sub-select in FROM; 0: none */
 	SckptQuery *input;			/* the stage below */
 	List	   *windows;		/* SckptLevelWindow */
+	Node	   *copies;			/* over the stage below: each of its rows counts so often; NULL: once */
 	List	   *conditions;		/* of WHERE, over the rows with windows */
 	List	   *columns;		/* TargetEntry, of the source so far */
 	List	   *computed;		/* SckptComputed * */
@@ -58,6 +59,8 @@ extern void sckpt_query_refuse_clock(Node *node, const char *where);
 extern void sckpt_query_check_level(Query *query);
 /* Refuse system columns of streams that the level itself names. */
 extern void sckpt_query_refuse_system_columns(Query *query);
+/* Must a sub-select, as it was parsed, become stages of its own? */
+extern bool sckpt_query_has_levels(Query *query);
 /* Does it, as it was parsed, read a stream: its views, too? */
 extern bool sckpt_query_reads_stream(Query *query);
 static inline bool
@@ -95,6 +98,8 @@ extern void sckpt_level_find_input(SckptLevel *level);
 
 /* query_union.c: UNION ALL where a stream may stand */
 extern bool sckpt_union_is(Query *query);
+/* And is each part linear? */
+extern bool sckpt_union_is_linear(Query *query);
 /* Refuse other set operations. */
 extern void sckpt_union_check_operations(Query *query);
 /* Its parts' RangeTblEntries, whose sub-selects may be of the same kind. */
@@ -164,6 +169,25 @@ extern void sckpt_level_read_keys(SckptLevel *level, List *targets);
 extern char *sckpt_level_source_sql(SckptLevel *level);
 extern void sckpt_level_split_group(SckptLevel *level);
 
+/* query_lower.c */
+/* Make sub-selects of views that must become stages of their own; what they read is then read as whoever runs the query. */
+extern void sckpt_query_expand_views(Query *query);
+/* Make of DISTINCT and set operations what groups, and of what has several kinds of state several levels, in place. */
+extern void sckpt_query_lower(Query *query);
+/*
+ * Make a query a sub-select of a new one, in its place, which has the same columns.  Returns the sub-select; what is to be done above it is the
+ * caller's to move.
+ */
+extern Query *sckpt_query_wrap(Query *query);
+
+/* query_setop.c */
+/* Make of a query with set operations one with UNION ALL only, or one that groups. */
+extern void sckpt_setop_lower(Query *query);
+/* Does a level have each row of FROM several times, by generate_series(1, …)? */
+extern bool sckpt_setop_copies(Query *query);
+/* Take that off it: how often; NULL: it does not. */
+extern Node *sckpt_setop_take_copies(Query *query);
+
 /* query_rank.c */
 /* What a level ranks by. */
 typedef struct SckptRankClauses
@@ -184,8 +208,6 @@ typedef struct SckptRankContext
 	List	   *calls;			/* WindowFuncs over rows, each different */
 } SckptRankContext;
 
-/* Make of DISTINCT and UNION what groups, and of what has several kinds of state several levels, in place. */
-extern void sckpt_rank_lower(Query *query);
 /* Refuse what a level cannot have of these. */
 extern void sckpt_rank_check_level(Query *query);
 /*
@@ -208,8 +230,8 @@ extern bool sckpt_rank_collect_columns(Node *node, SckptRankContext *context);
 extern Node *sckpt_rank_replace_columns(Node *node, SckptRankContext *context);
 extern void sckpt_rank_set_order(SckptOrder *sorted, SckptRankContext *context, List *order, List *targets);
 extern void sckpt_rank_make_set(SckptLevel *level, SckptRankContext *context);
-/* Put a stage above the last one, if its groups have several rows, which keeps these apart, where they need it; true then. */
-extern bool sckpt_rank_keep(SckptQuery *stage, bool final);
+/* Put a stage above the last one, if its groups have several rows, which keeps these apart, where they need it. */
+extern void sckpt_rank_keep(SckptQuery *stage, bool final);
 
 /* query_frame.c */
 /* Are the window functions of a level others than ranks? */
@@ -219,10 +241,16 @@ extern void sckpt_frame_check(Query *query);
 extern void sckpt_level_split_frame(SckptLevel *level, SckptRankClauses *clauses);
 
 /*
- * query_route.c: find the routing keys, once all stages and streams are known.  `query`: the level that the first stage was made of; exprs: its keys there;
- * NULL: as they are in the stage.
+ * query_route.c: find the routing keys, once all stages and streams are known.  `query`: what the first stage was made of, where that was no level; exprs: its
+ * keys there.
  */
 extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **exprs);
+
+/* query_sublink.c */
+/* Is there a sub-select over a stream in it? */
+extern bool sckpt_sublink_find(Node *node, void *context);
+/* In WHERE, HAVING or the target list of a level? */
+extern bool sckpt_sublink_in_level(Query *query);
 
 /* query_join.c */
 /* Does a level, as it was parsed, join streams? */
@@ -232,7 +260,23 @@ typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool track);
 /* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
 extern SckptQuery *sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg);
 
+/* query_settle.c */
+/* A stage that unites rows of two kinds, or has those of one; what feeds it is still to be said. */
+extern SckptQuery *sckpt_settle_unite(TupleDesc left, TupleDesc right);
+/* By a stage below. */
+extern void sckpt_settle_feed(SckptQuery *stage, SckptQuery *below, int side, bool final);
+/* Can an expression over a stage's rows fail for such as come and go? */
+extern bool sckpt_settle_needed(SckptQuery *stage, Node *node);
+/* Then: a stage above it where it cannot. */
+extern SckptQuery *sckpt_settle_above(SckptQuery *stage, bool final);
+
+/* query_setop.c */
+/* Make stages of UNION ALL with parts that are not linear; returns the first one. */
+extern SckptQuery *sckpt_setop_make(Query *query, bool final, SckptMakeLevel make, void *arg);
+
 /* query_stage.c */
+/* Give a sub-select that is to be a stage of its own the WITH queries around it that it uses. */
+extern void sckpt_query_take_ctes(Query *subquery, Query *query);
 /* A query with windows or grouped sub-selects; returns its first stage. */
 extern SckptQuery *sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query));
 /* 0A000 unless all of its stages close. */

@@ -30,7 +30,6 @@ typedef struct StagesContext
 	bool		final;
 	bool		track;
 	void		(*check_source) (Query *query);
-	int			count;			/* grouped stages so far */
 } StagesContext;
 
 typedef struct FoldContext
@@ -47,7 +46,25 @@ make_leaf(void *arg, Query *query, bool track)
 {
 	SckptLevel	above = {NULL};
 
-	return make_level(arg, query, &above, track);
+	return make_level(arg, query, &above, track || ((StagesContext *) arg)->track);
+}
+
+/* With state_ttl: rows of joins that nothing else frees are forgotten, and what they were part of is taken back. */
+static void
+forget_rows(SckptQuery *first)
+{
+	for (SckptQuery *stage = first; stage; stage = stage->above)
+	{
+		SckptJoin  *join = stage->join;
+
+		for (int side = 0; side < 2 && join; side++)
+		{
+			join->forgets[side] = join->leaf[side] && join->due[side] == 0;
+			join->retracts |= join->forgets[side];
+		}
+		if (join && stage->target && stage->target->join && join->retracts)
+			stage->target->join->changes[stage->side] = stage->target->join->retracts = true;
+	}
 }
 
 /* ---- A level that is not grouped, over a stage ---- */
@@ -73,7 +90,7 @@ static void
 fold(SckptLevel *level, SckptQuery *stage)
 {
 	Query	   *query = level->query;
-	FoldContext context = {level->below, stage->targetlist};
+	FoldContext context = {level->below, NIL};
 	Node	   *condition = query->jointree->quals;
 	const char *below = stage->join ? "a join of streams" : "a grouped sub-select";
 
@@ -90,6 +107,14 @@ fold(SckptLevel *level, SckptQuery *stage)
 		sckpt_query_refuse(psprintf("a volatile function in a query over %s", below),
 						   "Use it in a query over the result table.");
 
+	if (level->copies || sckpt_settle_needed(stage, (Node *) query->targetList) || sckpt_settle_needed(stage, condition))
+		stage = sckpt_settle_above(stage, level->final);
+	context.targets = stage->targetlist;
+	if (level->copies)
+	{
+		stage->join->copies = fold_mutator(level->copies, &context);
+		stage->join->retracts |= !level->final;
+	}
 	stage->targetlist = (List *) fold_mutator((Node *) query->targetList, &context);
 	condition = fold_mutator(condition, &context);
 	if (condition)
@@ -176,9 +201,8 @@ uses_outer_ctes(Node *node, int *sublevels_up)
 	return expression_tree_walker(node, uses_outer_ctes, sublevels_up);
 }
 
-/* Give a sub-select that is to be a stage of its own the WITH queries around it that it uses. */
-static void
-take_ctes(Query *subquery, Query *query)
+void
+sckpt_query_take_ctes(Query *subquery, Query *query)
 {
 	int			sublevels_up = -1;
 	ListCell   *lc;
@@ -200,12 +224,15 @@ take_ctes(Query *subquery, Query *query)
 	subquery->cteList = list_concat(copyObject(query->cteList), subquery->cteList);
 }
 
-static void
-count_stage(StagesContext *context)
+/* What a stage computes with the rows of the one below. */
+static List *
+computed_exprs(SckptQuery *stage)
 {
-	if (++context->count > SCKPT_MAX_STAGES)
-		sckpt_query_refuse(psprintf("a query with more than %d levels of grouping", SCKPT_MAX_STAGES),
-						   "Create a pipeline for the sub-select.");
+	List	   *exprs = list_make1(stage->condition);
+
+	for (int i = 0; i < stage->ncomputed; i++)
+		exprs = lappend(exprs, stage->computed[i].expr);
+	return exprs;
 }
 
 /* `above`: the level that reads it; NULL: it is the outermost one. */
@@ -224,14 +251,19 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	level.final = context->final;
 	level.track = context->track;
 	level.place_wanted = place;
-	if (sckpt_join_is(query))
+	if (sckpt_union_is(query) && !sckpt_union_is_linear(query))
 	{
 		if (context->track)
-			sckpt_query_refuse("state_ttl for a join of streams", "Leave the argument out.");
+			sckpt_query_refuse("state_ttl for UNION ALL of sub-selects with state", "Leave the argument out.");
+		return sckpt_setop_make(query, context->final, make_leaf, context);
+	}
+	if (sckpt_join_is(query))
+	{
 		first = sckpt_join_make(query, context->final, make_leaf, context);
+		if (context->track)
+			forget_rows(first);
 		level.below = 1;
 		level.input = sckpt_query_last(first);
-		count_stage(context);
 	}
 	else
 		sckpt_level_flatten(&level);
@@ -247,8 +279,9 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	{
 		Query	   *subquery = rt_fetch(level.below, query->rtable)->subquery;
 
+		level.copies = ranks || sckpt_query_is_grouped(query) ? NULL : sckpt_setop_take_copies(query);
 		check_above(&level);
-		take_ctes(subquery, query);
+		sckpt_query_take_ctes(subquery, query);
 		first = make_level(context, subquery, &level, false);
 		level.input = sckpt_query_last(first);
 		if (ranks == NULL && !sckpt_query_is_grouped(query))
@@ -264,16 +297,13 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	stage->retracting = level.below != 0 && !context->final && sckpt_query_retracts(level.input);
 	level.stage = stage;
 	stage->level = level.below == 0 ? query : NULL;
-	if (stage->grouped)
-		count_stage(context);
-
 	sckpt_query_refuse_clock(query->jointree->quals, "WHERE");
 	sckpt_level_make_windows(&level);
 	sckpt_level_split_conditions(&level);
 	if (level.below == 0)
 	{
 		context->check_source(query);
-		if (context->track && stage->grouped && level.place == 0)
+		if (context->track && (stage->grouped || place) && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
 	if (ranks && ranks->windows)
@@ -287,6 +317,8 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 
 	if (first == NULL)
 		return stage;
+	if (level.input->join && sckpt_settle_needed(level.input, (Node *) computed_exprs(stage)))
+		level.input->join->settled = true;
 	level.input->above = stage;
 	level.input->target = stage;
 	return first;
@@ -295,12 +327,18 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 SckptQuery *
 sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_source) (Query *query))
 {
-	StagesContext context = {final, track, check_source, 0};
+	StagesContext context = {final, track, check_source};
 	SckptQuery *first = make_level(&context, query, NULL, false);
 	SckptQuery *last = sckpt_query_last(first);
+	int			nstages = 0;
 
-	if (!sckpt_query_has_one_row(last) && sckpt_rank_keep(last, final))
-		count_stage(&context);
+	if (!sckpt_query_has_one_row(last))
+		sckpt_rank_keep(last, final);
+	for (SckptQuery *stage = first; stage; stage = stage->above)
+		nstages++;
+	if (nstages > SCKPT_MAX_STAGES)
+		sckpt_query_refuse(psprintf("a query of more than %d joins, groupings and the like", SCKPT_MAX_STAGES),
+						   "Create a pipeline for the sub-select.");
 	return first;
 }
 
@@ -332,6 +370,8 @@ sckpt_query_check_final(SckptQuery *query)
 		if (stage->join)
 		{
 			/* Its rows are there when a grouped side's window closes, and are not taken back. */
+			if (stage->join->unites && stage->join->leaf[0] == NULL && stage->join->leaf[1] == NULL)
+				continue;
 			if (stage->join->type == JOIN_INNER && stage->join->window && (stage->join->leaf[0] == NULL || stage->join->leaf[1] == NULL))
 				continue;
 			sckpt_query_refuse("emit => 'final' for a join of streams other than an inner join of windows with a grouped side",

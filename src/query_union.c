@@ -34,6 +34,12 @@ sckpt_union_is(Query *query)
 	return query->setOperations != NULL;
 }
 
+bool
+sckpt_union_is_linear(Query *query)
+{
+	return query->setOperations != NULL && !sckpt_query_has_levels(query);
+}
+
 static void
 check_operation(Node *node)
 {
@@ -108,6 +114,7 @@ sckpt_union_count_streams(Query *query, bool part)
 	ListCell   *lc;
 
 	check_stack_depth();
+	part &= !sckpt_query_has_levels(query);
 	foreach(lc, query->rtable)
 	{
 		RangeTblEntry *rte = lfirst(lc);

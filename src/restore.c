@@ -75,8 +75,11 @@ read_chunk(SckptTask *task, SckptStore *store, int writer, int64 before, int64 *
 static bool
 is_mine(SckptTask *task, SckptOperator *operator, SckptStore *store, SckptRef ref)
 {
-	return !task->laid_out_anew || task->route == NULL || store->elements ||
-		sckpt_route_task(operator->route(operator, ref), task->ntasks) == task->number;
+	if (!task->laid_out_anew || task->number < 0 || store->elements)
+		return true;
+	if (task->queries[store->operator]->nroutes == 0)
+		return task->number == 0;
+	return sckpt_route_task(operator->route(operator, ref), task->ntasks) == task->number;
 }
 
 static void

@@ -93,7 +93,7 @@ sckpt_retain_touch(SckptTask *task, TupleTableSlot *row)
 {
 	SckptRetaining *retaining = task->attempt->retaining;
 
-	if (retaining && retaining->journal)
+	if (retaining && retaining->journal && !task->last->bag)
 		sckpt_journal_add_key(retaining->journal, row);
 }
 
@@ -102,8 +102,15 @@ sckpt_retain_touch_image(SckptTask *task, TupleTableSlot *row, TransactionId app
 {
 	SckptRetaining *retaining = task->attempt->retaining;
 
-	if (retaining && retaining->journal)
+	if (retaining && retaining->journal && TransactionIdIsValid(appended_as))
 		sckpt_journal_add_image(retaining->journal, row, appended_as);
+}
+
+void
+sckpt_retain_touch_removed(SckptTask *task, TupleTableSlot *row, TransactionId appended_as)
+{
+	if (task->last->bag)
+		sckpt_retain_touch_image(task, row, appended_as);
 }
 
 /* ---- In the tables ---- */
@@ -164,15 +171,15 @@ sckpt_retain_store(SckptTask *task)
 		SckptJournalHead head = {0};
 		Relation	result;
 
-		/* Rows of a query without state are known by who wrote them. */
-		if (!task->last->grouped && task->attempt->rows_out > 0)
+		/* Rows that have no key are known by who wrote them. */
+		if ((!task->last->grouped || task->last->bag) && task->attempt->rows_out > 0)
 		{
 			result = RelationIdGetRelation(task->def->result);
 			head.filenode = RelationIsValid(result) ? result->rd_rel->relfilenode : InvalidOid;
 			if (RelationIsValid(result))
 				RelationClose(result);
 			head.xids = sckpt_journal_xids();
-			head.rows = task->attempt->rows_out - task->attempt->rows_deleted;
+			head.rows = task->last->bag ? task->attempt->rows_put : task->attempt->rows_out - task->attempt->rows_deleted;
 		}
 		sckpt_journal_store(retaining->journal, task->attempt->id, head.xids ? &head : NULL);
 	}

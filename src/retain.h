@@ -26,6 +26,8 @@ extern bool sckpt_retain_keeps_chunks(SckptTask *task);
 extern void sckpt_retain_touch(SckptTask *task, TupleTableSlot *row);
 /* A row of a result without keys is deleted that this transaction had appended. */
 extern void sckpt_retain_touch_image(SckptTask *task, TupleTableSlot *row, TransactionId appended_as);
+/* The same of any result, where it is a bag of a grouped query. */
+extern void sckpt_retain_touch_removed(SckptTask *task, TupleTableSlot *row, TransactionId appended_as);
 /* When the position is stored, as the extension's owner. */
 extern void sckpt_retain_store(SckptTask *task);
 /* After the commit. */

@@ -84,11 +84,6 @@ typedef struct Touched
 	SckptRef	ref;			/* whose result the row is at the target */
 	MinimalTuple image;			/* else what it was; NULL: it was not there */
 	bool		there;			/* it is in the table */
-	/* of a bag, whose rows are their own keys: how many the state has, how many there were (by the word of this checkpoint), how many are there */
-	int64		nrefs;
-	int64		nimages;
-	int64		said_by;
-	int64		nthere;
 } Touched;
 
 typedef struct Keys
@@ -96,7 +91,6 @@ typedef struct Keys
 	TupleHashTable table;
 	TupleTableSlot *key;		/* of the key columns */
 	TupleTableSlot *stored;		/* for what the table holds */
-	bool		bag;
 	int			nkeys;
 	int		   *columns;		/* of the query's row, from 0 */
 	uint64		count;
@@ -113,7 +107,6 @@ make_keys(Rewind *rewind, Keys *keys)
 	Oid		   *equal;
 	FmgrInfo   *hash;
 
-	keys->bag = last->bag;
 	keys->nkeys = last->nsink;
 	keys->columns = palloc(Max(1, last->nsink) * sizeof(int));
 	keys->count = 0;
@@ -181,10 +174,6 @@ read_keys(Rewind *rewind, Keys *keys)
 			if (touched->image)
 				pfree(touched->image);
 			touched->image = part.images ? copy_row(rewind) : NULL;
-			if (touched->said_by != part.checkpoint)
-				touched->nimages = 0;
-			touched->said_by = part.checkpoint;
-			touched->nimages += part.images;
 		}
 		MemoryContextReset(context);
 	}
@@ -213,10 +202,7 @@ ask_state(Rewind *rewind, Keys *keys)
 		last->key_row(last, ref, rewind->row);
 		touched = find_key(rewind, keys, false);
 		if (touched)
-		{
 			touched->ref = ref;
-			touched->nrefs++;
-		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(rewind->scratch);
 	}
@@ -241,7 +227,6 @@ keep_images(Rewind *rewind, Keys *keys)
 		if (touched)
 		{
 			touched->there = true;
-			touched->nthere++;
 			if (rewind->images)
 				sckpt_journal_add_image(rewind->journal, rewind->row, InvalidTransactionId);
 		}
@@ -282,13 +267,6 @@ load_key(Rewind *rewind, Keys *keys, TupleHashEntry entry)
 	ExecStoreVirtualTuple(rewind->row);
 }
 
-/* Of a bag: how many rows of the kind are to be there. */
-static int64
-wanted_rows(Touched *touched)
-{
-	return touched->ref != SCKPT_NO_REF ? touched->nrefs : touched->image ? touched->nimages : 0;
-}
-
 /* Rows that are not to be there go before others come. */
 static void
 delete_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
@@ -308,12 +286,7 @@ delete_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 		load_key(rewind, keys, entry);
 		if (!touched->there || !rewind->images)
 			sckpt_journal_add_key(rewind->journal, rewind->row);
-		for (int64 n = wanted_rows(touched); keys->bag && n < touched->nthere; n++)
-		{
-			fill_sink(rewind, sink, rewind->row);
-			sckpt_sink_delete(sink, &nowhere);
-		}
-		if (!keys->bag && touched->ref == SCKPT_NO_REF && touched->image == NULL)
+		if (touched->ref == SCKPT_NO_REF && touched->image == NULL)
 		{
 			fill_sink(rewind, sink, rewind->row);
 			sckpt_sink_delete(sink, &nowhere);
@@ -347,16 +320,6 @@ put_rows(Rewind *rewind, Keys *keys, SckptSink *sink)
 			ExecStoreMinimalTuple(touched->image, image, false);
 		else if (!last->result(last, touched->ref, &row))
 			elog(ERROR, "a group has no result that it had");
-		for (int64 n = touched->nthere; keys->bag && n < wanted_rows(touched); n++)
-		{
-			ItemPointer new = MemoryContextAlloc(rewind->context, sizeof(ItemPointerData));
-
-			fill_sink(rewind, sink, row);
-			ItemPointerSetInvalid(new);
-			sckpt_sink_put(sink, new, false, new);
-		}
-		if (keys->bag)
-			continue;
 		fill_sink(rewind, sink, row);
 		ItemPointerSetInvalid(&tid);
 		sckpt_sink_put(sink, &tid, true, &tid);
@@ -378,7 +341,7 @@ rewind_keyed(Rewind *rewind)
 	if (keys.count > 0)
 	{
 		ask_state(rewind, &keys);
-		if (rewind->images || keys.bag)
+		if (rewind->images)
 			keep_images(rewind, &keys);
 		sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, false);
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
@@ -618,7 +581,7 @@ sckpt_rewind(SckptTask *task, SckptJournal *journal, bool images, SckptJournalHe
 
 	rewind.scratch = AllocSetContextCreate(context, "stream_ckpt rewound row", ALLOCSET_DEFAULT_SIZES);
 	rewind.row = MakeSingleTupleTableSlot(task->last->result, &TTSOpsVirtual);
-	if (task->last->grouped)
+	if (task->last->grouped && !task->last->bag)
 		rewind_keyed(&rewind);
 	else
 		rewind_appended(&rewind, head);

@@ -25,37 +25,35 @@ struct SckptRouteScan
 };
 
 SckptRoute *
-sckpt_route_create(SckptQuery *first, int task, int ntasks, MemoryContext context)
+sckpt_route_create(SckptQuery *source, int task, int ntasks, MemoryContext context)
 {
 	SckptRoute *route = MemoryContextAllocZero(context, sizeof(SckptRoute));
-	SckptKey   *keys = MemoryContextAlloc(context, first->nroutes * sizeof(SckptKey));
 
 	route->task = task;
 	route->ntasks = ntasks;
-	route->query = first;
-	for (int i = 0; i < first->nroutes; i++)
-		keys[i] = first->keys[first->routes[i]];
-	route->key = sckpt_group_key_create(keys, first->nroutes, context);
+	route->source = source;
+	if (source->nroutes > 0)
+		route->key = sckpt_group_key_create(source->route_keys, source->nroutes, context);
 	return route;
 }
 
 SckptRouteScan *
 sckpt_route_begin(SckptRoute *route, Oid stream, PlanState *node)
 {
-	SckptQuery *query = route->query;
+	SckptQuery *source = route->source;
 	SckptRouteScan *scan = palloc0(sizeof(SckptRouteScan));
 	int			number = 0;
 	ListCell   *lc;
 
-	while (list_nth_oid(query->streams, number) != stream)
+	while (list_nth_oid(source->scanned, number) != stream)
 		number++;
 	scan->route = route;
-	scan->ncolumns = query->nroutes;
+	scan->ncolumns = source->nroutes;
 	scan->columns = palloc0(scan->ncolumns * sizeof(AttrNumber));
 	scan->exprs = palloc0(scan->ncolumns * sizeof(ExprState *));
 	scan->values = palloc(scan->ncolumns * sizeof(Datum));
 	scan->nulls = palloc(scan->ncolumns * sizeof(bool));
-	foreach(lc, query->route_exprs)
+	foreach(lc, source->route_exprs)
 	{
 		Node	   *expr = list_nth(lfirst(lc), number);
 		int			i = foreach_current_index(lc);
@@ -74,6 +72,8 @@ sckpt_route_takes(SckptRouteScan *scan, TupleTableSlot *slot, ExprContext *conte
 	SckptRoute *route = scan->route;
 	uint32		hash;
 
+	if (route->key == NULL)
+		return route->task == 0;
 	route->evaluating = true;
 	for (int i = 0; i < scan->ncolumns; i++)
 	{

@@ -17,15 +17,16 @@ typedef struct SckptRoute
 {
 	int			task;			/* takes what belongs to this one, */
 	int			ntasks;			/* of so many */
-	SckptQuery *query;			/* the first stage's */
-	SckptGroupKey *key;
+	SckptQuery *source;			/* of its rows */
+	SckptGroupKey *key;			/* NULL: all rows are the first task's */
 	bool		evaluating;		/* after an error: it came from a routing key, in every task */
 } SckptRoute;
 
 /* A scan of one stream. */
 typedef struct SckptRouteScan SckptRouteScan;
 
-extern SckptRoute *sckpt_route_create(SckptQuery *first, int task, int ntasks, MemoryContext context);
+/* For the rows of a source, be it a stage's or a leaf. */
+extern SckptRoute *sckpt_route_create(SckptQuery *source, int task, int ntasks, MemoryContext context);
 /* As the scan's executor node begins; in its query's context. */
 extern SckptRouteScan *sckpt_route_begin(SckptRoute *route, Oid stream, PlanState *node);
 /* Is the row in the slot the task's?  In a context that is reset per row; with the slot in the expression context as the scanned row. */

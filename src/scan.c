@@ -35,6 +35,7 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+#include "column.h"
 #include "compat.h"
 #include "record.h"
 #include "route.h"
@@ -66,7 +67,10 @@ typedef struct StreamScan
 	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
+	bool		counts;			/* its rows are counted here */
 	SckptRouteScan *route;		/* NULL: all rows are wanted */
+	int			nneeded;		/* the first so many columns are those that the plan's node uses */
+	SckptColumn *columns;		/* of them */
 	HeapTupleData tuple;
 } StreamScan;
 
@@ -227,7 +231,70 @@ point_to_row(HeapTuple tuple, char *row)
 }
 
 
+/*
+ * Take apart as much of a row as is needed: the slot, empty at the start of a segment, gets it as a virtual tuple does.  Whoever makes a tuple of it
+ * gets NULLs in the other columns.
+ */
+static inline void
+take_apart(StreamScan *state, TupleTableSlot *slot, HeapTuple tuple)
+{
+	HeapTupleHeader row = tuple->t_data;
+	const char *data = (const char *) row + row->t_hoff;
+	int			there = Min(state->nneeded, HeapTupleHeaderGetNatts(row));
+	bool		nulls = (row->t_infomask & HEAP_HASNULL) != 0;
+	int			i;
+
+	if (unlikely(slot->tts_flags & (TTS_FLAG_SHOULDFREE | TTS_FLAG_EMPTY)))
+	{
+		ExecClearTuple(slot);
+		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+		ExecStoreVirtualTuple(slot);
+	}
+	for (i = 0; i < there; i++)
+	{
+		slot->tts_isnull[i] = nulls && att_isnull(i, row->t_bits);
+		if (!slot->tts_isnull[i])
+			slot->tts_values[i] = sckpt_column_read(&state->columns[i], &data);
+	}
+	for (; i < state->nneeded; i++)
+		slot->tts_isnull[i] = true;
+	slot->tts_tid = tuple->t_self;
+	slot->tts_tableOid = tuple->t_tableOid;
+}
+
 /* ---- Scanning ---- */
+
+/* The columns up to the last one that the node's plan names; all of them where it wants whole rows. */
+static void
+find_needed(StreamScan *state, ForeignScanState *node)
+{
+	TupleDesc	desc = RelationGetDescr(node->ss.ss_currentRelation);
+	Plan	   *plan = node->ss.ps.plan;
+	Index		relid = ((Scan *) plan)->scanrelid;
+	Bitmapset  *names = NULL;
+	AttrNumber	event_time;
+	int			column = -1;
+
+	pull_varattnos((Node *) plan->targetlist, relid, &names);
+	pull_varattnos((Node *) plan->qual, relid, &names);
+	while ((column = bms_next_member(names, column)) >= 0)
+	{
+		int			attno = column + FirstLowInvalidHeapAttributeNumber;
+
+		state->nneeded = Max(state->nneeded, attno == 0 ? desc->natts : attno);
+	}
+
+	/* Its event time may be compared to a segment's bound. */
+	if (sckpt_stream_event_time(RelationGetRelid(node->ss.ss_currentRelation), &event_time, NULL, NULL))
+		state->nneeded = Max(state->nneeded, event_time);
+	state->columns = palloc(Max(1, state->nneeded) * sizeof(SckptColumn));
+	for (int i = 0; i < state->nneeded; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(desc, i);
+
+		sckpt_column_init(&state->columns[i], att->attlen, att->attbyval, att->attalign);
+	}
+}
 
 static void
 stream_begin_scan(ForeignScanState *node, int eflags)
@@ -249,8 +316,11 @@ stream_begin_scan(ForeignScanState *node, int eflags)
 	state->next_segment = armed_scan->first_segment;
 	state->seen = armed_scan->first_seen;
 	scans_left--;
+	state->counts = !list_member_oid(armed_scan->others, relid);
 	if (armed_scan->route)
 		state->route = sckpt_route_begin(armed_scan->route, relid, &node->ss.ps);
+	else
+		find_needed(state, node);
 	node->fdw_state = state;
 }
 
@@ -302,7 +372,8 @@ is_ahead(StreamScan *state, TupleTableSlot *slot, uint32 number)
 		return false;
 	if (scan->ahead)
 	{
-		scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
+		if (state->counts)
+			scan->ahead(scan, state->segment - scan->batch->segments, number, event_time);
 		return true;
 	}
 	ereport(ERROR,
@@ -345,6 +416,7 @@ sckpt_scan_next(ForeignScanState *node)
 			}
 			old = MemoryContextSwitchTo(node->ss.ps.state->es_query_cxt);
 			open_segment(state, node->ss.ss_currentRelation);
+			ExecClearTuple(slot);
 			MemoryContextSwitchTo(old);
 		}
 
@@ -353,7 +425,9 @@ sckpt_scan_next(ForeignScanState *node)
 		point_to_row(tuple, state->row);
 		state->row += MAXALIGN(((MinimalTuple) state->row)->t_len);
 		tuple->t_self.ip_posid = number;
-		if (state->map.direct)
+		if (state->map.direct && state->route == NULL)
+			take_apart(state, slot, tuple);
+		else if (state->map.direct)
 			ExecStoreHeapTuple(tuple, slot, false);
 		else
 		{
@@ -373,7 +447,7 @@ sckpt_scan_next(ForeignScanState *node)
 				continue;
 			}
 		}
-		state->scan->taken++;
+		state->scan->taken += state->counts;
 		if (state->bounded == 0 || !is_ahead(state, slot, number))
 			return slot;
 		CHECK_FOR_INTERRUPTS();

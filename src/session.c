@@ -98,6 +98,12 @@ sckpt_sessions_create(SckptAggregate *agg)
 	return sessions;
 }
 
+SckptState *
+sckpt_sessions_directory(SckptSessions *sessions)
+{
+	return sessions->state;
+}
+
 /* The rest is below the operator's context. */
 void
 sckpt_sessions_destroy(SckptSessions *sessions)

@@ -20,6 +20,7 @@
 #include "settings.h"
 #include "shared.h"
 
+int			sckpt_broadcast_rows = 10000;
 int			sckpt_checkpoint_history = 1000;
 int			sckpt_checkpoint_interval = 1000;
 int			sckpt_checkpoint_timeout = 10 * 60 * 1000;
@@ -97,6 +98,10 @@ define_preload_settings(void)
 void
 sckpt_settings_init(void)
 {
+	DefineCustomIntVariable("stream_ckpt.broadcast_rows",
+							"Rows that the smaller side of a join of streams without an equality may have.",
+							"Each row of the other side meets all of them. A pipeline with more on both sides fails.", &sckpt_broadcast_rows,
+							10000, 0, INT_MAX, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.checkpoint_history",
 							"Finished checkpoints kept in the history of each pipeline.",
 							NULL, &sckpt_checkpoint_history,

@@ -8,6 +8,7 @@
 #ifndef SCKPT_SETTINGS_H
 #define SCKPT_SETTINGS_H
 
+extern int	sckpt_broadcast_rows;
 extern int	sckpt_checkpoint_history;	/* rows */
 extern int	sckpt_checkpoint_interval;	/* ms */
 extern int	sckpt_checkpoint_timeout;	/* ms */

@@ -94,7 +94,8 @@ struct SckptSink
 	MemoryContext batch_context;
 	int			nbatch;
 	Size		batch_bytes;
-	TupleTableSlot *batch[BATCH_ROWS];	/* made when first needed */
+	TupleTableSlot *batch[BATCH_ROWS];	/* made when first needed, with a descriptor that nobody counts references to: */
+	TupleDesc	batch_desc;
 	ItemPointer batch_tids[BATCH_ROWS]; /* the callers' */
 };
 
@@ -166,6 +167,7 @@ sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing)
 	sink->next = MakeSingleTupleTableSlot(sink->desc, &TTSOpsVirtual);
 	sink->stored = table_slot_create(relation, NULL);
 	sink->batch_context = AllocSetContextCreate(context, "result rows to insert", ALLOCSET_DEFAULT_SIZES);
+	sink->batch_desc = CreateTupleDescCopyConstr(sink->desc);
 
 	sink->is_key = palloc0(sizeof(bool) * sink->desc->natts);
 	for (int i = 0; i < nkeys; i++)
@@ -379,7 +381,7 @@ buffer_row(SckptSink *sink, ItemPointer tid)
 
 	MemoryContextSwitchTo(sink->context);
 	if (*slot == NULL)
-		*slot = MakeSingleTupleTableSlot(sink->desc, &TTSOpsHeapTuple);
+		*slot = MakeSingleTupleTableSlot(sink->batch_desc, &TTSOpsHeapTuple);
 	MemoryContextSwitchTo(outer);
 
 	ExecStoreHeapTuple(tuple, *slot, false);
@@ -642,20 +644,30 @@ sckpt_sink_put(SckptSink *sink, ItemPointer hint, bool exists, ItemPointer tid)
 	MemoryContextSwitchTo(outer);
 }
 
-void
+TransactionId
 sckpt_sink_delete(SckptSink *sink, ItemPointer hint)
 {
 	MemoryContext outer = MemoryContextSwitchTo(GetPerTupleMemoryContext(sink->estate));
 	ItemPointerData where = *hint;
+	TransactionId xmin = InvalidTransactionId;
 	bool		done = false;
 
 	while (!done)
 	{
+		bool		isnull;
+
 		begin_row(sink);
-		done = !find_row(sink, &where) || delete_row(sink, &where);
+		if (!find_row(sink, &where))
+		{
+			xmin = InvalidTransactionId;
+			break;
+		}
+		xmin = DatumGetTransactionId(slot_getsysattr(sink->stored, MinTransactionIdAttributeNumber, &isnull));
+		done = delete_row(sink, &where);
 	}
 	ExecClearTuple(sink->stored);
 	MemoryContextSwitchTo(outer);
+	return xmin;
 }
 
 void

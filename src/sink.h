@@ -81,8 +81,8 @@ extern void sckpt_sink_set_columns(SckptSink *sink, int ncolumns, const AttrNumb
  */
 extern void sckpt_sink_put(SckptSink *sink, ItemPointer hint, bool exists, ItemPointer tid);
 
-/* Delete the row of the key in the slot, if it is there; hint as above. */
-extern void sckpt_sink_delete(SckptSink *sink, ItemPointer hint);
+/* Delete the row of the key in the slot, if it is there; hint as above.  Returns the xid that it was written as; invalid if it was not there. */
+extern TransactionId sckpt_sink_delete(SckptSink *sink, ItemPointer hint);
 
 /* Write buffered rows. */
 extern void sckpt_sink_flush(SckptSink *sink);

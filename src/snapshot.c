@@ -52,6 +52,13 @@ store_state(SckptTask *task, SckptStore *store)
 	return store->elements ? operator->elements : operator->state;
 }
 
+/* Rows that the task makes for the sink; NULL: it makes results of entries, or none. */
+static SckptChanges *
+result_changes(SckptTask *task)
+{
+	return task->results && task->noperators > 0 ? sckpt_task_last(task)->changes : NULL;
+}
+
 /* ---- Packing ---- */
 
 /* On its way through a store's dirty list. */
@@ -238,7 +245,7 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	{
 		fill_row(task, sink, row);
 		sckpt_retain_touch(task, row);
-		sckpt_sink_delete(sink, &entry->tid);
+		sckpt_retain_touch_removed(task, row, sckpt_sink_delete(sink, &entry->tid));
 	}
 	outcome->flags |= SCKPT_OUTCOME_DELETED;
 	task->attempt->rows_out++;
@@ -264,6 +271,7 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 	fill_row(task, sink, row);
 
 	sckpt_retain_touch(task, row);
+	task->attempt->rows_put += !there;
 
 	/* In a table that is not ours, somebody else may have put a row there. */
 	sckpt_sink_put(sink, &hint, there || !task->def->result_owned, &outcome->tid);
@@ -492,6 +500,7 @@ insert_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		ItemPointerSetInvalid(&nowhere);
 		sckpt_sink_put(sink, &nowhere, false, &tids[i]);
 		task->attempt->rows_out++;
+		task->attempt->rows_put++;
 	}
 	sckpt_sink_close(sink);
 }
@@ -533,10 +542,31 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 
 /* ---- Results: changes ---- */
 
+/* Where rows go to one by one, and those that the sink refuses are buried, where that is wanted. */
+typedef struct ChangesTarget
+{
+	SckptChanging *changing;
+	SckptCarefulChanges *careful;
+} ChangesTarget;
+
 static bool
 put_change(void *arg, TupleTableSlot *row, int32 weight)
 {
-	sckpt_changing_put(arg, row, weight);
+	ChangesTarget *target = arg;
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	if (weight > 0 && target->careful)
+		sckpt_careful_changes_add(target->careful, true, false, false, &nowhere, row, NULL);
+	else
+		sckpt_changing_put(target->changing, row, weight);
+	return true;
+}
+
+static bool
+send_change(void *arg, TupleTableSlot *row, int32 weight)
+{
+	sckpt_part_send_bag(arg, row, weight);
 	return true;
 }
 
@@ -544,13 +574,21 @@ put_change(void *arg, TupleTableSlot *row, int32 weight)
 static void
 write_changes(SckptTask *task)
 {
-	SckptChanging *changing;
+	ChangesTarget target;
 
+	if (task->attempt->parcel)
+	{
+		sckpt_changes_put(sckpt_task_last(task)->changes, send_change, task);
+		return;
+	}
 	if (sckpt_changes_count(sckpt_task_last(task)->changes) == 0)
 		return;
-	changing = sckpt_changing_open(task);
-	sckpt_changes_put(sckpt_task_last(task)->changes, put_change, changing);
-	task->attempt->rows_out += sckpt_changing_close(changing);
+	target.careful = task->careful ? sckpt_careful_changes_begin(task) : NULL;
+	target.changing = sckpt_changing_open(task);
+	sckpt_changes_put(sckpt_task_last(task)->changes, put_change, &target);
+	task->attempt->rows_out += sckpt_changing_close(target.changing);
+	if (target.careful)
+		sckpt_careful_changes_end(target.careful);
 }
 
 /* ---- The whole ---- */
@@ -573,12 +611,6 @@ sckpt_snapshot_take(SckptTask *task)
 			write_changes(task);
 		else if (task->def->final)
 			append_results(task, closing, nclosing);
-	}
-	/* Joins free what can match nothing any more; the last operator has done so. */
-	for (int i = 0; i < task->noperators; i++)
-	{
-		if (task->operators[i]->changes && task->operators[i] != last)
-			(void) task->operators[i]->close(task->operators[i], &task->times, &nclosing);
 	}
 	for (int i = 0; i < task->nstores; i++)
 	{
@@ -721,11 +753,9 @@ switch_stores(SckptTask *task, const SckptOutcome *changes)
 void
 sckpt_snapshot_switch(SckptTask *task)
 {
-	SckptOperator *last = sckpt_task_last(task);
-
 	switch_stores(task, NULL);
-	if (last && last->changes)
-		sckpt_changes_clear(last->changes);
+	if (result_changes(task))
+		sckpt_changes_clear(result_changes(task));
 }
 
 /* ---- A task that goes on before the commit ---- */
@@ -733,6 +763,8 @@ sckpt_snapshot_switch(SckptTask *task)
 void
 sckpt_snapshot_detach(SckptTask *task)
 {
+	SckptChanges *changes = result_changes(task);
+
 	/* What can fail, first. */
 	for (int i = 0; i < task->nstores; i++)
 	{
@@ -743,6 +775,8 @@ sckpt_snapshot_detach(SckptTask *task)
 	}
 	for (int i = 0; i < task->nstores; i++)
 		sckpt_state_detach_dirty(store_state(task, &task->stores[i]), task->attempt->snapshots[i].refs);
+	if (changes)
+		sckpt_changes_hold(changes);
 }
 
 /* Everything is as changed as it was. */
@@ -773,6 +807,8 @@ take_back(SckptTask *task, int number)
 void
 sckpt_snapshot_settle(SckptTask *task, bool committed, const SckptOutcome *changes)
 {
+	if (result_changes(task))
+		sckpt_changes_settle(result_changes(task), committed);
 	if (committed)
 	{
 		switch_stores(task, changes);

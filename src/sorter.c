@@ -20,7 +20,7 @@ sckpt_sorter_create(const SckptOrder *order, const SckptSetColumns *set)
 	sorter->ncolumns = set->ncolumns;
 	sorter->columns = palloc0(Max(1, set->ncolumns) * sizeof(SckptGroupColumn));
 	for (int i = 0; i < set->ncolumns; i++)
-		get_typlenbyval(set->columns[i].type, &sorter->columns[i].length, &sorter->columns[i].by_value);
+		get_typlenbyval(set->columns[i].type, &sorter->columns[i].form.length, &sorter->columns[i].form.by_value);
 	sorter->sorts = palloc0(Max(1, order->ncolumns) * sizeof(SortSupportData));
 	for (int i = 0; i < order->ncolumns; i++)
 	{
@@ -38,9 +38,9 @@ sckpt_sorter_flatten(SckptSorter *sorter, Datum *values, const bool *nulls)
 	for (int i = 0; i < sorter->ncolumns; i++)
 	{
 		/* As the store gives them back: a great oid, say, is a negative number there. */
-		if (sorter->columns[i].by_value && sorter->columns[i].length == sizeof(int32))
+		if (sorter->columns[i].form.by_value && sorter->columns[i].form.length == sizeof(int32))
 			values[i] = Int32GetDatum(DatumGetInt32(values[i]));
-		if (!nulls[i] && sorter->columns[i].length == -1 &&
+		if (!nulls[i] && sorter->columns[i].form.length == -1 &&
 			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
 			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
 	}

@@ -542,6 +542,8 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 			neighbour = sckpt_state_address(state, entry->next_dirty);
 			neighbour->prev_dirty = entry->prev_dirty;
 		}
+		else
+			state->base.last_dirty = entry->prev_dirty;
 		if (entry->prev_dirty != SCKPT_NO_REF)
 		{
 			neighbour = sckpt_state_address(state, entry->prev_dirty);
@@ -637,6 +639,7 @@ sckpt_state_clear_dirty(SckptState *state)
 		ref = entry->next_dirty;
 	}
 	state->base.first_dirty = SCKPT_NO_REF;
+	state->base.last_dirty = SCKPT_NO_REF;
 	state->base.ndirty = 0;
 }
 
@@ -655,6 +658,7 @@ sckpt_state_detach_dirty(SckptState *state, SckptRef *refs)
 		ref = entry->next_dirty;
 	}
 	state->base.first_dirty = SCKPT_NO_REF;
+	state->base.last_dirty = SCKPT_NO_REF;
 	state->base.ndirty = 0;
 }
 

@@ -96,6 +96,7 @@ typedef struct SckptStateBase
 {
 	char	  **blocks;			/* address of each block number */
 	SckptRef	first_dirty;
+	SckptRef	last_dirty;
 	uint64		ndirty;
 	SckptPart	parts[SCKPT_PARTS];
 } SckptStateBase;
@@ -233,18 +234,20 @@ sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 		return;
 	entry->flags |= SCKPT_ENTRY_DIRTY;
-	entry->prev_dirty = SCKPT_NO_REF;
-	entry->next_dirty = base->first_dirty;
-	if (base->first_dirty != SCKPT_NO_REF)
-		((SckptEntry *) sckpt_state_address(state, base->first_dirty))->prev_dirty = ref;
-	base->first_dirty = ref;
+	entry->prev_dirty = base->last_dirty;
+	entry->next_dirty = SCKPT_NO_REF;
+	if (base->last_dirty != SCKPT_NO_REF)
+		((SckptEntry *) sckpt_state_address(state, base->last_dirty))->next_dirty = ref;
+	else
+		base->first_dirty = ref;
+	base->last_dirty = ref;
 	base->ndirty++;
 }
 
 /*
- * Head of the dirty list, last marked first; entry->next_dirty leads on.  While
- * walking it, entries may be marked (they are not met) and removed (take
- * next_dirty before removing the entry at hand).
+ * Head of the dirty list, first marked first: so results with keys that rise with time come to the sink's index in its order.
+ * entry->next_dirty leads on.  While walking it, entries may be removed (take next_dirty before removing the entry at
+ * hand), and not marked.
  */
 static inline SckptRef
 sckpt_state_first_dirty(SckptState *state)

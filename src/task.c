@@ -30,6 +30,7 @@
 #include "checkpoint_private.h"
 #include "dead.h"
 #include "early.h"
+#include "feed.h"
 #include "head.h"
 #include "join.h"
 #include "lag.h"
@@ -298,15 +299,18 @@ sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *operator)
 }
 
 static void
-add_operator(SckptTask *task, SckptOperator *operator)
+add_operator(SckptTask *task, SckptQuery *query, SckptOperator *operator)
 {
 	int			number = task->noperators++;
+
+	query->number = number;
+	task->queries[number] = query;
 
 	for (int elements = 0; elements <= (operator->elements != NULL); elements++)
 	{
 		SckptStore *store = &task->stores[task->nstores++];
 
-		store->stage = 2 * (task->first_stage + number) + elements;
+		store->stage = 2 * query->place + elements;
 		store->operator = number;
 		store->elements = elements;
 		store->next_chunk = 1;
@@ -333,53 +337,64 @@ relieve(void *arg, SckptOperator *operator)
 static void
 add_operators(SckptTask *task)
 {
-	int			nstages = 0;
-	int			nspread;
-	int			stage = 0;
+	int			nspread = task->offline ? 0 : sckpt_query_spread(task->query, task->def->keep_dead, task->def->parallelism);
 
-	for (SckptQuery *query = task->query; query; query = query->above)
-		nstages++;
-	nspread = task->offline ? 0 : sckpt_query_spread(task->query, task->def->keep_dead, task->def->parallelism);
 	task->ntasks = nspread > 0 ? task->def->parallelism : 1;
-	task->first_stage = task->number < 0 ? nspread : 0;
-	task->results = task->number < 0 || nspread == nstages;
+	task->results = false;
 	task->handing_context = AllocSetContextCreate(task->run_context, "stream_ckpt row handed over", ALLOCSET_DEFAULT_SIZES);
-	for (SckptQuery *query = task->query; query; query = query->above, stage++)
+	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->task = Max(0, task->number);
-		if (stage >= task->first_stage && (task->number < 0 || stage < nspread))
+		query->number = -1;
+		if (nspread > 0 && query->spread != (task->number >= 0))
+			continue;
+		add_operator(task, query, query->join ? sckpt_join_create(query, task->run_context) :
+					 query->framing ? sckpt_frame_create(query, task->run_context) :
+					 sckpt_aggregate_create(query, task->run_context));
+		task->results |= query->above == NULL;
+	}
+	for (int i = 0; i < task->noperators; i++)
+	{
+		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
 		{
-			query->number = task->noperators;
-			task->queries[query->number] = query;
-			add_operator(task, query->join ? sckpt_join_create(query, task->run_context) :
-						 query->framing ? sckpt_frame_create(query, task->run_context) :
-						 sckpt_aggregate_create(query, task->run_context));
-			if (query->join && query->target)
-			{
-				task->operators[query->number]->relieve = relieve;
-				task->operators[query->number]->relieve_arg = task;
-			}
+			task->operators[i]->relieve = relieve;
+			task->operators[i]->relieve_arg = task;
 		}
 	}
-	if (task->number >= 0)
-		task->route = sckpt_route_create(task->query, task->number, task->ntasks, task->run_context);
 }
 
+static SckptRoute *
+make_route(SckptTask *task, SckptQuery *source)
+{
+	return task->number < 0 ? NULL : sckpt_route_create(source, task->number, task->ntasks, task->run_context);
+}
+
+/*
+ * For a stage that is here; or, where that is in the head, to hand its rows over: then the first task reads them, whatever their keys.
+ */
 static void
 add_source(SckptTask *task, SckptQuery *query, SckptQuery *stage, int side)
 {
 	SckptSource *source = &task->sources[task->nsources++];
 
+	memset(source, 0, sizeof(SckptSource));
 	source->query = query;
 	source->stage.sql = query->source;
-	source->operator = stage->number;
+	source->target = stage;
 	source->side = side;
+	source->route = make_route(task, query);
+	if (stage->number >= 0)
+		return;
+	source->feed = sckpt_feed_create(stage, side, task->run_context);
+	source->rows = sckpt_changes_create(CreateTupleDescCopy(stage->join->rows[side]), false, task->run_context);
 }
 
-/* Each of a query with joins. */
+/* Each of a query with joins.  A row that several of them read is counted by the first. */
 static void
 add_sources(SckptTask *task)
 {
+	List	   *counted = NIL;
+
 	for (SckptQuery *stage = task->query; stage; stage = stage->above)
 	{
 		for (int side = 0; side < 2 && stage->join; side++)
@@ -390,12 +405,26 @@ add_sources(SckptTask *task)
 		if (stage->source)
 			add_source(task, stage, stage, 0);
 	}
+	for (int i = 0; i < task->nsources; i++)
+	{
+		SckptSource *source = &task->sources[i];
+
+		source->others = list_difference_oid(source->query->scanned, list_difference_oid(source->query->scanned, counted));
+		counted = list_concat_unique_oid(counted, source->query->scanned);
+	}
 }
 
 int
 sckpt_task_layout(SckptTask *task)
 {
-	return task->ntasks + (task->ntasks > 1 ? task->query->nspread << 8 : 0);
+	int			layout = task->ntasks;
+
+	for (SckptQuery *query = task->query; query && task->ntasks > 1; query = query->above)
+	{
+		if (query->spread)
+			layout |= 1 << (8 + query->place);
+	}
+	return layout;
 }
 
 /*
@@ -422,11 +451,11 @@ sckpt_task_start(SckptTask *task)
 	for (SckptQuery *query = task->query; query; query = query->above)
 	{
 		query->lateness = task->def->lateness;
-		query->ttl = query == task->query ? task->def->ttl : 0;
+		query->ttl = query->source || query->join ? task->def->ttl : 0;
 		query->final = task->def->final;
 		query->closed_until = task->def->closed_until;
 		query->stored_lateness = task->def->stored_lateness;
-		query->stored_ttl = query == task->query ? task->def->stored_ttl : 0;
+		query->stored_ttl = query->source || query->join ? task->def->stored_ttl : 0;
 		for (int side = 0; side < 2 && query->join; side++)
 		{
 			SckptQuery *leaf = query->join->leaf[side];
@@ -442,13 +471,14 @@ sckpt_task_start(SckptTask *task)
 	sckpt_lag_find_sinks(task);
 	sckpt_progress_prepare(task);
 	task->ntasks = 1;
-	task->first_stage = 0;
 	if (sckpt_query_stateful(task->query))
 	{
 		task->stage.sql = task->query->source;
 		add_operators(task);
-		if (sckpt_query_has_join(task->query))
+		if (sckpt_query_has_join(task->query) && (task->number >= 0 || task->ntasks == 1))
 			add_sources(task);
+		else if (task->nsources == 0 && task->query->source)
+			task->route = make_route(task, task->query);
 	}
 	else if (task->query->nwindows > 0)
 	{
@@ -471,7 +501,11 @@ sckpt_task_start(SckptTask *task)
 	{
 		sckpt_task_become_owner(task, &identity);
 		for (int i = 0; i < task->noperators; i++)
-			task->operators[i]->start(task->operators[i]);
+		{
+			/* One that is not spread by keys is the first task's. */
+			if (task->number <= 0 || task->queries[i]->nroutes > 0)
+				task->operators[i]->start(task->operators[i]);
+		}
 		sckpt_task_become_self(&identity);
 	}
 	task->changed = task->def->last_checkpoint == 0 || task->laid_out_anew;
@@ -512,6 +546,7 @@ sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan)
 	scan->end = PG_UINT64_MAX;
 	scan->first_segment = 0;
 	scan->first_seen = 0;
+	scan->others = NIL;
 	scan->route = task->route;
 	scan->taken = 0;
 	scan->ahead = task->def->keep_dead ? bury_ahead : NULL;
@@ -604,26 +639,57 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 
 static void hand_on_changes(SckptTask *task);
 
-/* Run each source of a query with joins over what there is of its streams, and hand on what comes of that. */
+/* A source whose rows the head takes. */
+typedef struct Forwarding
+{
+	SckptSource *source;
+	const SckptInput *input;
+} Forwarding;
+
 static void
-feed_sources(SckptTask *task, SckptBatch *batch, SckptInput *input)
+keep_row(void *arg, TupleTableSlot *row, int32 weight, const SckptTouch *touch)
+{
+	sckpt_changes_add(((SckptSource *) arg)->rows, row, weight);
+}
+
+static void
+forward_row(void *arg, TupleTableSlot *slot)
+{
+	Forwarding *forwarding = arg;
+
+	sckpt_feed_take(forwarding->source->feed, forwarding->input, slot, keep_row, forwarding->source);
+}
+
+void
+sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input)
 {
 	for (int i = 0; i < task->nsources; i++)
 	{
 		SckptSource *source = &task->sources[i];
-		SckptOperator *operator = task->operators[source->operator];
-		SckptReceiver receiver = {operator, NULL, NULL};
-		SckptScan	scan;
+		SckptOperator *operator = source->feed ? NULL : task->operators[source->target->number];
+		Forwarding	forwarding = {source, input};
+		SckptReceiver receiver = {operator, forward_row, &forwarding};
+		SckptScan	own = *scan;
 
-		(void) sckpt_task_scan(task, batch, &scan);
-		scan.streams = source->query->scanned;
-		scan.nscans = source->query->nscanned;
-		if (sckpt_scan_count(&scan) == 0)
+		own.streams = source->query->scanned;
+		if (sckpt_scan_count(&own) == 0 || (source->route && source->route->key == NULL && task->number > 0))
 			continue;
-		operator->side = source->side;
-		operator->begin_rows(operator, input, NULL);
-		sckpt_stage_run(&source->stage, &scan, source->query, &receiver);
-		operator->end_batch(operator);
+
+		/* All streams' rows are numbered: those that the scan is narrowed to are the same for each source. */
+		own.streams = scan->streams;
+		own.nscans = source->query->nscanned;
+		own.others = source->others;
+		own.route = scan->route = source->route;
+		own.taken = 0;
+		if (operator)
+		{
+			operator->side = source->side;
+			operator->begin_rows(operator, input, NULL);
+		}
+		sckpt_stage_run(&source->stage, &own, source->query, &receiver);
+		if (operator)
+			operator->end_batch(operator);
+		scan->taken += own.taken;
 	}
 	hand_on_changes(task);
 }
@@ -672,10 +738,10 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		PopActiveSnapshot();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		task->nlate = 0;
-		if (task->nsources > 0)
-			feed_sources(task, batch, &input);
-		else if (task->careful || task->halting)
+		if (task->careful || task->halting)
 			sckpt_careful_feed(task, &scan, &input, rows);
+		else if (task->nsources > 0)
+			sckpt_task_feed_sources(task, &scan, &input);
 		else
 		{
 			operator->begin_rows(operator, &input, NULL);
@@ -684,10 +750,10 @@ sckpt_task_feed(SckptTask *task, SckptBatch *batch, XLogRecPtr known_visible)
 		operator->end_batch(operator);
 		settle_late(task, batch);
 		sckpt_task_end_work(&identity);
-		if (sckpt_task_last(task)->changes)
+		if (task->results && sckpt_task_last(task)->changes)
 			task->pending_bytes = sckpt_changes_bytes(sckpt_task_last(task)->changes);
 	}
-	task->rows_in += task->route ? scan.taken : rows;
+	task->rows_in += task->number >= 0 ? scan.taken : rows;
 	task->changed = true;
 	task->fed_time = batch->commit_time;
 }
@@ -705,7 +771,8 @@ put_above(void *arg, TupleTableSlot *row, int32 weight)
 	HandOver   *over = arg;
 	SckptOperator *above = over->task->operators[over->task->queries[over->stage]->target->number];
 
-	if (over->task->careful)
+	/* What does not wait for barriers is part of a row's own way. */
+	if (over->task->careful && over->task->operators[over->stage]->changes == NULL)
 		return sckpt_careful_put_above(over->task, over->stage, row, weight);
 	above->consume(above, row, weight);
 	return true;
@@ -734,13 +801,23 @@ hand_on_from(SckptTask *task, int stage)
 	above->end_batch(above);
 }
 
+void
+sckpt_task_pass_on(SckptTask *task, int number)
+{
+	while (task->operators[number]->changes && task->queries[number]->target && task->queries[number]->target->number >= 0)
+	{
+		hand_on_from(task, number);
+		number = task->queries[number]->target->number;
+	}
+}
+
 /* After a batch: what joins have made of it. */
 static void
 hand_on_changes(SckptTask *task)
 {
-	for (int i = 0; i + 1 < task->noperators; i++)
+	for (int i = 0; i < task->noperators; i++)
 	{
-		if (task->operators[i]->changes)
+		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
 			hand_on_from(task, i);
 	}
 }
@@ -748,13 +825,34 @@ hand_on_changes(SckptTask *task)
 void
 sckpt_task_hand_on(SckptTask *task)
 {
-	for (int i = 0; i + 1 < task->noperators; i++)
-		hand_on_from(task, i);
-	if (!task->results)
-	{
-		SckptOperator *last = task->operators[task->noperators - 1];
+	uint64		nclosing;
 
-		last->hand_on(last, &task->times, task->def->final, sckpt_part_send_row, NULL, task);
+	for (int i = 0; i < task->noperators; i++)
+	{
+		SckptOperator *operator = task->operators[i];
+		SckptQuery *target = task->queries[i]->target;
+		SckptPartTarget head = {task, target, task->queries[i]->side};
+
+		if (target == NULL)
+			continue;
+
+		/* What joins forget now they take back now. */
+		if (operator->changes)
+			(void) operator->close(operator, &task->times, &nclosing);
+		if (target->number >= 0)
+			hand_on_from(task, i);
+		else
+			operator->hand_on(operator, &task->times, task->def->final, sckpt_part_send_row, NULL, &head);
+	}
+	for (int i = 0; i < task->nsources; i++)
+	{
+		SckptSource *source = &task->sources[i];
+		SckptPartTarget head = {task, source->target, source->side};
+
+		if (source->rows == NULL)
+			continue;
+		sckpt_changes_put(source->rows, sckpt_part_send_row, &head);
+		sckpt_changes_clear(source->rows);
 	}
 }
 
@@ -798,6 +896,8 @@ sckpt_task_state_size(SckptTask *task, uint64 *rows, Size *bytes)
 
 		*rows += sckpt_state_rows(operator->state);
 		*bytes += sckpt_state_bytes(operator->state);
+		if (operator->directory)
+			*bytes += sckpt_state_bytes(operator->directory);
 		if (operator->elements)
 		{
 			*rows += sckpt_state_rows(operator->elements);

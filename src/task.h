@@ -64,8 +64,13 @@ typedef struct SckptSource
 {
 	SckptStage	stage;
 	SckptQuery *query;			/* whose source it is */
-	int			operator;
+	SckptQuery *target;			/* which stage takes its rows */
 	int			side;
+	List	   *others;			/* of its streams, those whose rows another source counts */
+	struct SckptRoute *route;	/* NULL: all rows are the task's own */
+	/* where that stage is in the head: the rows until they are handed over */
+	struct SckptFeed *feed;
+	struct SckptChanges *rows;
 } SckptSource;
 
 /* A batch that a linear query will run over at its next checkpoint. */
@@ -125,10 +130,9 @@ typedef struct SckptTask
 	MemoryContext run_context;
 	SckptQuery *query;
 	SckptStage	stage;
-	int			first_stage;	/* its first operator's, from 0 */
-	bool		results;		/* its last operator's results go to the sink */
+	bool		results;		/* the last stage is here: its last operator's results go to the sink */
 	bool		laid_out_anew;	/* all of its state has to be stored anew, in place of what there is */
-	struct SckptRoute *route;	/* NULL: all rows are its own */
+	struct SckptRoute *route;	/* of `stage`; NULL: all rows are its own */
 	MemoryContext handing_context;	/* reset with each row handed over */
 	int			noperators;		/* 0: the query is linear */
 	SckptOperator *operators[SCKPT_MAX_STAGES];	/* in the order of the stages; the last one's results go to the sink */
@@ -239,6 +243,13 @@ extern void sckpt_task_publish(SckptTask *task, XLogRecPtr covered);
 /* Run a linear query over a batch inside the transaction at hand; returns rows put out. */
 extern uint64 sckpt_task_run_linear(SckptTask *task, SckptPending *pending);
 extern void sckpt_task_drop_pending(SckptTask *task);
+/*
+ * Run each source of a query with joins over what a scan wants of their streams, and hand on what comes of that; the scan is told how many rows were the
+ * task's.  Its route, after an error: of the source that raised it.
+ */
+extern void sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input);
+/* From an operator whose rows do not wait for barriers, and on to those above. */
+extern void sckpt_task_pass_on(SckptTask *task, int number);
 /* What the task wants of a batch; returns the number of rows. */
 extern uint64 sckpt_task_scan(SckptTask *task, SckptBatch *batch, SckptScan *scan);
 /*
@@ -275,7 +286,7 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
 extern void sckpt_task_propagate(SckptTask *task);
 /* The same within the transaction at hand; a task of a parallel pipeline hands on to the head, too, if that has the next stage. */
 extern void sckpt_task_hand_on(SckptTask *task);
-/* How its chunks are spread over tasks: pipeline_position.layout. */
+/* How its chunks are spread over tasks, and of which stages: pipeline_position.layout. */
 extern int	sckpt_task_layout(SckptTask *task);
 /* What a checkpoint has been asked to cover, and none does yet; Invalid: nothing. */
 extern XLogRecPtr sckpt_task_requested(SckptTask *task);

@@ -175,8 +175,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	if (sckpt_checkpoint_in_progress(task))
 		sckpt_checkpoint_record_failure(task, task->error);
 
-	/* What is bad is to be found: from the last checkpoint on, at once.  In a join it may be a pair of rows, which nobody looks for. */
-	if (!transient && task->nsources == 0 && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
+	/* What is bad is to be found: from the last checkpoint on, at once. */
+	if (!transient && task->status == SCKPT_RUNNING && sckpt_careful_is_data_error(error->sqlerrcode))
 	{
 		if (task->def->keep_dead ? sckpt_careful_begin(task) : sckpt_halt_go_back(task))
 		{

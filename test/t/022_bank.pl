@@ -1,4 +1,4 @@
-# The bank: transfers between accounts in one stream, and pipelines for balances.
+# The bank: transfers between accounts in one stream, and pipelines for balances; one of them joins what accounts got with what they gave.
 # Whoever reads them, in whatever snapshot, on the primary or on a standby, finds
 # that they add up to zero, that no writer's rows have a gap, and that nothing
 # goes back: through SIGKILL of workers and of the postmaster, immediate stops,
@@ -50,6 +50,9 @@ SQL
 SELECT stream_ckpt.create_pipeline('balances_$_', 'SELECT account, sum(amount) AS balance, count(*) AS n FROM transfers GROUP BY account', parallelism => $_);
 SELECT stream_ckpt.create_pipeline('branches_$_', 'SELECT account % $branches AS branch, sum(balance) AS balance, sum(n) AS n
 	FROM (SELECT account, sum(amount) AS balance, count(*) AS n FROM transfers GROUP BY account) accounts GROUP BY 1', parallelism => $_);
+SELECT stream_ckpt.create_pipeline('facing_$_', 'SELECT coalesce(c.account, d.account) AS account, coalesce(credit, 0) - coalesce(debit, 0) AS balance, coalesce(c.n, 0) + coalesce(d.n, 0) AS n
+	FROM (SELECT account, sum(amount) AS credit, count(*) AS n FROM transfers WHERE amount > 0 GROUP BY account) c
+	FULL JOIN (SELECT account, -sum(amount) AS debit, count(*) AS n FROM transfers WHERE amount < 0 GROUP BY account) d ON c.account = d.account', parallelism => $_);
 SELECT stream_ckpt.create_pipeline('writers_$_', 'SELECT writer, account, sum(amount) AS balance, count(*) AS n, max(seq) AS last FROM transfers GROUP BY writer, account', parallelism => $_);
 PIPELINES
 $primary->safe_psql('postgres', <<"SQL");
@@ -57,7 +60,7 @@ SELECT stream_ckpt.create_pipeline('forward', 'SELECT account, amount FROM trans
 SELECT stream_ckpt.create_pipeline('chained', 'SELECT account, sum(amount) AS balance, count(*) AS n FROM forwarded GROUP BY account', parallelism => $levels[-1]);
 SELECT stream_ckpt.checkpoint();
 SQL
-my @tables = ((map { ("balances_$_", "branches_$_", "writers_$_") } @levels), 'chained');
+my @tables = ((map { ("balances_$_", "branches_$_", "facing_$_", "writers_$_") } @levels), 'chained');
 
 $primary->backup('base');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
@@ -246,6 +249,7 @@ sub wait_for_readers
 my $groups = 'SELECT account, sum(amount) AS balance, count(*) AS n FROM oracle GROUP BY account';
 my %oracle = (
 	balances => $groups,
+	facing => $groups,
 	branches => "SELECT account % $branches AS branch, sum(balance) AS balance, sum(n) AS n FROM ($groups) accounts GROUP BY 1",
 	writers => 'SELECT writer, account, sum(amount) AS balance, count(*) AS n, max(seq) AS last FROM oracle GROUP BY writer, account',
 	chained => $groups);

@@ -6,7 +6,8 @@
 # Checkpoints are taken only when they are asked for: it is known which pipeline
 # the worker died in, and all others die with rows that no checkpoint has.
 #
-# STREAM_CKPT_PARALLELISM="1 4" says for which numbers of tasks, STREAM_CKPT_POINTS="barrier restore" for which points.
+# STREAM_CKPT_PARALLELISM="1 4" says for which numbers of tasks, STREAM_CKPT_POINTS="barrier restore" for which points,
+# STREAM_CKPT_KINDS="outer near" for which kinds of pipelines.
 
 use strict;
 use warnings FATAL => 'all';
@@ -83,11 +84,23 @@ my %kinds = (
 		query => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM s GROUP BY k) x ORDER BY n DESC, k LIMIT 10',
 		altered => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM s GROUP BY k HAVING count(*) > 0) x ORDER BY n DESC, k LIMIT 10',
 		oracle => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM done GROUP BY k) x ORDER BY n DESC, k LIMIT 10' },
+	outer => {
+		query => 'SELECT a.id, b.id AS other, b.v FROM s a LEFT JOIN s b ON b.k = a.k AND b.v = a.v AND b.id > a.id',
+		altered => 'SELECT a.id, b.id AS other, b.v FROM s AS a LEFT JOIN s AS b ON b.k = a.k AND b.v = a.v AND b.id > a.id',
+		oracle => 'SELECT a.id, b.id, b.v FROM done a LEFT JOIN done b ON b.k = a.k AND b.v = a.v AND b.id > a.id' },
+	near => {
+		query => q{SELECT a.k, count(*) AS n, max(b.v) AS v FROM s a JOIN s b ON b.k = a.k AND b.ts BETWEEN a.ts AND a.ts + interval '10 s' GROUP BY a.k},
+		oracle => q{SELECT a.k, count(*), max(b.v) FROM done a JOIN done b ON b.k = a.k AND b.ts BETWEEN a.ts AND a.ts + interval '10 s' GROUP BY a.k} },
+	facing => {
+		query => 'SELECT x.k, y.n AS other, x.n FROM (SELECT k, count(*) AS n FROM s WHERE v > 20 GROUP BY k) x FULL JOIN (SELECT v AS n, count(*) AS m FROM s GROUP BY v) y ON y.m = x.n',
+		altered => 'SELECT x.k, y.n AS other, x.n FROM (SELECT k, count(*) AS n FROM s WHERE v > 20 GROUP BY 1) x FULL JOIN (SELECT v AS n, count(*) AS m FROM s GROUP BY v) y ON y.m = x.n',
+		oracle => 'SELECT x.k, y.n, x.n FROM (SELECT k, count(*) AS n FROM done WHERE v > 20 GROUP BY k) x FULL JOIN (SELECT v AS n, count(*) AS m FROM done GROUP BY v) y ON y.m = x.n' },
 	linear => {
 		query => 'SELECT id, v FROM s WHERE v % 3 = 0',
 		altered => 'SELECT id, v FROM s WHERE v % 3 = 0 AND v >= 0',
 		oracle => 'SELECT id, v FROM done WHERE v % 3 = 0' });
-my @names = map { my $n = $_; map { "${_}_$n" } sort keys %kinds } @levels;
+my @wanted = $ENV{STREAM_CKPT_KINDS} ? split(' ', $ENV{STREAM_CKPT_KINDS}) : sort keys %kinds;
+my @names = map { my $n = $_; map { "${_}_$n" } @wanted } @levels;
 
 sub literal { my ($text) = @_; $text =~ s/'/''/g; return "'$text'"; }
 

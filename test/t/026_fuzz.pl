@@ -27,16 +27,16 @@ use Time::HiRes 'time';
 my $queries = $ENV{STREAM_CKPT_FUZZ} || ($ENV{LONG} ? 20_000 : 2_000);
 my $per_round = 40;
 my $rounds = int(($queries + $per_round - 1) / $per_round);
-my $refused_at_most = 0.05;		# of the queries
+my $refused_at_most = 0.06;		# of the queries
 my $invalid_at_most = 0.02;		# which plain SQL does not run either
-my $filled_at_least = 0.7;		# had rows in their result at some time
+my $filled_at_least = 0.6;		# had rows in their result at some time
 my $shrunk_at_most = 3;			# failures that are made small
 my $seed = seed_random(1);
 my $began = time();
 my (%refused, @failures, %seen);
 my ($tried, $invalid, $checks, $filled) = (0, 0, 0, 0);
 
-my $node = new_cluster('fuzz', 'stream_ckpt.state_memory' => "'512MB'", 'stream_ckpt.restart_backoff_min' => "'10ms'");
+my $node = new_cluster('fuzz', 'stream_ckpt.state_memory' => "'512MB'", 'stream_ckpt.restart_backoff_min' => "'10ms'", jit => 'off');
 if ($node->safe_psql('postgres', q{SELECT max_val::int > 1 FROM pg_settings WHERE name = 'stream_ckpt.workers'}) eq 't')
 {
 	$node->append_conf('postgresql.conf', 'stream_ckpt.workers = 2');
@@ -64,6 +64,7 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 		if ($failure->{kind} eq 'refused')
 		{
 			$refused{ construct($failure->{text}) }++;
+			diag("refused: $failure->{text}\n" . live($query)) if $ENV{STREAM_CKPT_FUZZ_VERBOSE};
 			next;
 		}
 		if ($failure->{kind} eq 'invalid' || ($failure->{kind} eq 'create' && $server->plain_fails($query, $failure->{text})))
@@ -71,6 +72,11 @@ foreach my $round ($ENV{STREAM_CKPT_FUZZ_ROUND} ? $ENV{STREAM_CKPT_FUZZ_ROUND} :
 			$invalid++;
 			diag("invalid: $failure->{text}\n" . live($query) . "\n" . Fuzz::Render::plain($query, Fuzz::Rows::watermarks()->{text})) if $ENV{STREAM_CKPT_FUZZ_VERBOSE};
 			next;
+		}
+		# whose worker was it?
+		if ($failure->{kind} eq 'crash' && !$query)
+		{
+			($query) = grep { my $alone = $server->play([$_], $steps); $alone->{0} && $alone->{0}{kind} eq 'crash' } @queries;
 		}
 		push @failures, "round $round, query $number, check $failure->{check}, $failure->{kind}: $failure->{text}";
 		diag("$failures[-1]\n" . ($query ? options($query) . live($query) : ''));

@@ -3,7 +3,7 @@
 # One producer: each transaction writes streams and tables alike.  Rows of one transaction are within the streams' watermark_delay, so that none is late for
 # joins on times near each other.
 #
-# STREAM_CKPT_JOIN_ROUNDS or LONG=1 for more rounds.
+# STREAM_CKPT_JOIN_ROUNDS or LONG=1 for more rounds; STREAM_CKPT_PARALLELISM="1 4" says for which numbers of tasks.
 
 use strict;
 use warnings FATAL => 'all';
@@ -21,7 +21,8 @@ my %count;
 
 seed_random();
 
-my $node = new_cluster('joins', 'stream_ckpt.fault' => "''", 'stream_ckpt.restart_backoff_min' => "'10ms'");
+my $node = new_cluster('joins', 'stream_ckpt.fault' => "''", 'stream_ckpt.restart_backoff_min' => "'10ms'", 'stream_ckpt.workers' => 2);
+my @levels = parallelisms($node);
 
 $node->safe_psql('postgres', <<'SQL');
 CREATE SCHEMA live;
@@ -39,6 +40,10 @@ my %queries = (
 	left_on => 'SELECT a.id AS a_id, b.id AS b_id FROM a LEFT JOIN b ON a.k = b.k AND a.v = b.v',
 	full_groups => 'SELECT x.k, y.k AS other, x.n, y.m FROM (SELECT k, count(*) AS n FROM a GROUP BY k) x FULL JOIN (SELECT k, max(id) AS m FROM b GROUP BY k) y ON x.k = y.k',
 	anti => 'SELECT a.id, a.k FROM a WHERE NOT EXISTS (SELECT FROM b WHERE b.k = a.k AND b.v = a.v)',
+	three => 'SELECT a.k, count(*) AS n, sum(c.id) AS s FROM a JOIN b ON b.k = a.k JOIN a c ON c.id = b.id AND c.v = b.v GROUP BY a.k',
+	by_counts => 'SELECT x.k, y.k AS other, x.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) x JOIN (SELECT k, count(*) AS n FROM b GROUP BY k) y ON x.n = y.n',
+	with_leaf => 'SELECT x.v, x.n, b.id FROM (SELECT v, count(*) % 30 AS n FROM a GROUP BY v) x LEFT JOIN b ON b.id = x.n',
+	same_key => 'SELECT x.k, count(*) AS n, count(y.id) AS m, sum(z.id) AS s FROM a x LEFT JOIN a y ON y.k = x.k AND y.id = x.id + 1 JOIN a z ON z.k = x.k AND z.v < x.v GROUP BY x.k',
 	semi => 'SELECT a.id, a.k FROM a WHERE k IN (SELECT k FROM b GROUP BY k HAVING count(*) % 2 = 0)',
 	left_grouped => 'SELECT a.v, count(b.id) AS n, count(*) AS c FROM a LEFT JOIN b ON a.k = b.k GROUP BY a.v',
 	near => "SELECT a.id AS a_id, b.id AS b_id FROM a FULL JOIN b ON a.k = b.k AND a.ts = b.ts",
@@ -48,7 +53,10 @@ my %queries = (
 
 foreach my $name (sort keys %queries)
 {
-	$node->safe_psql('postgres', "SET search_path = live; SELECT stream_ckpt.create_pipeline('live.r_$name', \$\$$queries{$name}\$\$)");
+	foreach my $n (@levels)
+	{
+		$node->safe_psql('postgres', "SET search_path = live; SELECT stream_ckpt.create_pipeline('live.r_${name}_$n', \$\$$queries{$name}\$\$, parallelism => $n)");
+	}
 }
 
 # Some transactions, each of one or both streams; one in ten does not happen.
@@ -89,11 +97,19 @@ sub check
 	checkpoint($node);
 	foreach my $name (sort keys %queries)
 	{
-		my $counts = $node->safe_psql('postgres', "SET search_path = plain;
-			SELECT (SELECT count(*) FROM (($queries{$name}) EXCEPT ALL TABLE live.r_$name) x) || ' missing, ' || (SELECT count(*) FROM (TABLE live.r_$name EXCEPT ALL ($queries{$name})) x) || ' extra'");
+		my $sql = "SET search_path = plain; CREATE TEMP TABLE expected AS $queries{$name}; SELECT count(*) FROM expected;";
 
-		push @wrong, "$name: $counts" if $counts ne '0 missing, 0 extra';
-		$count{$name} = $node->safe_psql('postgres', "SELECT count(*) FROM live.r_$name");
+		foreach my $n (@levels)
+		{
+			my $result = "live.r_${name}_$n";
+
+			$sql .= "SELECT '$n tasks: ' || missing || ' missing, ' || extra || ' extra' FROM (SELECT (SELECT count(*) FROM (TABLE expected EXCEPT ALL TABLE $result) x) AS missing,
+				(SELECT count(*) FROM (TABLE $result EXCEPT ALL TABLE expected) x) AS extra) x WHERE missing + extra > 0;";
+		}
+		my ($rows, @differences) = split /\n/, $node->safe_psql('postgres', $sql);
+
+		push @wrong, map { "$name, $_" } @differences;
+		$count{$name} = $rows;
 	}
 	is(join("\n", @wrong), '', $when);
 	return;

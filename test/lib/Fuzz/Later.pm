@@ -1,12 +1,12 @@
-# Parts of random queries that work on changes of other rows: joins of streams, DISTINCT, set operations, ranks and first rows, scalar sub-selects.
-# Each is only asked for where the server supports a plain example of it (Fuzz::Server).
+# Parts of random queries that work on changes of other rows: joins of streams, DISTINCT, set operations, ranks and first rows, frames of rows, scalar
+# sub-selects.  Each is only asked for where the server supports a plain example of it (Fuzz::Server).
 
 package Fuzz::Later;
 
 use strict;
 use warnings FATAL => 'all';
 
-use Fuzz::Query qw(chance pick some @STREAMS);
+use Fuzz::Query qw(chance pick some weighted @STREAMS);
 
 # A level whose output is not insert-only, or has no event time any more, as an item of FROM.
 sub changing
@@ -25,96 +25,14 @@ sub changing
 
 sub clear { return grep { !$_->{vague} && $_->{type} ne 'xid' } @_; }
 
-# ---- joins of streams ----
-
-# What rows of two items have in common, for ON and WHERE.
-sub common
+# Add all of a level's columns to its output, except some.
+sub pass
 {
-	my ($g, $left, $right) = @_;
-	my @on;
+	my ($g, $level, %without) = @_;
+	my %names;
 
-	foreach my $l (some(3, clear(@$left)))
-	{
-		my @same = grep { $_->{type} eq $l->{type} && $_->{ref} !~ /\.id$/ } clear(@$right);
-
-		next if $l->{ref} =~ /\.id$/ || !@same || $l->{type} =~ /^(bool|float|timestamptz)$/;
-		push @on, "$l->{ref} = " . pick(@same)->{ref};
-		last if @on == 2;
-	}
-	my ($id) = map { $_->{ref} } grep { $_->{ref} =~ /\.id$/ } @$left;
-	my ($other) = map { $_->{ref} } grep { $_->{ref} =~ /\.id$/ } @$right;
-
-	# one column would give too many rows
-	push @on, defined $id && defined $other ? "$id % 20 = $other % 20" : 'true' if @on < 2;
-	push @on, "$id " . pick('<', '<>') . " $other" if defined $id && defined $other && chance(0.2);
-	my ($time) = map { $_->{ref} } grep { $_->{type} eq 'timestamptz' } @$left;
-	my ($then) = map { $_->{ref} } grep { $_->{type} eq 'timestamptz' } @$right;
-
-	push @on, "$time BETWEEN $then - interval '10 min' AND $then + interval '5 min'" if !$g->{late} && defined $time && defined $then && chance(0.25);
-	return join ' AND ', @on;
-}
-
-sub side
-{
-	my ($g) = @_;
-	my $item = Fuzz::Query::stream_item($g);
-
-	return $item if chance(0.7);
-	return Fuzz::Query::query_item($g, Fuzz::Query::linear_level($g, $item, no_windows => 1), 'sub');
-}
-
-sub join_item
-{
-	my ($g, $depth) = @_;
-	my $left = side($g);
-	my $level = Fuzz::Query::level_over($left);
-
-	if (chance(0.3))
-	{
-		semi_join($g, $level);
-	}
-	else
-	{
-		foreach (1 .. (chance(0.15) ? 2 : 1))
-		{
-			my $right = side($g);
-
-			push @{ $level->{joins} }, { type => pick('JOIN', 'JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN'), item => $right->{item}, on => common($g, $level->{columns}, $right->{columns}) };
-			$level->{total} = $level->{total} && $right->{uniq} && [ @{ $level->{total} }, @{ $right->{uniq} } ];
-			push @{ $level->{columns} }, @{ $right->{columns} };
-		}
-
-		# FULL JOIN takes only conditions that can be merged or hashed
-		foreach (grep { $_->{type} eq 'FULL JOIN' } @{ $level->{joins} })
-		{
-			$_->{on} = join ' AND ', grep { /^\w+\.\w+(?: % 20)? = / } split / AND /, $_->{on} =~ s/ BETWEEN .*//r;
-			$_->{type} = 'LEFT JOIN' if $_->{on} eq '';
-			$_->{on} = 'true' if $_->{on} eq '';
-		}
-	}
-	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
-	output($g, $level, 6);
-	return changing($g, $level);
-}
-
-sub semi_join
-{
-	my ($g, $level) = @_;
-	my $stream = pick(@STREAMS);
-	my $alias = Fuzz::Query::new_alias($g, 's');
-	my @other = map { { ref => "$alias.$_->[0]", type => $_->[1], vague => $_->[2] } } @Fuzz::Query::COLUMNS;
-	my ($int) = map { $_->{ref} } some(1, grep { $_->{type} eq 'int' && $_->{ref} !~ /\.id$/ } @{ $level->{columns} });
-
-	if (defined $int && chance(0.5))
-	{
-		my $where = pick('', " WHERE $alias.k > 1", " WHERE $alias.v IS NOT NULL", " WHERE $alias.v IS NOT NULL AND $alias.b");
-
-		push @{ $level->{where} }, "$int " . pick('', 'NOT ') . "IN (SELECT $alias." . pick('k', 'v') . " FROM $stream $alias$where)";
-	}
-	else
-	{
-		push @{ $level->{where} }, pick('', 'NOT ') . "EXISTS (SELECT FROM $stream $alias WHERE " . common($g, $level->{columns}, \@other) . ')';
-	}
+	$names{ $_->{ref} } = Fuzz::Query::add_target($g, $level, $_) foreach grep { !$without{ $_->{name} } } @{ $level->{columns} };
+	$level->{uniq} = $level->{total} && (grep { !defined $names{$_} } @{ $level->{total} }) ? undef : $level->{total} && [ map { $names{$_} } @{ $level->{total} } ];
 	return;
 }
 
@@ -133,13 +51,216 @@ sub output
 	return;
 }
 
+# What any of these can work on.
+sub input
+{
+	my ($g, $depth) = @_;
+	my $deeper = $depth > 0 ? 1 : 0;
+	my $how = weighted([ 60, 'stream' ], [ 14, 'sub' ], [ 8, 'union' ], [ 14 * $deeper, 'grouped' ], map { [ $g->{can}{$_} ? 5 * $deeper : 0, $_ ] } @Fuzz::Query::CHANGING);
+
+	return Fuzz::Query::stream_item($g) if $how eq 'stream';
+	return Fuzz::Query::union_item($g) if $how eq 'union';
+	return Fuzz::Query::query_item($g, Fuzz::Query::linear_level($g, Fuzz::Query::stream_item($g), no_windows => 1)) if $how eq 'sub';
+	return changing($g, Fuzz::Query::grouped_level($g, Fuzz::Query::source($g, 0))) if $how eq 'grouped';
+	return Fuzz::Later->can("${how}_item")->($g, $depth - 1);
+}
+
+# ---- joins of streams ----
+
+sub id_of { my ($id) = map { $_->{ref} } grep { $_->{ref} =~ /\.id$/ } @_; return $id; }
+
+# What rows of two items have in common, for ON and WHERE: at least one equality.  Says also whether it bounds how far apart event times are.
+sub common
+{
+	my ($g, $left, $right, %o) = @_;
+	my ($id, $other) = (id_of(@$left), id_of(@$right));
+	my ($bounded, @on) = (0);
+
+	foreach my $l (some(4, clear(@$left)))
+	{
+		my $types = $l->{type} =~ /^(int|bigint)$/ && chance(0.3) ? qr/^(int|bigint)$/ : qr/^\Q$l->{type}\E$/;
+		my @same = grep { $_->{type} =~ $types && $_->{ref} !~ /\.id$/ } clear(@$right);
+
+		next if $l->{ref} =~ /\.id$/ || !@same || $l->{type} =~ /^(bool|timestamptz)$/;
+		push @on, "$l->{ref} = " . pick(@same)->{ref};
+		last if @on == 2;
+	}
+
+	# one column of two streams would give too many rows
+	push @on, chance(0.15) ? "$id = $other" : "$id % 20 = $other % 20" if @on < 2 && defined $id && defined $other;
+	if (!@on)
+	{
+		my ($l) = some(1, grep { $_->{type} !~ /^array/ } clear(@$left));
+		my ($r) = some(1, grep { $_->{type} !~ /^array/ } clear(@$right));
+
+		push @on, $l && $r ? "$l->{ref}::text = $r->{ref}::text" : 'true';
+	}
+	if (!$o{equality})
+	{
+		push @on, "$id " . pick('<', '<>') . " $other" if defined $id && defined $other && chance(0.2);
+		my ($time) = map { $_->{ref} } grep { $_->{event} } @$left;
+		my ($then) = map { $_->{ref} } grep { $_->{event} } @$right;
+
+		if (defined $time && defined $then && chance(0.25))
+		{
+			push @on, chance(0.1) ? "$time = $then" : "$time BETWEEN $then - interval '10 min' AND $then + interval '5 min'";
+			$bounded = 1;
+		}
+	}
+	return (join(' AND ', @on), $bounded);
+}
+
+# A join of two or three, or a semi join.
+sub join_item
+{
+	my ($g, $depth) = @_;
+
+	return window_join_item($g) if chance(0.2);
+	my $left = input($g, $depth);
+	my $level = Fuzz::Query::level_over($left);
+
+	if (chance(0.3))
+	{
+		semi_join($g, $level, $depth);
+	}
+	else
+	{
+		foreach (1 .. (chance(0.3) ? 2 : 1))
+		{
+			my $right = input($g, $depth);
+			my $type = pick('JOIN', 'JOIN', 'LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN');
+
+			# PostgreSQL's own full joins have only conditions that can be hashed or merged
+			my ($on, $bounded) = common($g, $level->{columns}, $right->{columns}, equality => $type eq 'FULL JOIN');
+
+			judged($level, $right) if $bounded;
+			push @{ $level->{joins} }, { type => $type, item => $right->{item}, on => $on };
+			$level->{total} = $level->{total} && $right->{uniq} && [ @{ $level->{total} }, @{ $right->{uniq} } ];
+			push @{ $level->{columns} }, @{ $right->{columns} };
+		}
+	}
+	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
+	$level->{stages} = 1;
+
+	# in the same level
+	if ($g->{can}{distinct} && chance(0.1)) { distinct($g, $level); }
+	elsif ($g->{can}{ranking} && $level->{total} && chance(0.1)) { return changing($g, ranked($g, $level)); }
+	else
+	{
+		output($g, $level, 6);
+		limit($g, $level) if $g->{can}{top_n} && $level->{total} && chance(0.1);
+	}
+	return changing($g, $level);
+}
+
+# Two streams themselves, joined with a condition on their event times, can have rows that are late for it.
+sub judged
+{
+	my ($level, $right) = @_;
+	my @items = ($level->{from}, $right->{item});
+
+	return if @{ $level->{joins} } || grep { $_->{kind} ne 'stream' } @items;
+	$_->{bounded} = 1 foreach @items;
+	return;
+}
+
+sub semi_join
+{
+	my ($g, $level, $depth) = @_;
+	my $other = chance(0.7) ? Fuzz::Query::stream_item($g) : input($g, $depth);
+	my @ints = grep { $_->{type} eq 'int' && $_->{ref} !~ /\.id$/ } @{ $level->{columns} };
+	my @theirs = grep { $_->{type} eq 'int' && $_->{ref} !~ /\.id$/ } @{ $other->{columns} };
+
+	if (@ints && @theirs && chance(0.5))
+	{
+		my @how = ('IN', $g->{can}{not_in} ? 'NOT IN' : ());
+
+		push @{ $level->{semis} },
+		  { how => pick(@how), item => $other->{item}, left => pick(@ints)->{ref}, right => pick(@theirs)->{ref},
+			where => [ chance(0.6) ? Fuzz::Query::condition($other->{columns}, 1) : () ] };
+	}
+	else
+	{
+		my ($on, $bounded) = common($g, $level->{columns}, $other->{columns});
+
+		judged($level, $other) if $bounded;
+		push @{ $level->{semis} }, { how => pick('', 'NOT ') . 'EXISTS', item => $other->{item}, where => [$on] };
+	}
+	return;
+}
+
+# Two sides with windows, of which one is grouped, joined by them.
+sub window_join_item
+{
+	my ($g) = @_;
+	my $window;
+	my $side = sub {
+		my ($grouped) = @_;
+		my $over = Fuzz::Query::stream_item($g);
+		my $level = Fuzz::Query::level_over($over);
+		my ($time) = grep { $_->{event} } @{ $level->{columns} };
+
+		Fuzz::Query::add_window($g, $level, $time, 0, $window);
+		$window //= $level->{windows}[0];
+		push @{ $level->{where} }, Fuzz::Query::condition($level->{columns}, 1) if chance(0.3);
+		my @bounds = @{ $level->{bounds}[0] };
+		my @names = map { Fuzz::Query::add_target($g, $level, $_) } @bounds;
+		my $key = pick(grep { !$_->{vague} && $_->{type} =~ /^(int|text|date|enum)$/ && $_->{name} ne 'id' } @{ $over->{columns} });
+
+		Fuzz::Query::add_target($g, $level, $key, name => 'key');
+		if ($grouped)
+		{
+			my %column = %$key;
+
+			$level->{keys} = [ map { { expr => $_->{ref}, bound => $_->{bound} } } @bounds, $key ];
+			Fuzz::Query::add_target($g, $level, { ref => 'count(*)', type => 'bigint' }, name => 'n');
+			foreach (1 .. int rand 3)
+			{
+				my $a = Fuzz::Query::aggregate($g, $level);
+
+				Fuzz::Query::add_target($g, $level, { ref => $a->{expr}, %$a }, name => Fuzz::Query::new_alias($g, 'a')) if !$a->{bag};
+			}
+			$level->{uniq} = [ @names, 'key' ];
+			$level->{stages} = 1;
+		}
+		else
+		{
+			Fuzz::Query::add_target($g, $level, $over->{columns}[0], name => 'id');
+			Fuzz::Query::add_target($g, $level, $_) foreach some(2, @{ $over->{columns} }[ 1 .. 9 ]);
+			$level->{uniq} = [ @names, 'id' ];
+		}
+		$level->{closes} = 1;
+		my $item = Fuzz::Query::query_item($g, $level);
+
+		return ($item, map { "$item->{item}{alias}.$_" } @names, 'key');
+	};
+	my @grouped = some(2, pick([ 1, 1 ], [ 1, 0 ], [ 0, 1 ])->@*);
+	my ($left, @left) = $side->($grouped[0]);
+	my ($right, @right) = $side->($grouped[1]);
+	my $level = Fuzz::Query::level_over($left);
+	my $type = chance(0.7) ? 'JOIN' : pick('LEFT JOIN', 'RIGHT JOIN', 'FULL JOIN');
+	my @on = map { "$left[$_] = $right[$_]" } 1, chance(0.8) ? 0 : ();
+	my ($l) = grep { $_->{name} eq 'key' } @{ $left->{columns} };
+	my ($r) = grep { $_->{name} eq 'key' } @{ $right->{columns} };
+
+	push @on, $l->{type} eq $r->{type} ? "$l->{ref} = $r->{ref}" : "$l->{ref}::text = $r->{ref}::text" if chance(0.8);
+	push @{ $level->{joins} }, { type => $type, item => $right->{item}, on => join(' AND ', @on) };
+	push @{ $level->{columns} }, @{ $right->{columns} };
+	push @{ $level->{total} }, @{ $right->{uniq} };
+	$level->{stages} = 1;
+	output($g, $level, 5);
+	return changing($g, $level) if $type ne 'JOIN';
+	$_->{event} = 0 foreach @{ $level->{outs} };
+	$level->{closes} = 'joined';    # what groups it does not close
+	return Fuzz::Query::query_item($g, $level);
+}
+
 # ---- DISTINCT and set operations ----
 
 sub distinct_item
 {
 	my ($g, $depth) = @_;
-	my $over = chance(0.7) ? Fuzz::Query::stream_item($g) : Fuzz::Query::union_item($g);
-	my $level = Fuzz::Query::level_over($over);
+	my $level = Fuzz::Query::level_over(input($g, $depth));
 
 	distinct($g, $level);
 	return changing($g, $level);
@@ -149,16 +270,17 @@ sub distinct
 {
 	my ($g, $level) = @_;
 	my $total = $level->{total};
-	my @columns = some(1 + int rand 3, grep { $_->{type} ne 'xid' && ($_->{name} || '') !~ /^(id|ts)$/ } Fuzz::Query::exact(@{ $level->{columns} }));
+	my @columns = some(1 + int rand 3, grep { $_->{type} !~ /^(xid$|array)/ && ($_->{name} || '') !~ /^(id|ts)$/ } Fuzz::Query::exact(@{ $level->{columns} }));
 
 	Fuzz::Query::add_conditions($g, $level) if chance(0.5);
 	$level->{total} = undef;
+	@columns = ({ ref => '1', type => 'int' }) if !@columns;
 	if ($total && chance(0.35))
 	{
-		my @by = map { $_->{ref} } @columns;
+		my @by = map { $_->{ref} =~ /^\d/ ? "($_->{ref} + 0)" : $_->{ref} } @columns;
 
 		$level->{distinct} = 'DISTINCT ON (' . join(', ', @by) . ') ';
-		$level->{tail} = ' ORDER BY ' . join(', ', @by, Fuzz::Query::order_by({ total => $total }, pick(map { $_->{ref} } clear(@{ $level->{columns} }))));
+		$level->{tail} = ' ORDER BY ' . join(', ', @by, Fuzz::Query::order_by({ total => $total }, first_of($level->{columns})));
 		$level->{uniq} = [ map { Fuzz::Query::add_target($g, $level, { %$_, vague => Fuzz::Query::any_of($_) }) } @columns ];
 		Fuzz::Query::add_target($g, $level, $_) foreach some(2, grep { $_->{type} ne 'xid' } @{ $level->{columns} });
 		return;
@@ -168,95 +290,180 @@ sub distinct
 	return;
 }
 
+# Something to order by before what makes an order total.
+sub first_of
+{
+	my ($columns) = @_;
+	my ($first) = some(1, map { $_->{ref} } grep { $_->{type} !~ /^array/ } clear(@$columns));
+
+	return $first;
+}
+
+sub union_distinct_item
+{
+	my ($g) = @_;
+
+	return set_operation($g, 'UNION');
+}
+
 sub setop_item
 {
-	my ($g, $depth) = @_;
-	my $over = Fuzz::Query::union_item($g);
-	my $op = pick('UNION', 'INTERSECT', 'EXCEPT', 'INTERSECT ALL', 'EXCEPT ALL');
-	my $kept = qr/^u/;
+	my ($g) = @_;
+
+	return set_operation($g, pick('INTERSECT', 'EXCEPT', 'INTERSECT ALL', 'EXCEPT ALL'));
+}
+
+sub set_operation
+{
+	my ($g, $op) = @_;
+	my $over = Fuzz::Query::union_item($g, few => 1);
 
 	foreach (@{ $over->{item}{parts} })
 	{
-		@{ $_->{targets} } = grep { $_->{name} =~ $kept } @{ $_->{targets} };
+		@{ $_->{targets} } = grep { $_->{name} =~ /^u/ } @{ $_->{targets} };
 	}
 	$over->{item}{op} = $op;
-	$over->{columns} = [ grep { $_->{name} =~ $kept } @{ $over->{columns} } ];
+	$over->{columns} = [ map { { %$_, vague => Fuzz::Query::any_of($_) } } grep { $_->{name} =~ /^u/ } @{ $over->{columns} } ];
 	$over->{uniq} = $op =~ /ALL/ ? undef : [ map { $_->{ref} } @{ $over->{columns} } ];
 	$over->{stages} = 1;
 	return $over;
 }
 
-# ---- over a whole query ----
+# ---- orders ----
 
+sub ranking_item { my ($g, $depth) = @_; return ordered_item($g, $depth, sub { ranked(shift, Fuzz::Query::level_over(shift)) }); }
+sub top_n_item { my ($g, $depth) = @_; return ordered_item($g, $depth, \&first_rows); }
+sub frames_item { my ($g, $depth) = @_; return ordered_item($g, $depth, \&framed); }
+
+sub ordered_item
+{
+	my ($g, $depth, $how) = @_;
+	my $over;
+
+	foreach (1 .. 5)
+	{
+		$over = input($g, $depth);
+		last if $over->{uniq} && @{ $over->{uniq} };
+		$over = undef;
+	}
+	return changing($g, $how->($g, $over || Fuzz::Query::stream_item($g)));
+}
+
+# The first rows of each partition; `ranks`: a level without an output so far.
 sub ranked
 {
-	my ($g, $level) = @_;
-	my $inner = Fuzz::Query::query_item($g, $level);
-	my $ranks = Fuzz::Query::level_over($inner);
+	my ($g, $ranks) = @_;
 	my $rank = pick('row_number()', 'row_number()', 'rank()', 'dense_rank()');
-	my @by = map { $_->{ref} } some(int rand 3, clear(@{ $inner->{columns} }));
-	my ($first) = map { $_->{ref} } some(1, grep { $_->{type} !~ /^array/ } clear(@{ $inner->{columns} }));
-	my $order = $rank =~ /row/ ? Fuzz::Query::order_by({ total => $inner->{uniq} }, $first) : defined $first ? $first : '1';
+	my @by = map { $_->{ref} } some(int rand 3, clear(@{ $ranks->{columns} }));
+	my $first = first_of($ranks->{columns});
+	my $order = $rank =~ /row/ ? Fuzz::Query::order_by($ranks, $first) : defined $first ? $first : '1';
 
-	Fuzz::Query::add_target($g, $ranks, $_) foreach @{ $inner->{columns} };
-	Fuzz::Query::add_target($g, $ranks, { ref => "$rank OVER (" . (@by ? 'PARTITION BY ' . join(', ', @by) . ' ' : '') . "ORDER BY $order)", type => 'bigint' }, name => 'rank_');
+	my $name = Fuzz::Query::new_alias($g, 'rank');
+	pass($g, $ranks);
+	Fuzz::Query::add_target($g, $ranks, { ref => "$rank OVER (" . (@by ? 'PARTITION BY ' . join(', ', @by) . ' ' : '') . "ORDER BY $order)", type => 'bigint' }, name => $name);
 	$ranks->{stages} = 1;
 	my $outer = changing($g, $ranks);
 	my $top = Fuzz::Query::level_over($outer);
 
-	push @{ $top->{where} }, "$outer->{item}{alias}.rank_ <= " . pick(1, 1, 2, 5);
-	Fuzz::Query::add_target($g, $top, $_) foreach grep { $_->{name} ne 'rank_' || chance(0.5) } @{ $outer->{columns} };
+	push @{ $top->{where} }, "$outer->{item}{alias}.$name " . pick('<= 1', '= 1', '<= 2', '<= 5', '< 3', 'BETWEEN 2 AND 4');
+	pass($g, $top, chance(0.5) ? ($name => 1) : ());
+	$top->{stages} = 1;
 	return $top;
 }
 
 sub first_rows
 {
-	my ($g, $level) = @_;
-	my $inner = Fuzz::Query::query_item($g, $level);
+	my ($g, $inner) = @_;
 	my $top = Fuzz::Query::level_over($inner);
-	my ($first) = map { $_->{ref} } some(1, grep { $_->{type} !~ /^array/ } clear(@{ $inner->{columns} }));
 
-	Fuzz::Query::add_target($g, $top, $_) foreach @{ $inner->{columns} };
-	$top->{tail} = ' ORDER BY ' . Fuzz::Query::order_by({ total => $inner->{uniq} }, $first) . ' LIMIT ' . pick(1, 3, 10) . pick('', '', ' OFFSET 2');
+	pass($g, $top);
+	limit($g, $top);
+	$top->{stages} = 1;
 	return $top;
 }
+
+sub limit
+{
+	my ($g, $level) = @_;
+
+	$level->{tail} = ' ORDER BY ' . Fuzz::Query::order_by($level, first_of($level->{columns})) . ' LIMIT ' . pick(1, 3, 10) . pick('', '', ' OFFSET 2');
+	return;
+}
+
+# Each row with something of those around it.
+sub framed
+{
+	my ($g, $inner) = @_;
+	my $top = Fuzz::Query::level_over($inner);
+	my @by = map { $_->{ref} } some(1, clear(@{ $inner->{columns} }));
+	my $order = Fuzz::Query::order_by({ total => $inner->{uniq} }, first_of($inner->{columns}));
+	my $over = 'OVER (' . (@by ? 'PARTITION BY ' . join(', ', @by) . ' ' : '') . "ORDER BY $order";
+
+	pass($g, $top);
+	foreach my $c (some(1 + int rand 2, grep { $_->{type} =~ /^(int|bigint|float|text|date)$/ } clear(@{ $inner->{columns} })))
+	{
+		if (chance(0.4))
+		{
+			my $call = pick("lag($c->{ref})", "lead($c->{ref})", "lag($c->{ref}, 2)");
+
+			Fuzz::Query::add_target($g, $top, { ref => "$call $over)", type => $c->{type} }, name => Fuzz::Query::new_alias($g, 'f'));
+			next;
+		}
+		my %to = (int => 'bigint', bigint => 'numeric', float => 'float');
+		my $call = $to{ $c->{type} } ? pick('sum', 'min', 'max', 'count') : pick('min', 'max', 'count');
+		my $type = $call eq 'count' ? 'bigint' : $call eq 'sum' ? $to{ $c->{type} } : $c->{type};
+		my $frame = pick('ROWS 2 PRECEDING', 'ROWS BETWEEN 9 PRECEDING AND CURRENT ROW', 'ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING');
+
+		Fuzz::Query::add_target($g, $top, { ref => "$call($c->{ref}) $over $frame)", type => $type, vague => $type eq 'numeric' }, name => Fuzz::Query::new_alias($g, 'f'));
+	}
+	$top->{stages} = 1;
+	return $top;
+}
+
+# ---- over a whole query ----
 
 # A value over all of a stream, in a condition.
 sub scalar_condition
 {
 	my ($g, $level) = @_;
-	my $stream = pick(@STREAMS);
-	my $alias = Fuzz::Query::new_alias($g, 's');
+	my $other = Fuzz::Query::stream_item($g);
+	my $of = sub { return "$other->{item}{alias}." . shift; };
 
 	if ($level->{keys})
 	{
-		push @{ $level->{having} }, 'count(*) ' . pick('>', '<=') . ' (SELECT ' . pick("count(*) / 20", "count(DISTINCT $alias.k)", "max($alias.v)") . " FROM $stream $alias)";
+		push @{ $level->{scalars} },
+		  { left => 'count(*) ' . pick('>', '<='), expr => pick('count(*) / 20', 'count(DISTINCT ' . $of->('k') . ')', 'max(' . $of->('v') . ')'), item => $other->{item}, having => 1 };
 	}
 	elsif (my ($int) = some(1, grep { $_->{type} eq 'int' && $_->{ref} !~ /\.id$/ } @{ $level->{columns} }))
 	{
-		push @{ $level->{where} }, "$int->{ref} " . pick('>', '<=') . " (SELECT avg($alias.v) FROM $stream $alias)";
+		push @{ $level->{scalars} }, { left => "$int->{ref} " . pick('>', '<='), expr => 'avg(' . $of->('v') . ')', item => $other->{item} };
 	}
 	return;
 }
 
-# Add to a query what the server supports; returns its new top.
+# A query's new top, or its next level's input: what the server supports over it.
 sub finish
 {
 	my ($g, $level) = @_;
-	my $clear = !grep { $_->{name} =~ /^(bag|bagtext)_/ || $_->{type} eq 'xid' } @{ $level->{outs} };
+	my @how = grep { $g->{can}{$_} } qw(ranking ranking top_n frames distinct);
 
 	return $level if grep { $_->{distinct} || $_->{tail} } $level;
-	if ($g->{can}{scalar} && chance(0.08))
+	return $level if !@how || !chance(0.2) || grep { $_->{name} =~ /^(bag|bagtext)_/ || $_->{type} eq 'xid' } @{ $level->{outs} };
+	my $how = pick(@how);
+	my $inner = Fuzz::Query::query_item($g, $level);
+
+	if ($how eq 'distinct')
 	{
-		scalar_condition($g, $level);
-		$level->{closes} = 0;
+		my $top = Fuzz::Query::level_over($inner);
+
+		distinct($g, $top);
+		$top->{stages} = 1;
+		$top->{closes} = 0;
+		return $top;
 	}
-	if ($level->{uniq} && @{ $level->{uniq} } && $clear && chance(0.2))
-	{
-		return ranked($g, $level) if $g->{can}{ranking} && chance(0.6);
-		return first_rows($g, $level) if $g->{can}{top_n};
-	}
-	return $level;
+	return $level if !$level->{uniq} || !@{ $level->{uniq} };
+	return ranked($g, Fuzz::Query::level_over($inner)) if $how eq 'ranking';
+	return $how eq 'top_n' ? first_rows($g, $inner) : framed($g, $inner);
 }
 
 1;

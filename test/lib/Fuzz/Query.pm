@@ -2,8 +2,11 @@
 # can drop entries of lists without knowing what they mean.  A level:
 #
 #	from		{ kind => stream | sub | union | setop, alias, and name | query, as => sub|with|view | parts }
+#				bounded: the conditions of a join say how far apart its event times can be from others, so its rows may be late for it
 #	windows		[ { fn, args, alias, on, size, event => judged late, gap } ]
 #	joins		[ { text } or { type, item, on } ]: tables, functions, other streams
+#	semis		[ { how, item, where, and for IN left, right } ]: EXISTS, IN, NOT EXISTS, NOT IN, among the conditions
+#	scalars		[ { left, expr, item, having } ]: left is compared with expr over an item
 #	where		[ text ]
 #	keys		[ { expr, name, bound } ], undef without GROUP BY; sets: ROLLUP or CUBE of them
 #	targets		[ { expr, name, key } ]
@@ -30,9 +33,12 @@ use Exporter 'import';
 
 use constant INEXACT => 3;
 
-our @EXPORT_OK = qw(random_query chance pick some @STREAMS @COLUMNS);
+our @EXPORT_OK = qw(random_query chance pick some weighted @STREAMS @COLUMNS);
 
 our @STREAMS = qw(a b c);
+
+# what FROM can have besides, by the name of Fuzz::Later's function for it, and of what the server must support
+our @CHANGING = qw(join distinct union_distinct setop ranking top_n frames);
 
 # name, type, vague, declaration
 our @COLUMNS = (
@@ -187,7 +193,8 @@ sub condition
 	return "$c->{ref} IS DISTINCT FROM " . literal($c->{type}) if chance(0.1);
 	if (chance(0.15))
 	{
-		my @other = grep { $_->{type} eq $c->{type} && $_->{ref} ne $c->{ref} } @known;
+		# event times of joined streams would bound the join
+		my @other = grep { $_->{type} eq $c->{type} && $_->{ref} ne $c->{ref} && !($_->{event} && $c->{event}) } @known;
 
 		return "$c->{ref} " . pick('<', '=', '<>') . ' ' . pick(@other)->{ref} if @other;
 	}
@@ -217,7 +224,7 @@ sub aggregate
 	my ($g, $level) = @_;
 	my $columns = $level->{columns};
 	my $how = weighted([ 12, 'count' ], [ 4, 'count_of' ], [ 12, 'sum' ], [ 5, 'avg' ], [ 14, 'extreme' ], [ 3, 'bool' ], [ 2, 'bit' ], [ 8, 'distinct' ], [ 9, 'ordered' ],
-		[ 5, 'distinct_array' ], [ 7, 'set' ], [ 3, 'deviation' ], [ 2, 'approx' ], [ $g->{can}{plain_collect} ? 4 : 0.3, 'plain' ], [ 0.2, 'unsupported' ]);
+		[ 5, 'distinct_array' ], [ 7, 'set' ], [ 3, 'deviation' ], [ 2, 'approx' ], [ $g->{can}{plain_collect} ? 4 : 0.15, 'plain' ], [ 0.1, 'unsupported' ]);
 	my $filter = chance(0.2) ? ' FILTER (WHERE ' . condition($columns, 1) . ')' : '';
 	my $x;
 
@@ -371,11 +378,11 @@ sub query_item
 # Several streams: each part computes the same columns.
 sub union_item
 {
-	my ($g) = @_;
+	my ($g, %o) = @_;
 	my $alias = new_alias($g, 't');
 	my $count = 2 + int rand 2;
 	my @streams = chance(0.7) ? some($count, @STREAMS) : map { pick(@STREAMS) } 1 .. $count;
-	my @shape = ([ id => 'int' ], [ ts => 'timestamptz' ], map { [ "u$_", pick(qw(int int text numeric bool bigint float date)) ] } 1 .. 1 + int rand 4);
+	my @shape = ([ id => 'int' ], [ ts => 'timestamptz' ], map { [ "u$_", pick(qw(int int text numeric bool bigint float date)) ] } 1 .. 1 + int rand($o{few} ? 2 : 4));
 	my (%streams, @parts, $event);
 
 	$event = 1;
@@ -419,8 +426,8 @@ my %sizes = (
 # Add a window over a column to a level.
 sub add_window
 {
-	my ($g, $level, $column, $grouped) = @_;
-	my $fn = weighted([ 35, 'tumble' ], [ 25, 'hop' ], [ 15, 'cumulate' ], [ $grouped && !$level->{stages} && !@{ $level->{windows} } && $column->{type} eq 'timestamptz' ? 25 : 0, 'session' ]);
+	my ($g, $level, $column, $grouped, $like) = @_;
+	my $fn = $like ? $like->{fn} : weighted([ 35, 'tumble' ], [ 25, 'hop' ], [ 15, 'cumulate' ], [ $grouped && !$level->{stages} && !@{ $level->{windows} } && $column->{type} eq 'timestamptz' ? 25 : 0, 'session' ]);
 	my $size = pick(@{ $sizes{$fn} });
 	my $alias = new_alias($g, 'w');
 	my $base = $column->{off} || ($column->{event} ? [] : undef);
@@ -428,7 +435,8 @@ sub add_window
 
 	$window{size} = ref $size ? $size->[1] : $size;
 	$window{args} = join ', ', map { "'$_'" } ref $size ? @$size : $size;
-	$window{args} .= $column->{type} eq 'timestamptz' ? ", timestamptz '2000-01-01 00:03Z'" : ", timestamp '2000-01-01 00:03'" if $fn ne 'session' && chance(0.1);
+	@window{qw(size args)} = @$like{qw(size args)} if $like;
+	$window{args} .= $column->{type} eq 'timestamptz' ? ", timestamptz '2000-01-01 00:03Z'" : ", timestamp '2000-01-01 00:03'" if $fn ne 'session' && !$like && chance(0.1);
 	push @{ $level->{windows} }, \%window;
 	$level->{session} = 1 if $fn eq 'session';
 	my @bounds = (
@@ -533,7 +541,7 @@ sub linear_level
 	my @events = grep { $_->{event} } @{ $level->{columns} };
 
 	add_window($g, $level, pick(@events)) if !$level->{stages} && !$o{no_windows} && @events && chance($o{top} ? 0.3 : 0.12);
-	add_join($g, $level) if chance($level->{stages} ? 0.01 : 0.2);
+	add_join($g, $level) if chance($level->{stages} ? 0.003 : 0.2);
 	add_conditions($g, $level);
 	foreach my $c (@{ $level->{columns} })
 	{
@@ -590,7 +598,7 @@ sub grouped_level
 
 		add_window($g, $level, pick(@known), 1) if @known && chance(0.4);
 	}
-	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.01 : 0.2);
+	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.003 : 0.2);
 	add_conditions($g, $level);
 
 	# keys: bounds of windows, and some more
@@ -625,7 +633,7 @@ sub grouped_level
 	{
 		# a column that some constant expression replaced is no event time any more
 		my %column = (%$key, event => 0, vague => any_of($key));
-		my $hidden = $o{top} && chance(0.005);
+		my $hidden = $o{top} && chance(0.003);
 		my $name = $hidden ? undef : add_target($g, $level, \%column, key => $key->{ref});
 
 		push @{ $level->{keys} }, { expr => $key->{ref}, name => $name, bound => $key->{bound} };
@@ -670,7 +678,7 @@ sub grouped_level
 		$level->{uniq} = undef;
 		$_->{off} = undef foreach @{ $level->{outs} };
 	}
-	$level->{closes} = !$level->{sets} && (grep { $_->{off} || $level->{session} && $_->{bound} && $o{top} } @keys) && (!$over->{stages} || $over->{closes});
+	$level->{closes} = !$level->{sets} && (grep { $_->{off} || $level->{session} && $_->{bound} && $o{top} } @keys) && (!$over->{stages} || ($over->{closes} || 'joined') ne 'joined');
 	$level->{stages} = $over->{stages} + 1;
 	return $level;
 }
@@ -679,7 +687,7 @@ sub grouped_level
 sub source
 {
 	my ($g, $depth) = @_;
-	my $how = weighted([ 60, 'stream' ], [ 16, 'union' ], [ $depth > 0 ? 24 : 0, 'sub' ], [ $depth > 0 ? 6 : 0, 'view' ], map { [ $g->{can}{$_} ? 12 : 0, $_ ] } qw(join distinct setop));
+	my $how = weighted([ 50, 'stream' ], [ 14, 'union' ], [ $depth > 0 ? 24 : 0, 'sub' ], [ $depth > 0 ? 6 : 0, 'view' ], map { [ $g->{can}{$_} ? $_ eq 'join' ? 60 : 8 : 0, $_ ] } @CHANGING);
 
 	return stream_item($g) if $how eq 'stream';
 	return union_item($g) if $how eq 'union';
@@ -692,7 +700,6 @@ sub source
 		$_->{event} = 0 foreach @{ $item->{columns} };
 		return $item;
 	}
-	require Fuzz::Later;
 	return Fuzz::Later->can("${how}_item")->($g, $depth);
 }
 
@@ -718,19 +725,22 @@ sub random_query
 		{
 			$level = linear_level($g, query_item($g, $level), top => $top);
 		}
+		$level = Fuzz::Later::finish($g, $level) if $top || chance(0.4);
 		$item = query_item($g, $level) if !$top;
 	}
-	if (grep { $g->{can}{$_} } qw(top_n ranking scalar))
+	if ($g->{can}{scalar} && !$level->{tail} && !$level->{distinct} && chance(0.08))
 	{
-		require Fuzz::Later;
-		$level = Fuzz::Later::finish($g, $level);
+		Fuzz::Later::scalar_condition($g, $level);
+		$level->{closes} = 0;
 	}
 	my %query = (top => $level, emit => 'changes', lateness => '0', parallelism => 1, interval => chance(0.15) ? '20 ms' : '1 hour');
 
-	$query{emit} = 'final' if $level->{closes} && $level->{stages} ? chance(0.4) : chance(0.01);
+	$query{emit} = 'final' if $level->{closes} && $level->{stages} ? chance(0.4) : chance(0.003);
 	$query{lateness} = pick('1 min', '4 min', '20 min') if chance(0.15);
 	$query{parallelism} = pick(2, 4, 4) if $g->{can}{parallel} && chance(0.35);
 	return \%query;
 }
+
+require Fuzz::Later;    # which needs what is here
 
 1;

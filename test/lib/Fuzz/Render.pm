@@ -16,7 +16,14 @@ sub levels_of
 {
 	my ($level) = @_;
 
-	return ($level, map { levels_of($_) } map { queries_of($_) } $level->{from}, map { $_->{item} || () } @{ $level->{joins} || [] });
+	return ($level, map { levels_of($_) } map { queries_of($_) } items_of($level));
+}
+
+sub items_of
+{
+	my ($level) = @_;
+
+	return ($level->{from}, map { $_->{item} || () } map { @{ $level->{$_} || [] } } qw(joins semis scalars));
 }
 
 sub queries_of
@@ -34,11 +41,7 @@ sub streams_of
 
 	foreach my $l (levels_of($level))
 	{
-		foreach my $item ($l->{from}, map { $_->{item} || () } @{ $l->{joins} || [] })
-		{
-			$streams{ $item->{name} } = 1 if $item->{kind} eq 'stream';
-		}
-		$streams{$_} = 1 foreach join(' ', @{ $l->{where} || [] }, @{ $l->{having} || [] }) =~ /\bFROM ([abc]) /g;
+		$streams{ $_->{name} } = 1 foreach grep { $_->{kind} eq 'stream' } items_of($l);
 	}
 	return sort keys %streams;
 }
@@ -98,7 +101,9 @@ sub item
 	if ($item->{kind} eq 'stream')
 	{
 		return "$item->{name} $item->{alias}" if $r->{live};
-		return "(SELECT *, $r->{wm} AS wm_ FROM $item->{name}) $item->{alias}";
+		# late for a join, whatever it would match
+		my $where = $item->{bounded} ? " WHERE (isfinite(ts) AND ts < $r->{wm} - interval '$r->{lateness}') IS NOT TRUE" : '';
+		return "(SELECT *, $r->{wm} AS wm_ FROM $item->{name}$where) $item->{alias}";
 	}
 	return view_name($r->{query}, $item) . " $item->{alias}" if ($item->{as} || '') eq 'view';
 	if ($item->{parts})
@@ -133,6 +138,14 @@ sub level
 		$from .= ' ' . ($_->{item} ? "$_->{type} " . item($r, $_->{item}, \@with) . " ON $_->{on}" : $_->{text});
 	}
 	@where = map { "($_)" } @{ $level->{where} || [] };
+	foreach (@{ $level->{semis} || [] })
+	{
+		my $rows = 'FROM ' . item($r, $_->{item}) . (@{ $_->{where} } ? ' WHERE ' . join(' AND ', @{ $_->{where} }) : '');
+
+		push @where, $_->{how} =~ /EXISTS/ ? "$_->{how} (SELECT $rows)" : "$_->{left} $_->{how} (SELECT $_->{right} $rows)";
+	}
+	my ($having, $compared) = map { my $having = $_; [ map { "$_->{left} (SELECT $_->{expr} FROM " . item($r, $_->{item}) . ')' } grep { !$_->{having} == !$having } @{ $level->{scalars} || [] } ] } 1, 0;
+	push @where, @$compared;
 	if ($session && !$r->{live}) { ($from, @where) = (islands($r, $level, $session, $from, @where)); }
 	else
 	{
@@ -148,7 +161,8 @@ sub level
 	$sql .= 'SELECT ' . ($level->{distinct} || '') . "$list FROM $from";
 	$sql .= ' WHERE ' . join(' AND ', @where) if @where;
 	$sql .= group_by($level) if $level->{keys} && @{ $level->{keys} };
-	$sql .= ' HAVING ' . join(' AND ', map { "($_)" } @{ $level->{having} }) if @{ $level->{having} || [] };
+	push @$having, map { "($_)" } @{ $level->{having} || [] };
+	$sql .= ' HAVING ' . join(' AND ', @$having) if @$having;
 	$sql .= $level->{tail} if $level->{tail};
 	return $sql;
 }

@@ -15,6 +15,9 @@ my %examples = (
 	distinct => 'SELECT DISTINCT k FROM a',
 	top_n => 'SELECT id, k FROM a ORDER BY k, id LIMIT 3',
 	ranking => 'SELECT id, k FROM (SELECT id, k, row_number() OVER (PARTITION BY k ORDER BY v, id) AS n FROM a) x WHERE n <= 2',
+	union_distinct => 'SELECT k FROM a UNION SELECT k FROM b',
+	frames => 'SELECT id, sum(v) OVER (PARTITION BY k ORDER BY id ROWS 2 PRECEDING) AS s, lag(v) OVER (PARTITION BY k ORDER BY id) AS l FROM a',
+	not_in => 'SELECT id FROM a WHERE k NOT IN (SELECT v FROM b)',
 	setop => 'SELECT k FROM a EXCEPT SELECT k FROM b',
 	join => 'SELECT a.id, b.id AS other FROM a JOIN b ON a.k = b.k',
 	scalar => 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) / 10 FROM b)',
@@ -204,12 +207,24 @@ sub play
 	if (!$done)
 	{
 		die $problem if $problem !~ /^crash|timed out/;
-		wait_for('the server to be back', sub { return accepts($self->{node}) }, 60);
+		$self->without_workers(1);
 		$wrong{0} = { kind => 'crash', text => $problem, check => $check };
 	}
 	$self->run("SELECT stream_ckpt.drop_pipeline(pipeline) FROM stream_ckpt.pipelines;\n"
 		. join('', map { "DROP VIEW IF EXISTS live.$_->[0], plain.$_->[0];\n" } map { views($_) } @$queries));
+	$self->without_workers(0) if !$done;
 	return \%wrong;
+}
+
+# A pipeline that has ended its worker would do it again before it can be dropped.
+sub without_workers
+{
+	my ($self, $without) = @_;
+
+	$self->{node}->stop('immediate', fail_ok => 1);
+	$self->{node}->adjust_conf('postgresql.conf', 'max_worker_processes', $without ? 0 : 16);
+	$self->{node}->start;
+	return;
 }
 
 # Statements, a checkpoint, and the comparison of every pipeline that is still right.

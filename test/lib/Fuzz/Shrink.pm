@@ -145,7 +145,7 @@ sub query
 	{
 		my $level = sub { my ($q) = @_; return (levels_of($q->{top}))[$n]; };
 
-		foreach my $list (qw(where having joins windows))
+		foreach my $list (qw(where having semis scalars joins windows))
 		{
 			for (my $i = 0; $i < @{ $level->($s->{query})->{$list} || [] };)
 			{

@@ -1,0 +1,212 @@
+-- Sub-selects over streams outside FROM, and joins of streams without an equality, against the same SQL over tables.
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS stream_ckpt;
+CREATE SCHEMA live;
+CREATE SCHEMA plain;
+CREATE SCHEMA sq;
+SET search_path = sq, stream_ckpt, public;
+SET timezone = 'UTC';
+SELECT create_stream('live.a', 'id int, k int, v text, n numeric, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
+SELECT create_stream('live.b', 'id int, k bigint, w text, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
+SELECT create_stream('live.c', 'id int, k int');
+CREATE TABLE plain.a (id int, k int, v text, n numeric, ts timestamptz);
+CREATE TABLE plain.b (id int, k bigint, w text, ts timestamptz);
+CREATE TABLE plain.c (id int, k int);
+CREATE TABLE dim (k int, name text);
+INSERT INTO dim SELECT i, 'name ' || i FROM generate_series(0, 7) i;
+CREATE TABLE query (name text PRIMARY KEY, text text);
+INSERT INTO query VALUES
+    -- no equality
+    ('cross', 'SELECT a.id AS a_id, c.id AS c_id FROM a, c'),
+    ('less', 'SELECT a.id AS a_id, b.id AS b_id FROM a JOIN b ON a.k < b.k AND a.id > b.id'),
+    ('on_true', 'SELECT a.id, q.n, q.m FROM a LEFT JOIN (SELECT count(*) AS n, max(k) AS m FROM b HAVING count(*) % 2 = 1) q ON true'),
+    ('full_less', 'SELECT b.id AS b_id, c.id AS c_id, b.w FROM b LEFT JOIN c ON b.k < c.k'),
+    ('parts', 'SELECT a.id AS a_id, b.id AS b_id, c.id AS c_id FROM a, b, c WHERE b.k = c.k AND a.id % 8 = 0 AND b.id % 8 = 1'),
+    ('cross_grouped', 'SELECT a.v, count(*) AS n, sum(c.id) AS s FROM a CROSS JOIN c GROUP BY a.v'),
+    ('exists_less', 'SELECT a.id, a.v FROM a WHERE EXISTS (SELECT FROM c WHERE c.k > a.k + 3)'),
+    ('exists_any', 'SELECT a.id FROM a WHERE EXISTS (SELECT FROM b WHERE b.id = 40)'),
+    ('exists_group', 'SELECT a.id FROM a WHERE NOT EXISTS (SELECT k FROM b GROUP BY k HAVING count(*) > 8)'),
+    ('with_total', 'SELECT q.k, q.n, t.n AS total FROM (SELECT k, count(*) AS n FROM a GROUP BY k) q CROSS JOIN (SELECT count(*) AS n FROM a) t'),
+    -- scalar
+    ('where_max', 'SELECT id, k FROM a WHERE k = (SELECT max(k) FROM b)'),
+    ('where_over_avg', 'SELECT id, n FROM a WHERE id > (SELECT avg(id) FROM b) OR id < (SELECT avg(id) FROM c) - 10'),
+    ('where_limit', 'SELECT id, n FROM a WHERE id <= (SELECT id + 3 FROM b ORDER BY id DESC, ts LIMIT 1)'),
+    ('select_list', 'SELECT a.id, (SELECT max(b.id) FROM b) - a.id AS d, coalesce((SELECT count(*) FROM c WHERE k > 4), -1) AS n, (SELECT max(b.id) FROM b) AS m FROM a'),
+    ('having', 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT avg(n) FROM (SELECT count(*) AS n FROM b GROUP BY k) x)'),
+    ('having_two', 'SELECT k, sum(n) AS s, (SELECT max(k) FROM b) AS m FROM a GROUP BY k HAVING count(*) >= (SELECT avg(n) FROM (SELECT count(*) AS n FROM a GROUP BY k) x) AND max(id) > 3'),
+    ('share', 'SELECT k, count(*)::numeric / (SELECT count(*) FROM a) AS share FROM a GROUP BY k'),
+    ('in_aggregate', 'SELECT v, sum(id - (SELECT min(id) FROM b)) AS s FROM a GROUP BY v'),
+    ('in_group_by', 'SELECT a.id > (SELECT avg(id) FROM a) AS above, count(*) AS n FROM a GROUP BY 1'),
+    ('projected', 'SELECT id FROM a WHERE k < (SELECT m / 2 FROM (SELECT max(k) AS m FROM b) x)'),
+    ('having_scalar', 'SELECT id, (SELECT max(k) FROM b HAVING count(*) % 3 <> 0) AS m FROM a'),
+    ('of_join', 'SELECT a.id, b.w FROM a JOIN b ON a.k = b.k WHERE a.id + b.id > (SELECT 2 * avg(c.id) FROM c JOIN b USING (k))'),
+    ('nested', 'SELECT id FROM a WHERE k >= (SELECT max(k) FROM b WHERE id < (SELECT max(id) FROM c))'),
+    ('in_sub_select', 'SELECT k, count(*) AS n FROM (SELECT k FROM a WHERE id > (SELECT avg(id) FROM b)) x GROUP BY k'),
+    ('limited_join', 'SELECT a.id AS a_id, b.id AS b_id, a.ts FROM a JOIN b ON a.k = b.k ORDER BY a.id + b.id, a.id, a.ts, b.ts DESC LIMIT 4 OFFSET 1'),
+    ('distinct_on_join', 'SELECT DISTINCT ON (a.k) a.k, a.id, b.id AS b_id FROM a JOIN b ON a.k = b.k ORDER BY a.k, b.id DESC, a.id, a.ts, b.ts'),
+    ('rank_join', 'SELECT k, id, b_id, n FROM (SELECT a.k, a.id, b.id AS b_id, row_number() OVER (PARTITION BY a.k ORDER BY b.id DESC, a.id, a.ts, b.ts) AS n FROM a JOIN b ON a.k = b.k) x WHERE n <= 2'),
+    ('divided', 'SELECT id, 1000 * id / (SELECT count(*) FROM a) AS share FROM a WHERE k / (SELECT max(id) FROM a) = 0'),
+    ('divided_grouped', 'SELECT v, sum(id / (SELECT count(*) FROM a)) AS s FROM a GROUP BY v'),
+    ('ranked', 'SELECT id, k FROM a WHERE id < (SELECT avg(id) FROM b) ORDER BY id DESC, ts, v, n LIMIT 3'),
+    -- correlated
+    ('correlated', 'SELECT a.id, a.v, (SELECT max(b.id) FROM b WHERE b.k = a.k) AS m FROM a'),
+    ('correlated_count', 'SELECT a.id, (SELECT count(*) + coalesce(sum(b.id), 0) + a.id FROM b WHERE a.k = b.k AND b.w <> ''b'') AS n FROM a'),
+    ('correlated_two', 'SELECT a.id FROM a WHERE (SELECT count(*) FROM b JOIN c USING (k) WHERE b.k = a.k AND b.id % 4 = a.id % 4) > 1'),
+    ('correlated_group', 'SELECT k, count(*) AS n, (SELECT count(*) FROM b WHERE b.k = a.k) AS m FROM a GROUP BY k'),
+    ('correlated_having', 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) FROM b WHERE b.k = a.k)'),
+    -- NOT IN, ANY, ALL
+    ('not_in', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE k IS NOT NULL)'),
+    ('not_in_null', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE id % 20 <> 3)'),
+    ('not_in_empty', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE id < 0)'),
+    ('not_in_late', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE k > 5 AND id > 40)'),
+    ('not_in_grouped', 'SELECT k, count(*) AS n FROM a WHERE k NOT IN (SELECT k FROM b GROUP BY k HAVING count(*) > 4) GROUP BY k'),
+    ('all_more', 'SELECT id, k FROM a WHERE k >= ALL (SELECT k FROM c WHERE k IS NOT NULL)'),
+    ('any_less', 'SELECT id, k FROM a WHERE k < ANY (SELECT k FROM c)'),
+    ('not_equal_all', 'SELECT id, k FROM a WHERE k <> ALL (SELECT DISTINCT k FROM b WHERE k < 5)'),
+    ('in_limit', 'SELECT id, k FROM a WHERE k IN (SELECT k FROM b WHERE k IS NOT NULL ORDER BY k DESC LIMIT 1)'),
+    ('in_distinct', 'SELECT id, k FROM a WHERE k IN (SELECT DISTINCT b.k FROM b JOIN c USING (k))');
+SET search_path = live, sq, stream_ckpt, public;
+DO $$
+DECLARE q record;
+BEGIN
+    FOR q IN TABLE query LOOP
+        BEGIN
+            PERFORM create_pipeline('sq.r_' || q.name, q.text, retained_checkpoints => 2);
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING '%: %', q.name, SQLERRM;
+        END;
+    END LOOP;
+END $$;
+
+-- Rows that are missing in a result, or too many in it: none.
+CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, sq, stream_ckpt, public AS $$
+DECLARE
+    one query;
+BEGIN
+    FOR one IN SELECT * FROM query q ORDER BY q.name LOOP
+        name := one.name;
+        EXECUTE format('SELECT (SELECT count(*) FROM ((%1$s) EXCEPT ALL TABLE sq.r_%2$s) x), (SELECT count(*) FROM (TABLE sq.r_%2$s EXCEPT ALL (%1$s)) x)', one.text, one.name)
+        INTO missing, extra;
+        IF missing > 0 OR extra > 0 THEN
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+END $$;
+-- keys are NULL, and rows are there twice, here and there
+CREATE PROCEDURE put(step int, streams text[]) LANGUAGE plpgsql AS $$
+DECLARE
+    target text;
+BEGIN
+    PERFORM setseed(step / 100.0);
+    CREATE TEMP TABLE ra AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::int, 8) AS k, (ARRAY['a', 'A', 'b', 'c'])[1 + g % 4] AS v,
+        (ARRAY[1.0, 1.00])[1 + g % 2] AS n, timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
+    CREATE TEMP TABLE rb AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::bigint, 8) AS k, (ARRAY['a', 'b'])[1 + g % 2] AS w,
+        timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
+    CREATE TEMP TABLE rc AS SELECT (step * 20 + g)::int AS id, nullif((random() * 8)::int, 8) AS k FROM generate_series(1, 8) g;
+    FOREACH target IN ARRAY streams LOOP
+        EXECUTE format('INSERT INTO live.%1$s SELECT * FROM r%1$s', target);
+        EXECUTE format('INSERT INTO plain.%1$s SELECT * FROM r%1$s', target);
+    END LOOP;
+    DROP TABLE ra, rb, rc;
+END $$;
+
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(1, '{a}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(1, '{b,c}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+CALL put(2, '{c,b,a}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- loaded again, all of them
+SELECT count(pause_pipeline('r_' || name)) FROM query;
+CALL put(3, '{a,b,c}');
+SELECT count(resume_pipeline('r_' || name)) FROM query;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- back to a retained checkpoint and forth
+CREATE TABLE kept AS SELECT pipeline, max(checkpoint_id) AS id FROM checkpoints WHERE retained GROUP BY 1;
+CREATE TABLE kept_rows AS TABLE r_having_two;
+CALL put(4, '{b,a,c}');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+SELECT pause_pipeline(name), restore_pipeline(name, id) FROM unnest('{r_having_two,r_not_in_null,r_correlated_count,r_cross_grouped,r_select_list}'::text[]) name JOIN kept ON pipeline = name;
+SELECT (SELECT count(*) FROM (TABLE kept_rows EXCEPT ALL TABLE r_having_two) x) AS missing, (SELECT count(*) FROM (TABLE r_having_two EXCEPT ALL TABLE kept_rows) x) AS extra;
+SELECT resume_pipeline(name) FROM unnest('{r_having_two,r_not_in_null,r_correlated_count,r_cross_grouped,r_select_list}'::text[]) name;
+SELECT checkpoint(interval '1 min');
+SELECT * FROM differences();
+
+-- ---- What is shown ----
+SELECT n, e FROM unnest('{r_less,r_having,r_not_in,r_divided,r_correlated}'::text[]) WITH ORDINALITY n (n, i), explain_pipeline(n) WITH ORDINALITY e (e, j)
+WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|Sink' ORDER BY i, j;
+
+-- ---- Both sides too large: the pipeline fails, and loses nothing ----
+SELECT count(drop_pipeline('r_' || name)) FROM query WHERE name NOT IN ('cross', 'having');
+SELECT create_pipeline('sq.small', 'SELECT count(*) AS n FROM a JOIN (SELECT max(id) AS id FROM c) c ON a.id < c.id');
+CALL put(5, '{a,c}');
+SELECT checkpoint(interval '1 min');
+ALTER SYSTEM SET stream_ckpt.broadcast_rows = 40;
+SELECT pg_reload_conf();
+-- rows come until the worker has seen the setting
+CREATE PROCEDURE put_until_failed() LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 6 .. 90 LOOP
+        CALL put(i, '{a,c}');
+        COMMIT;
+        FOR j IN 1 .. 50 LOOP
+            IF (SELECT status = 'failed' FROM pipelines WHERE pipeline = 'r_cross') THEN
+                RETURN;
+            END IF;
+            PERFORM pg_sleep(0.01);    -- the condition is a query: there is nothing to be woken by
+            COMMIT;
+        END LOOP;
+    END LOOP;
+END $$;
+CALL put_until_failed();
+SELECT pipeline, status, error FROM pipelines ORDER BY 1;
+ALTER SYSTEM RESET stream_ckpt.broadcast_rows;
+SELECT pg_reload_conf();
+SELECT resume_pipeline('r_cross');
+SELECT checkpoint(interval '1 min');
+DELETE FROM query WHERE name NOT IN ('cross', 'having');
+SELECT * FROM differences();
+
+CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE command;
+    RAISE EXCEPTION 'no error' USING ERRCODE = '00000';
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS code = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
+END $$;
+\x on
+SELECT t.* FROM unnest(ARRAY[
+    'SELECT id, (SELECT k FROM b) AS k FROM a',
+    'SELECT id, (SELECT k FROM b GROUP BY k) AS k FROM a',
+    'SELECT id, (SELECT k FROM b LIMIT 2) AS k FROM a',
+    'SELECT id, (SELECT b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT max(b.id) FROM b WHERE b.k < a.k) AS k FROM a',
+    'SELECT id, (SELECT max(b.id + a.id) FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, ARRAY(SELECT id FROM b) AS k FROM a',
+    'SELECT id FROM a WHERE (id, k) = (SELECT max(id), max(k) FROM b)',
+    'SELECT id FROM a WHERE (id, k) NOT IN (SELECT id, k FROM b)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE k IN (SELECT max(k) FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE k IN (SELECT k FROM b) OR id > 3',
+    'SELECT k, count(*) AS n, (SELECT max(w) FROM b WHERE b.id = max(a.id)) AS m FROM a GROUP BY k',
+    'SELECT k % 2 AS p, (SELECT max(w) FROM b WHERE b.k = a.k % 2) AS m FROM a GROUP BY 1',
+    'SELECT name FROM dim WHERE k = (SELECT max(k) FROM b)',
+    'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT max(k) FROM dim)']) WITH ORDINALITY c (c, i),
+    try(format('SELECT create_pipeline(''x'', %L)', c)) t ORDER BY i;
+SELECT t.* FROM unnest(ARRAY[
+    'SELECT window_start, count(*) AS n FROM a, tumble(ts, ''5 s'') GROUP BY 1 HAVING count(*) > (SELECT count(*) FROM b)',
+    'SELECT a.id FROM a, b']) WITH ORDINALITY c (c, i), try(format('SELECT create_pipeline(''x'', %L, emit => ''final'')', c)) t ORDER BY i;
+\x off
+SELECT count(drop_pipeline(pipeline)) FROM pipelines;
+DROP SCHEMA sq CASCADE;
+SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
+DROP SCHEMA live, plain CASCADE;

@@ -1,0 +1,146 @@
+/*-------------------------------------------------------------------------
+ *
+ * join_private.h
+ *		What the files of the join share.
+ *
+ * The store has the rows of both sides, each with its weight; an entry is
+ *
+ *		SckptEntry | weight, matches | links | side, length | MinimalTuple
+ *
+ * found by its side and image, and linked with the other rows of its side that have the same key.  A second store, which is never
+ * checkpointed, leads from a key to these two lists; it is built again as rows are restored.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef SCKPT_JOIN_PRIVATE_H
+#define SCKPT_JOIN_PRIVATE_H
+
+#include "nodes/execnodes.h"
+#include "utils/hsearch.h"
+
+#include "changes.h"
+#include "codec.h"
+#include "feed.h"
+#include "group.h"
+#include "join.h"
+#include "timer.h"
+
+typedef struct SckptJoinRow
+{
+	SckptEntry	entry;
+	int64		weight;			/* 0: GONE (operator.h), until the next checkpoint */
+	int64		matches;		/* total weight of the other side's rows that it matches, where that has to be known */
+	SckptRef	list;			/* of its key */
+	SckptRef	next;
+	SckptRef	prev;
+	uint32		side;
+	TimestampTz touched;		/* of a side whose rows are forgotten; else DT_NOBEGIN */
+	SckptTimerLink timer;		/* of a side whose rows can be freed, or are forgotten */
+	/* MAXALIGNed: a MinimalTuple */
+} SckptJoinRow;
+
+#define ROW_HEADER MAXALIGN(sizeof(SckptJoinRow))
+
+/* The rows with a key, an entry of the directory. */
+typedef struct SckptJoinList
+{
+	SckptEntry	entry;
+	SckptRef	first[2];
+	/* MAXALIGNed: the key (group.h) */
+} SckptJoinList;
+
+#define LIST_HEADER MAXALIGN(sizeof(SckptJoinList))
+
+/* One side. */
+typedef struct SckptJoinSide
+{
+	SckptFeed  *feed;			/* of a linear source; NULL: its rows come from a stage below */
+	TupleDesc	desc;
+	AttrNumber *keys;
+	bool		keeps;			/* its rows without a match are handed on */
+	bool		counts;			/* its rows know their matches */
+	TupleTableSlot *incoming;
+	TupleTableSlot *stored;
+	TupleTableSlot *nothing;	/* all NULL */
+	SckptCodec *codecs;
+	AttrNumber	due;			/* see query.h */
+	int64		delay;			/* with allowed_lateness */
+	bool		forgets;
+	Datum	   *values;
+	bool	   *nulls;
+} SckptJoinSide;
+
+typedef struct SckptStreamJoin
+{
+	SckptOperator operator;
+	MemoryContext context;
+	MemoryContext row_context;
+	SckptQuery *query;
+	SckptJoin  *join;
+	SckptJoinSide sides[2];
+	bool		pairs;			/* hands on pairs: not of semi and anti joins */
+	SckptGroupKey *key;
+	SckptGroupKey *route;		/* the routing keys; NULL: it is not spread over tasks */
+	Datum	   *key_values;
+	bool	   *key_nulls;
+	SckptState *lists;
+	int64		held[2];		/* rows of each side that count, of weights other than 0 */
+	const SckptInput *input;
+	SckptTimers *timers;		/* NULL: nothing is freed */
+	SckptTimes	freed_until;	/* while reading back */
+	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */
+	EState	   *estate;
+	ExprContext *econtext;
+	ExprState  *condition;
+	ExprState  *filter;
+	ExprState  *copies;			/* int8; NULL: one */
+	ProjectionInfo *projection;
+	SckptChanges *changes;
+	HTAB	   *undo;			/* UndoRow; NULL: nothing is tried */
+} SckptStreamJoin;
+
+static inline SckptJoinRow *
+row_at(SckptStreamJoin *join, SckptRef ref)
+{
+	return (SckptJoinRow *) sckpt_state_address(join->operator.state, ref);
+}
+
+static inline SckptJoinList *
+list_at(SckptStreamJoin *join, SckptRef ref)
+{
+	return (SckptJoinList *) sckpt_state_address(join->lists, ref);
+}
+
+static inline MinimalTuple
+tuple_of(SckptJoinRow *row)
+{
+	return (MinimalTuple) ((char *) row + ROW_HEADER);
+}
+
+/* ---- join_rows.c ---- */
+
+/* The key of a row whose columns are in values; false: there is a NULL in it. */
+extern bool sckpt_join_take_key(SckptStreamJoin *join, int side, Datum *values, bool *nulls);
+/* The list of the key taken last; `add`: make one. */
+extern SckptRef sckpt_join_find_list(SckptStreamJoin *join, bool add);
+/* When a row, whose columns are in the side's values, matches nothing that is yet to come; and when one is forgotten. */
+extern int64 sckpt_join_due(SckptJoinSide *side);
+extern int64 sckpt_join_forget_time(SckptStreamJoin *join, SckptJoinRow *row);
+extern uint32 sckpt_join_row_hash(int side, MinimalTuple tuple);
+extern SckptRef sckpt_join_find_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple);
+/* Add a row of weight 0 to a list. */
+extern SckptRef sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list);
+/* Give a row, also one that is to be removed, its weight. */
+extern void sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight);
+extern void sckpt_join_remove(SckptOperator *operator, bool elements, SckptRef ref);
+
+/* ---- join_form.c: see operator.h ---- */
+
+extern void sckpt_join_describe(SckptOperator *operator, bool elements, StringInfo buf);
+extern bool sckpt_join_adapt(SckptOperator *operator, bool elements, const char *description, bool same);
+extern bool sckpt_join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf);
+extern void sckpt_join_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *times);
+extern SckptRef sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end);
+extern void sckpt_join_end_unpack(SckptOperator *operator, bool elements);
+
+#endif							/* SCKPT_JOIN_PRIVATE_H */
