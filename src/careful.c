@@ -430,13 +430,12 @@ consume_above(void *arg)
 static int
 next_above(SckptTask *task, int number)
 {
-	SckptQuery *target = task->queries[number]->target;
-
-	return task->operators[number]->changes && target ? target->number : -1;
+	return sckpt_task_passes_on(task, number) ? task->queries[number]->target->number : -1;
 }
 
 /*
- * What was handed on before is taken back without being asked: what it cannot do is no error of this row's.
+ * What was handed on before is taken back without being asked: what it cannot do is no error of this row's.  A join does not know what was refused of its rows:
+ * what raises an error when it is taken back did so when it came.
  */
 bool
 sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *row, int32 weight)
@@ -444,7 +443,7 @@ sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *row, int32 w
 	PutAbove	put = {task, task->queries[stage]->target->number, row, weight};
 	ErrorData  *error;
 
-	if (weight < 0)
+	if (weight < 0 && task->queries[stage]->join == NULL)
 	{
 		consume_above(&put);
 		return true;
@@ -456,7 +455,8 @@ sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *row, int32 w
 		undo_operator(task, task->operators[i], error);
 	if (error)
 	{
-		sckpt_dead_add_result(task, task->queries[stage]->target->place + 1, row, error);
+		if (weight > 0)
+			sckpt_dead_add_result(task, task->queries[stage]->target->place + 1, row, error);
 		FreeErrorData(error);
 	}
 	for (int i = put.above; i >= 0; i = next_above(task, i))

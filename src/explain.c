@@ -286,10 +286,10 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 
 		if (join->forgets[side])
 			put_line(rsinfo, "    State: rows of %s, forgotten when not touched for %s", name, interval_of(stage->ttl));
-		else if (join->due[side] == 0 && join->leaf[side] == NULL)
-			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
-		else if (join->due[side] == 0)
+		else if (sckpt_query_side_grows(first, stage, side))
 			put_line(rsinfo, "    State: rows of %s, for good: it grows with their number", name);
+		else if (join->due[side] == 0)
+			put_line(rsinfo, "    State: rows of %s, as long as it has them", name);
 		else if (join->window)
 			put_line(rsinfo, "    State: rows of %s, freed when windows close", name);
 		else

@@ -519,14 +519,10 @@ sckpt_pipeline_check_frames(SckptQuery *query, bool keep_dead)
 static void
 notice_growth(SckptQuery *query, const char *pipeline)
 {
-	for (; query; query = query->above)
+	for (SckptQuery *stage = query; stage; stage = stage->above)
 	{
-		bool		grows = false;
-
-		/* What stages below have handed on goes when they take it back. */
-		for (int side = 0; side < 2 && query->join && !query->join->unites; side++)
-			grows |= query->join->due[side] == 0 && query->join->leaf[side] && !query->join->forgets[side];
-		if (!grows)
+		if (stage->join == NULL || stage->join->unites ||
+			(!sckpt_query_side_grows(query, stage, 0) && !sckpt_query_side_grows(query, stage, 1)))
 			continue;
 		ereport(NOTICE,
 				(errmsg("the state of pipeline \"%s\" will grow with the rows of the streams that it joins", pipeline),

@@ -629,6 +629,24 @@ sckpt_query_analyze(const char *text, bool final, bool track)
 }
 
 bool
+sckpt_query_side_grows(SckptQuery *first, SckptQuery *stage, int side)
+{
+	SckptJoin  *join = stage->join;
+
+	if (join->due[side] || join->forgets[side])
+		return false;
+	for (SckptQuery *below = first; below; below = below->above)
+	{
+		if (below->target != stage || below->side != side)
+			continue;
+
+		/* Groups have a row each, the pairs of a join stay when it frees its own rows. */
+		return below->join ? !below->join->forgets[0] && !below->join->forgets[1] : below->final;
+	}
+	return true;
+}
+
+bool
 sckpt_query_has_join(SckptQuery *query)
 {
 	for (; query; query = query->above)

@@ -313,6 +313,8 @@ sckpt_query_retracts(const SckptQuery *query)
 {
 	return query->join ? query->join->retracts : !query->final;
 }
+/* Does a join keep a side's rows for good: nothing frees them, and nothing takes them back when they are old? */
+extern bool sckpt_query_side_grows(SckptQuery *first, SckptQuery *stage, int side);
 /* Is there a join among the stages? */
 extern bool sckpt_query_has_join(SckptQuery *query);
 /*

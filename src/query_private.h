@@ -105,8 +105,8 @@ extern void sckpt_union_check_operations(Query *query);
 /* Its parts' RangeTblEntries, whose sub-selects may be of the same kind. */
 extern List *sckpt_union_parts(Query *query);
 /*
- * How many streams are named below FROM; of a query whose views are expanded.  Refuses joins of streams, parts of UNION ALL that read none, and
- * what these cannot have.  `part`: the query is in one.
+ * How many streams are named below FROM; of a query whose views are expanded.  Refuses parts of UNION ALL that read none, and what linear
+ * ones cannot have.  `part`: the query is in one.
  */
 extern int	sckpt_union_count_streams(Query *query, bool part);
 /* With its parts flattened: do all of them name their stream, not a view? */

@@ -85,27 +85,6 @@ sckpt_union_parts(Query *query)
 
 /* ---- What it may consist of ---- */
 
-/* What a part, or a sub-select in it, cannot have although it is linear elsewhere. */
-static void
-check_part(Query *query)
-{
-	ListCell   *lc;
-	SckptWindowKind kind;
-
-	sckpt_query_check_level(query);
-	sckpt_query_refuse_system_columns(query);
-	if (sckpt_query_is_grouped(query))
-		sckpt_query_refuse("grouping in a part of UNION ALL over a stream", "Create a pipeline for each part.");
-	if (sckpt_query_is_ranked(query))
-		sckpt_query_refuse("DISTINCT ON, a rank or LIMIT in a part of UNION ALL over a stream", "Create a pipeline for each part.");
-	foreach(lc, query->rtable)
-	{
-		if (sckpt_level_window_kind(lfirst(lc), &kind))
-			sckpt_query_refuse(psprintf("%s() in a part of UNION ALL over a stream", sckpt_level_window_name(kind)),
-							   "Use it over the whole: FROM (SELECT … UNION ALL SELECT …) AS u, stream_ckpt.tumble(u.ts, …).");
-	}
-}
-
 int
 sckpt_union_count_streams(Query *query, bool part)
 {
@@ -134,10 +113,11 @@ sckpt_union_count_streams(Query *query, bool part)
 			sckpt_query_refuse("a part of UNION ALL that reads no stream",
 							   "Its rows would come again with every batch. Insert them into the result, or into a stream, once.");
 	}
-	else if (places > 1 && part)
-		sckpt_query_refuse("a join of streams in a part of UNION ALL", "Create a pipeline for each part, with the same sink.");
 	if (part && places > 0)
-		check_part(query);
+	{
+		sckpt_query_check_level(query);
+		sckpt_query_refuse_system_columns(query);
+	}
 	return total;
 }
 

@@ -355,7 +355,7 @@ add_operators(SckptTask *task)
 	}
 	for (int i = 0; i < task->noperators; i++)
 	{
-		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
+		if (sckpt_task_passes_on(task, i))
 		{
 			task->operators[i]->relieve = relieve;
 			task->operators[i]->relieve_arg = task;
@@ -419,6 +419,7 @@ sckpt_task_layout(SckptTask *task)
 {
 	int			layout = task->ntasks;
 
+	StaticAssertStmt(SCKPT_MAX_TASKS < 256 && 8 + SCKPT_MAX_STAGES < 31, "a layout must fit an int");
 	for (SckptQuery *query = task->query; query && task->ntasks > 1; query = query->above)
 	{
 		if (query->spread)
@@ -772,7 +773,7 @@ put_above(void *arg, TupleTableSlot *row, int32 weight)
 	SckptOperator *above = over->task->operators[over->task->queries[over->stage]->target->number];
 
 	/* What does not wait for barriers is part of a row's own way. */
-	if (over->task->careful && over->task->operators[over->stage]->changes == NULL)
+	if (over->task->careful && !sckpt_task_passes_on(over->task, over->stage))
 		return sckpt_careful_put_above(over->task, over->stage, row, weight);
 	above->consume(above, row, weight);
 	return true;
@@ -804,7 +805,7 @@ hand_on_from(SckptTask *task, int stage)
 void
 sckpt_task_pass_on(SckptTask *task, int number)
 {
-	while (task->operators[number]->changes && task->queries[number]->target && task->queries[number]->target->number >= 0)
+	while (sckpt_task_passes_on(task, number))
 	{
 		hand_on_from(task, number);
 		number = task->queries[number]->target->number;
@@ -817,7 +818,7 @@ hand_on_changes(SckptTask *task)
 {
 	for (int i = 0; i < task->noperators; i++)
 	{
-		if (task->operators[i]->changes && !task->queries[i]->join->settled && task->queries[i]->target && task->queries[i]->target->number >= 0)
+		if (sckpt_task_passes_on(task, i))
 			hand_on_from(task, i);
 	}
 }

@@ -277,6 +277,14 @@ sckpt_task_last(SckptTask *task)
 {
 	return task->noperators == 0 ? NULL : task->operators[task->noperators - 1];
 }
+/* Do an operator's rows go on to a stage that is here without waiting for a barrier? */
+static inline bool
+sckpt_task_passes_on(SckptTask *task, int number)
+{
+	SckptQuery *query = task->queries[number];
+
+	return query->join && !query->join->settled && query->target && query->target->number >= 0;
+}
 /* Put an operator in its place, and the accounts of its stores' chunks with it. */
 extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *operator);
 /*

@@ -48,6 +48,14 @@ my %queries = (
 	left_grouped => 'SELECT a.v, count(b.id) AS n, count(*) AS c FROM a LEFT JOIN b ON a.k = b.k GROUP BY a.v',
 	near => "SELECT a.id AS a_id, b.id AS b_id FROM a FULL JOIN b ON a.k = b.k AND a.ts = b.ts",
 	between => "SELECT a.id AS a_id, b.id AS b_id, a.ts FROM a LEFT JOIN b ON a.k = b.k AND a.ts BETWEEN b.ts - interval '3 s' AND b.ts + interval '20 s'",
+	less => 'SELECT a.v, count(*) AS n FROM a JOIN b ON a.k < b.k AND a.ts >= b.ts GROUP BY a.v',
+	having => 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT avg(n) FROM (SELECT count(*) AS n FROM b GROUP BY k) x)',
+	share => 'SELECT v, 1000 * count(*) / (SELECT count(*) FROM a) AS n, (SELECT max(ts) FROM b) AS last FROM a GROUP BY v',
+	correlated => 'SELECT a.id, a.v, (SELECT count(*) + a.k FROM b WHERE b.k = a.k) AS n FROM a',
+	not_in => 'SELECT a.id, a.k FROM a WHERE k NOT IN (SELECT k FROM b WHERE k < 5 AND id % 8 < 3)',
+	except_all => 'SELECT k, v FROM a EXCEPT ALL SELECT k, v FROM b',
+	intersect_in => 'SELECT k, count(*) AS n FROM (SELECT k, v FROM a INTERSECT ALL SELECT k, v FROM b) x GROUP BY k',
+	united => 'SELECT k, count(*) AS n FROM a GROUP BY k UNION ALL SELECT a.k, b.id FROM a LEFT JOIN b ON b.k = a.k AND b.v = a.v UNION ALL SELECT k, id FROM b',
 	window => "SELECT x.window_start AS w, x.id, y.n FROM (SELECT window_start, window_end, k, id FROM a, stream_ckpt.tumble(ts, '10 s')) x
 		LEFT JOIN (SELECT window_start, window_end, k, count(*) AS n FROM b, stream_ckpt.tumble(ts, '10 s') GROUP BY 1, 2, 3) y ON y.window_start = x.window_start AND y.window_end = x.window_end AND y.k = x.k");
 
