@@ -254,7 +254,6 @@ SELECT refused(query) FROM unnest(ARRAY[
     'SELECT id, row_number() OVER (ORDER BY id) FROM s', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r > 3',
     'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= id', 'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= 3 OR r = 7',
     'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r FROM s) q WHERE r <= 2.5', 'SELECT * FROM (SELECT id, ntile(3) OVER (ORDER BY id) AS r FROM s) q WHERE r <= 2',
-    'SELECT id, lag(id) OVER (ORDER BY id) FROM s', 'SELECT id, avg(i) OVER (ORDER BY id ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) FROM s',
     'SELECT * FROM (SELECT id, rank() OVER (ORDER BY id) AS r, rank() OVER (ORDER BY g) AS q FROM s) q WHERE r <= 2', 'SELECT g, r FROM (SELECT g, t, rank() OVER (ORDER BY count(*)) AS r FROM s GROUP BY g, upper(t), t) q WHERE r <= 2',
     'SELECT id FROM s ORDER BY id', 'SELECT id FROM s ORDER BY id OFFSET 3', 'SELECT id FROM s ORDER BY id LIMIT 0', 'SELECT id FROM s ORDER BY id LIMIT (SELECT 3)', 'SELECT id FROM s ORDER BY id LIMIT NULL',
     'SELECT g, id FROM (SELECT g, id FROM s ORDER BY id) q', 'SELECT DISTINCT g FROM s ORDER BY g', 'SELECT DISTINCT now(), g FROM s', 'SELECT DISTINCT ON (g) g, now() FROM s', 'SELECT DISTINCT generate_series(1, i) FROM s',

@@ -689,7 +689,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	agg->calls = palloc0(Max(1, agg->ncalls) * sizeof(SckptAggCall));
 	for (int i = 0; i < agg->ncalls; i++)
 		sckpt_aggregate_prepare_call(agg, &agg->calls[i], &query->calls[i]);
-	sckpt_aggregate_prepare_dues(agg);
+	agg->dues = sckpt_aggregate_dues(query, &agg->ndues);
 	lay_out(agg);
 
 	agg->operator.state = sckpt_state_create(context);

@@ -23,12 +23,12 @@
 /* ---- When ---- */
 
 /* One rule for each window among the keys; its end, where both bounds are. */
-void
-sckpt_aggregate_prepare_dues(SckptAggregate *agg)
+SckptAggDue *
+sckpt_aggregate_dues(SckptQuery *query, int *count)
 {
-	SckptQuery *query = agg->query;
+	SckptAggDue *dues = palloc0(Max(1, query->nkeys) * sizeof(SckptAggDue));
 
-	agg->dues = palloc0(Max(1, query->nkeys) * sizeof(SckptAggDue));
+	*count = 0;
 	for (int i = 0; i < query->nkeys - query->nsession; i++)
 	{
 		SckptKey   *key = &query->keys[i];
@@ -40,7 +40,7 @@ sckpt_aggregate_prepare_dues(SckptAggregate *agg)
 			better |= query->keys[j].window == key->window && query->keys[j].bound == SCKPT_BOUND_END;
 		if (better)
 			continue;
-		agg->dues[agg->ndues++] = (SckptAggDue)
+		dues[(*count)++] = (SckptAggDue)
 		{
 			.key = i,
 			.bound = key->bound,
@@ -48,18 +48,17 @@ sckpt_aggregate_prepare_dues(SckptAggregate *agg)
 			.delay = add_time(key->delay, query->lateness)
 		};
 	}
+	return dues;
 }
 
 int64
-sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const Datum *values, const bool *nulls)
+sckpt_aggregate_due_of(const SckptAggDue *dues, int count, const Datum *values, const bool *nulls)
 {
 	int64		due = SCKPT_NEVER;
 
-	if (agg->sessions)
-		return agg->query->windows[0].closes ? add_time(entry_session(agg, entry)->end, agg->query->lateness) : SCKPT_NEVER;
-	for (int i = 0; i < agg->ndues; i++)
+	for (int i = 0; i < count; i++)
 	{
-		SckptAggDue *rule = &agg->dues[i];
+		const SckptAggDue *rule = &dues[i];
 		int64		end;
 
 		if (nulls[rule->key])
@@ -70,6 +69,14 @@ sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const Datum *values,
 		due = Min(due, add_time(end, rule->delay));
 	}
 	return due;
+}
+
+int64
+sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const Datum *values, const bool *nulls)
+{
+	if (agg->sessions)
+		return agg->query->windows[0].closes ? add_time(entry_session(agg, entry)->end, agg->query->lateness) : SCKPT_NEVER;
+	return sckpt_aggregate_due_of(agg->dues, agg->ndues, values, nulls);
 }
 
 static int64

@@ -86,15 +86,6 @@ typedef struct SckptAggRank
 	uint32		enough;			/* when there are so many, those that are no results are let go; 0: not decided yet */
 } SckptAggRank;
 
-/* By what a group's closing time is found: one for each window among the keys. */
-typedef struct SckptAggDue
-{
-	int			key;			/* 0 … nkeys - 1 */
-	SckptBound	bound;
-	const SckptWindowSpec *window;
-	int64		delay;			/* the query's lateness included */
-} SckptAggDue;
-
 /* Calls that share a set. */
 typedef struct SckptAggSet
 {
@@ -399,7 +390,6 @@ extern void sckpt_aggregate_advance_inverse(SckptAggregate *agg, int call, Sckpt
 extern void sckpt_aggregate_refresh(SckptAggregate *agg);
 
 /* aggregate_close.c: when groups close or are forgotten, and leave; handing on. */
-extern void sckpt_aggregate_prepare_dues(SckptAggregate *agg);
 /* The watermark at which an entry with this key closes; SCKPT_NEVER. */
 extern int64 sckpt_aggregate_due(SckptAggregate *agg, SckptEntry *entry, const Datum *values, const bool *nulls);
 /* (Re)register an entry for when it closes or is forgotten, whichever is first. */

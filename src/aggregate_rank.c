@@ -23,11 +23,10 @@
 #include "executor/executor.h"
 #include "lib/binaryheap.h"
 #include "miscadmin.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/sortsupport.h"
 
 #include "aggregate_private.h"
+#include "sorter.h"
 
 /* Sort all rows of a group unless there are so many times those wanted. */
 #define SELECT_FACTOR 4
@@ -35,9 +34,7 @@
 struct SckptRanker
 {
 	SckptRanking *ranking;
-	int			ncolumns;		/* of the set */
-	SckptGroupColumn *columns;	/* of these, how they look */
-	SortSupportData *sorts;
+	SckptSorter *sorter;
 	Datum	   *bound_values;
 	bool	   *bound_nulls;
 };
@@ -57,55 +54,13 @@ sckpt_ranker_create(SckptAggregate *agg)
 	SckptSetColumns *set = &agg->query->sets[0];
 
 	ranker->ranking = ranking;
-	ranker->ncolumns = set->ncolumns;
-	ranker->columns = palloc0(Max(1, set->ncolumns) * sizeof(SckptGroupColumn));
+	ranker->sorter = sckpt_sorter_create(&ranking->order, set);
 	ranker->bound_values = palloc(Max(1, set->ncolumns) * sizeof(Datum));
 	ranker->bound_nulls = palloc(Max(1, set->ncolumns) * sizeof(bool));
-	for (int i = 0; i < set->ncolumns; i++)
-		get_typlenbyval(set->columns[i].type, &ranker->columns[i].form.length, &ranker->columns[i].form.by_value);
-	ranker->sorts = palloc0(Max(1, ranking->nsort) * sizeof(SortSupportData));
-	for (int i = 0; i < ranking->nsort; i++)
-	{
-		ranker->sorts[i].ssup_cxt = CurrentMemoryContext;
-		ranker->sorts[i].ssup_collation = set->columns[ranking->sort_columns[i]].collation;
-		ranker->sorts[i].ssup_nulls_first = ranking->sort_nulls_first[i];
-		PrepareSortSupportFromOrderingOp(ranking->sort_ops[i], &ranker->sorts[i]);
-	}
 	return ranker;
 }
 
 /* ---- Order ---- */
-
-/* By the query's order only. */
-static inline int
-compare_order(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Datum *b, const bool *b_nulls)
-{
-	for (int i = 0; i < ranker->ranking->nsort; i++)
-	{
-		int			column = ranker->ranking->sort_columns[i];
-		int			order = ApplySortComparator(a[column], a_nulls[column], b[column], b_nulls[column], &ranker->sorts[i]);
-
-		if (order != 0)
-			return order;
-	}
-	return 0;
-}
-
-/* By their images, too. */
-static int
-compare_rows(SckptRanker *ranker, const Datum *a, const bool *a_nulls, const Datum *b, const bool *b_nulls)
-{
-	int			order = compare_order(ranker, a, a_nulls, b, b_nulls);
-
-	for (int i = 0; i < ranker->ncolumns && order == 0; i++)
-	{
-		if (a_nulls[i] || b_nulls[i])
-			order = (int) a_nulls[i] - (int) b_nulls[i];
-		else
-			order = sckpt_group_compare_images(&ranker->columns[i], a[i], b[i]);
-	}
-	return order;
-}
 
 static int
 compare_elements(const void *left, const void *right, void *arg)
@@ -113,7 +68,7 @@ compare_elements(const void *left, const void *right, void *arg)
 	const SckptElementValue *a = left;
 	const SckptElementValue *b = right;
 
-	return compare_rows(arg, a->values, a->nulls, b->values, b->nulls);
+	return sckpt_sorter_compare(((SckptRanker *) arg)->sorter, a->values, a->nulls, b->values, b->nulls);
 }
 
 static int
@@ -127,8 +82,8 @@ static bool
 is_within(SckptRanker *ranker, const Datum *values, const bool *nulls, const Datum *last, const bool *last_nulls)
 {
 	if (ranker->ranking->kind == SCKPT_RANK_ROW_NUMBER)
-		return compare_rows(ranker, values, nulls, last, last_nulls) <= 0;
-	return compare_order(ranker, values, nulls, last, last_nulls) <= 0;
+		return sckpt_sorter_compare(ranker->sorter, values, nulls, last, last_nulls) <= 0;
+	return sckpt_sorter_compare_order(ranker->sorter, values, nulls, last, last_nulls) <= 0;
 }
 
 /* Of many elements keep those that can be results; returns how many. */
@@ -186,7 +141,7 @@ static bool
 next_rank(SckptRanker *ranker, int64 *ranks, const SckptElementValue *element, const SckptElementValue *before)
 {
 	bool		tied = before &&
-		compare_order(ranker, element->values, element->nulls, before->values, before->nulls) == 0;
+		sckpt_sorter_compare_order(ranker->sorter, element->values, element->nulls, before->values, before->nulls) == 0;
 
 	ranks[SCKPT_RANK_ROW_NUMBER]++;
 	if (!tied)
@@ -288,15 +243,7 @@ sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *val
 	SckptRanker *ranker = agg->ranker;
 	SckptAggRank *rank = agg->rank_offset ? entry_rank(agg, entry) : NULL;
 
-	for (int i = 0; i < ranker->ncolumns; i++)
-	{
-		/* As the store gives them back: a great oid, say, is a negative number there. */
-		if (ranker->columns[i].form.by_value && ranker->columns[i].form.length == sizeof(int32))
-			values[i] = Int32GetDatum(DatumGetInt32(values[i]));
-		if (!nulls[i] && ranker->columns[i].form.length == -1 &&
-			(VARATT_IS_EXTERNAL(DatumGetPointer(values[i])) || VARATT_IS_COMPRESSED(DatumGetPointer(values[i]))))
-			values[i] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(values[i]));
-	}
+	sckpt_sorter_flatten(ranker->sorter, values, nulls);
 	if (rank && rank->bound != SCKPT_NO_REF)
 	{
 		sckpt_sets_load(agg->sets, rank->bound, ranker->bound_values, ranker->bound_nulls);
@@ -349,7 +296,7 @@ static void
 fill_group(SckptAggregate *agg, TupleTableSlot *group, const RankedRow *row)
 {
 	int			at = agg->query->nkeys;
-	int			ncolumns = agg->ranker->ncolumns;
+	int			ncolumns = agg->ranker->sorter->ncolumns;
 
 	memcpy(group->tts_values + at, row->element->values, ncolumns * sizeof(Datum));
 	memcpy(group->tts_isnull + at, row->element->nulls, ncolumns * sizeof(bool));

@@ -298,6 +298,8 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 	SckptQuery *before;
 	SckptQuery *after;
 
+	if (!PG_ARGISNULL(ARG_ON_ERROR) && strcmp(text_to_cstring(PG_GETARG_TEXT_PP(ARG_ON_ERROR)), "dead_letter") == 0)
+		sckpt_pipeline_check_frames(analyze(old), true);
 	if (!state)
 	{
 		store_definition(fcinfo, new, NULL);

@@ -69,6 +69,11 @@ check_stage(SckptPipeline *pipeline, SckptQuery *old, SckptQuery *new)
 		(old->ranking && strcmp(old->ranking->canonical, new->ranking->canonical) != 0))
 		refuse(pipeline, "another choice of first rows", old->ranking && new->ranking ?
 			   psprintf("It has %s, not %s.", old->ranking->canonical, new->ranking->canonical) : NULL);
+	/* What was handed on is computed once more when it changes. */
+	if ((old->framing == NULL) != (new->framing == NULL) ||
+		(old->framing && (strcmp(old->framing->canonical, new->framing->canonical) != 0 || !equal(old->targetlist, new->targetlist) ||
+						  !equal(old->having, new->having))))
+		refuse(pipeline, "other window functions over rows", NULL);
 	for (int i = 0; i < new->ncalls && new->retracting; i++)
 	{
 		if (!has_call(old, &new->calls[i]))

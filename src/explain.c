@@ -183,7 +183,8 @@ explain_tasks(ReturnSetInfo *rsinfo, SckptQuery *query)
 static void
 explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 {
-	put_line(rsinfo, "  Stage %d: %s%s", number, query->ranking ? "first rows" : query->ncalls == 0 ? "distinct rows" : "aggregate",
+	put_line(rsinfo, "  Stage %d: %s%s", number, query->ranking ? "first rows" :
+			 query->framing ? "window functions" : query->ncalls == 0 ? "distinct rows" : "aggregate",
 			 query->retracting ? " over rows that can be taken back" : "");
 	if (query->source == NULL)
 		explain_windows(rsinfo, query);
@@ -199,6 +200,8 @@ explain_aggregate(ReturnSetInfo *rsinfo, SckptQuery *query, int number)
 	if (query->ranking)
 		put_line(rsinfo, "    Rows: %s <= " INT64_FORMAT "%s", sckpt_query_rank_name(query->ranking->kind), query->ranking->limit,
 				 query->retracting ? ", of all that are kept" : "; the others are not kept");
+	for (int i = 0; query->framing && i < query->framing->ncalls; i++)
+		put_line(rsinfo, "    Window function: %s", query->framing->calls[i].canonical);
 	for (int i = 0; i < query->ncalls; i++)
 	{
 		SckptCall  *call = &query->calls[i];

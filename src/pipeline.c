@@ -502,6 +502,19 @@ sckpt_pipeline_check_ttl(SckptQuery *query)
 	}
 }
 
+void
+sckpt_pipeline_check_frames(SckptQuery *query, bool keep_dead)
+{
+	for (SckptQuery *stage = query; stage && keep_dead; stage = stage->above)
+	{
+		if (stage->framing)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("on_error => 'dead_letter' for window functions over rows is not supported"),
+					 errhint("What fails may be the result of several rows. Leave the argument out.")));
+	}
+}
+
 /* Say it where a join keeps its rows for good. */
 static void
 notice_growth(SckptQuery *query, const char *pipeline)
@@ -555,6 +568,7 @@ stream_ckpt_create_pipeline(PG_FUNCTION_ARGS)
 	last = sckpt_query_last(query);
 	if (!PG_ARGISNULL(9))
 		sckpt_pipeline_check_ttl(query);
+	sckpt_pipeline_check_frames(query, strcmp(text_to_cstring(PG_GETARG_TEXT_PP(4)), "dead_letter") == 0);
 	notice_growth(query, relation->relname);
 	if (owned)
 		result = create_result(relation, last, final);

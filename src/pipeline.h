@@ -37,6 +37,8 @@ extern void sckpt_pipeline_checkpoint(SckptPipeline *pipeline);
 extern void sckpt_pipeline_check_choice(const char *option, const char *value, const char *first, const char *second);
 extern void sckpt_pipeline_check_duration(const char *option, Interval *interval, bool zero_allowed);
 extern void sckpt_pipeline_check_ttl(SckptQuery *query);
+/* 0A000 where dead letters are to be kept of a query whose results cannot be told to be bad by themselves. */
+extern void sckpt_pipeline_check_frames(SckptQuery *query, bool keep_dead);
 /* have PostgreSQL plan what will be run, as the current user, who needs privileges on what it reads and writes; */
 extern void sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final);
 /* what the result table consists of; */

@@ -143,6 +143,16 @@ typedef struct SckptJoin
 	bool		changes[2];		/* a side's rows can be taken back */
 	bool		retracts;		/* so can the join's */
 } SckptJoin;
+
+/* Columns (from 0) of a set by which its rows are sorted; ties are broken by the rows' images. */
+typedef struct SckptOrder
+{
+	int			ncolumns;
+	int		   *columns;
+	Oid		   *ops;
+	bool	   *nulls_first;
+} SckptOrder;
+
 typedef enum SckptRankKind
 {
 	SCKPT_RANK_ROW_NUMBER,
@@ -158,14 +168,59 @@ typedef struct SckptRanking
 {
 	SckptRankKind kind;
 	int64		limit;			/* rows with a greater rank of that kind are no results */
-	/* columns (from 0) of the set by which rows are sorted; ties are broken by their images */
-	int			nsort;
-	int		   *sort_columns;
-	Oid		   *sort_ops;
-	bool	   *sort_nulls_first;
+	SckptOrder	order;
 	bool		numbered;		/* the last column of its results, 0 until then, numbers identical rows */
 	char	   *canonical;		/* all that, in words */
 } SckptRanking;
+
+/* What a window function over rows is. */
+typedef enum SckptFrameKind
+{
+	SCKPT_FRAME_AGGREGATE,
+	SCKPT_FRAME_OFFSET,			/* lag() and lead(): of the row so far away */
+	SCKPT_FRAME_FIRST,			/* first_value() */
+	SCKPT_FRAME_LAST,			/* last_value() */
+	SCKPT_FRAME_NTH				/* nth_value() */
+} SckptFrameKind;
+
+/* An argument of one. */
+typedef struct SckptFrameArg
+{
+	AttrNumber	column;			/* of the group's row; 0: a constant */
+	Const	   *constant;
+} SckptFrameArg;
+
+/* A window function over rows.  Rows of its frame are counted from the row at hand, which is 0. */
+typedef struct SckptFrameCall
+{
+	SckptFrameKind kind;
+	bool		unbounded;		/* from the partition's first row, */
+	int64		start;			/* or this one, */
+	int64		end;			/* to this one; of lag() and lead() the row itself is both */
+	bool		peers;			/* to the last one that is equal by the order; end is 0 then */
+	int64		nth;			/* of nth_value() */
+	int			nargs;
+	SckptFrameArg *args;
+	AttrNumber	filter;			/* column of the group's row; 0: none */
+	SckptCall	call;			/* of an aggregate: TRANSITION where its value is carried on, INVERSE where rows that leave the frame can be subtracted, or COLLECT */
+	Oid			type;			/* of its result */
+	int32		typmod;
+	Oid			collation;
+	char	   *canonical;
+} SckptFrameCall;
+
+/*
+ * Of a stage with window functions over rows: a partition's rows are in order, each a result with what is computed from the rows around it.  Their columns are
+ * those of its only set.  What is called its group's row has the keys, the set's columns, the calls' results, a number that no other row of the
+ * partition has (int8), and which one of identical rows it is (int8).
+ */
+typedef struct SckptFraming
+{
+	SckptOrder	order;
+	int			ncalls;
+	SckptFrameCall *calls;
+	char	   *canonical;		/* all that, in words */
+} SckptFraming;
 
 typedef struct SckptQuery
 {
@@ -199,7 +254,8 @@ typedef struct SckptQuery
 	List	   *targetlist;
 	Node	   *having;
 	TupleDesc	result;			/* the columns of its target list; of the last stage, the query's */
-	SckptRanking *ranking;		/* NULL: a group has one row */
+	SckptRanking *ranking;		/* NULL: a group has one row, */
+	SckptFraming *framing;		/* unless it has window functions over rows */
 
 	/* of the last stage: how the sink's rows are found: by these of their columns (result_column) */
 	int			nsink;
@@ -265,10 +321,19 @@ extern bool sckpt_query_has_join(SckptQuery *query);
  * How many stages are spread over tasks (`spread`) by a pipeline with this parallelism, that keeps dead letters or not; 0: it runs as one task.
  */
 extern int	sckpt_query_spread(SckptQuery *query, bool keep_dead, int parallelism);
+/* Are groups of the stage no partitions? */
+static inline bool
+sckpt_query_has_one_row(SckptQuery *query)
+{
+	return query->ranking == NULL && query->framing == NULL;
+}
+
 /* Does a group of the stage have one row at most? */
 static inline bool
 sckpt_query_is_single(SckptQuery *query)
 {
+	if (query->framing)
+		return false;
 	return query->ranking == NULL || (query->ranking->kind == SCKPT_RANK_ROW_NUMBER && query->ranking->limit == 1);
 }
 

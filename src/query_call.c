@@ -175,6 +175,27 @@ choose_mode(SckptLevel *level, Aggref *aggref, const AggregateTraits *traits)
 	return SCKPT_CALL_TRANSITION;
 }
 
+SckptCallMode
+sckpt_call_frame_mode(Aggref *aggref, bool unbounded)
+{
+	AggregateTraits traits = aggregate_traits(aggref);
+	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	Form_pg_aggregate form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	SckptCallMode mode = unbounded ? SCKPT_CALL_TRANSITION : traits.inverts ? SCKPT_CALL_INVERSE : SCKPT_CALL_COLLECT;
+	bool		reads_only = (mode == SCKPT_CALL_INVERSE ? form->aggmfinalmodify : form->aggfinalmodify) == AGGMODIFY_READ_ONLY;
+
+	ReleaseSysCache(tuple);
+	if (!reads_only)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("aggregate function %s does not support use as a window function", format_procedure(aggref->aggfnoid))));
+	if (mode == SCKPT_CALL_TRANSITION && !traits.storable)
+		sckpt_query_refuse(psprintf("aggregate %s over all rows up to the current one, whose state cannot be stored,",
+									format_procedure(aggref->aggfnoid)),
+						   "Give its frame a beginning: ROWS BETWEEN n PRECEDING AND CURRENT ROW.");
+	return mode;
+}
+
 /* ---- Sets ---- */
 
 /* The clause of DISTINCT with this argument. */
@@ -274,19 +295,16 @@ set_order(SckptCall *call, Aggref *aggref)
 	}
 }
 
-/*
- * The source computes arguments and filters alike; as in a query, an argument must not be computed where the filter is not true.
- */
-static Expr *
-guard_argument(Aggref *aggref, Expr *argument)
+Expr *
+sckpt_call_guard(Expr *filter, Expr *argument)
 {
 	CaseExpr   *guard;
 	CaseWhen   *when;
 
-	if (aggref->aggfilter == NULL || IsA(argument, Var) || IsA(argument, Const) || IsA(argument, Param))
+	if (filter == NULL || IsA(argument, Var) || IsA(argument, Const) || IsA(argument, Param))
 		return argument;
 	when = makeNode(CaseWhen);
-	when->expr = copyObject(aggref->aggfilter);
+	when->expr = copyObject(filter);
 	when->result = copyObject(argument);
 	when->location = -1;
 	guard = makeNode(CaseExpr);
@@ -338,7 +356,7 @@ sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref)
 		TargetEntry *entry = lfirst(lc);
 		SckptKey   *column = &set.columns[set.ncolumns];
 
-		call->args[set.ncolumns] = sckpt_level_column(level, guard_argument(aggref, entry->expr));
+		call->args[set.ncolumns] = sckpt_level_column(level, sckpt_call_guard(aggref->aggfilter, entry->expr));
 		if (!entry->resjunk)
 			call->nargs++;
 		if (has_set)

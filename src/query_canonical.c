@@ -96,11 +96,14 @@ column_name(NameContext *context, Var *var)
 		if (number < context->stage->nkeys)
 			return context->stage->keys[number].canonical;
 		number -= context->stage->nkeys;
-		if (context->stage->ranking == NULL)
+		if (context->stage->ranking == NULL && context->stage->framing == NULL)
 			return context->stage->calls[number].canonical;
 		if (number < context->stage->sets[0].ncolumns)
 			return context->stage->sets[0].columns[number].canonical;
-		return pstrdup(sckpt_query_rank_name(number - context->stage->sets[0].ncolumns));
+		number -= context->stage->sets[0].ncolumns;
+		if (context->stage->framing)
+			return context->stage->framing->calls[number].canonical;
+		return pstrdup(sckpt_query_rank_name(number));
 	}
 	if (level && level->below && var->varno == level->below)
 	{

@@ -242,6 +242,152 @@ split_group(Query *query)
 		rte->eref->colnames = lappend(rte->eref->colnames, makeString(pstrdup(lfirst_node(TargetEntry, lt)->resname)));
 }
 
+static bool
+collect_window_calls(Node *node, List **calls)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, WindowFunc))
+		*calls = lappend(*calls, node);
+	return expression_tree_walker(node, collect_window_calls, calls);
+}
+
+typedef struct StackContext
+{
+	List	   *windows;
+	WindowFunc *first;			/* the upper level has this one, */
+	bool		ranks;			/* and others of its kind: ranks over its window, or what is over rows in the same order */
+	List	   *targets;		/* of the lower level: columns, then results of its window functions */
+} StackContext;
+
+static WindowClause *
+window_of(StackContext *context, WindowFunc *call)
+{
+	ListCell   *lc;
+
+	foreach(lc, context->windows)
+	{
+		if (lfirst_node(WindowClause, lc)->winref == call->winref)
+			return lfirst(lc);
+	}
+	elog(ERROR, "window not found");
+}
+
+static bool
+is_upper(StackContext *context, WindowFunc *call)
+{
+	WindowClause *window = window_of(context, call);
+	WindowClause *first = window_of(context, context->first);
+	SckptRankKind kind;
+
+	if (sckpt_rank_kind(call, &kind) != context->ranks)
+		return false;
+	return context->ranks ? window == first : equal(window->partitionClause, first->partitionClause) && equal(window->orderClause, first->orderClause);
+}
+
+/* The target list of the upper level, which has the lower one's columns. */
+static Node *
+stack_mutator(Node *node, StackContext *context)
+{
+	if (node == NULL)
+		return NULL;
+	if ((IsA(node, Var) && ((Var *) node)->varlevelsup == 0) || (IsA(node, WindowFunc) && !is_upper(context, (WindowFunc *) node)))
+	{
+		ListCell   *lc;
+		int			number = list_length(context->targets) + 1;
+
+		foreach(lc, context->targets)
+		{
+			if (equal(node, lfirst_node(TargetEntry, lc)->expr))
+				number = lfirst_node(TargetEntry, lc)->resno;
+		}
+		if (number > list_length(context->targets))
+			context->targets = lappend(context->targets, makeTargetEntry((Expr *) copyObject(node), number, psprintf("column%d", number), false));
+		return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), 0);
+	}
+	if (IsA(node, SubLink))
+		sckpt_query_refuse("a sub-select beside several windows in one query level", "Use a sub-select for each of the windows.");
+	return expression_tree_mutator(node, stack_mutator, context);
+}
+
+static bool
+is_sorted_by(List *windows, Index reference)
+{
+	ListCell   *lw;
+	ListCell   *lc;
+
+	foreach(lw, windows)
+	{
+		foreach(lc, list_concat_copy(lfirst_node(WindowClause, lw)->partitionClause, lfirst_node(WindowClause, lw)->orderClause))
+		{
+			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == reference)
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Windows with different partitions or orders, and ranks beside other functions: one level for each.  Ranks are in the outermost one, since the condition on them is right
+ * above.
+ */
+static void
+stack_windows(Query *query)
+{
+	StackContext context = {.windows = query->windowClause};
+	List	   *targets = copyObject(query->targetList);
+	List	   *upper = NIL;
+	List	   *lower = NIL;
+	List	   *calls = NIL;
+	Query	   *inner;
+	RangeTblEntry *rte;
+	SckptRankKind kind;
+	ListCell   *lc;
+
+	(void) collect_window_calls((Node *) targets, &calls);
+	foreach(lc, calls)
+	{
+		if (context.first == NULL || (!context.ranks && sckpt_rank_kind(lfirst(lc), &kind)))
+		{
+			context.first = lfirst(lc);
+			context.ranks = sckpt_rank_kind(context.first, &kind);
+		}
+	}
+	foreach(lc, calls)
+	{
+		if (is_upper(&context, lfirst(lc)))
+			upper = list_append_unique_ptr(upper, window_of(&context, lfirst(lc)));
+		else
+			lower = list_append_unique_ptr(lower, window_of(&context, lfirst(lc)));
+	}
+	if (lower == NIL)
+		return;
+	inner = sckpt_query_wrap(query);
+	query->targetList = (List *) stack_mutator((Node *) copyObject(targets), &context);
+	query->windowClause = copyObject(upper);
+	query->hasWindowFuncs = true;
+	query->sortClause = inner->sortClause;
+	inner->sortClause = NIL;
+	inner->windowClause = lower;
+	foreach(lc, targets)
+	{
+		TargetEntry *entry = lfirst(lc);
+
+		if (entry->ressortgroupref == 0 || !is_sorted_by(lower, entry->ressortgroupref))
+			continue;
+		entry->resno = list_length(context.targets) + 1;
+		entry->resname = psprintf("column%d", entry->resno);
+		entry->resjunk = false;
+		context.targets = lappend(context.targets, entry);
+	}
+	inner->targetList = context.targets;
+	rte = linitial(query->rtable);
+	rte->eref->colnames = NIL;
+	foreach(lc, inner->targetList)
+		rte->eref->colnames = lappend(rte->eref->colnames, makeString(pstrdup(lfirst_node(TargetEntry, lc)->resname)));
+	stack_windows(inner);
+}
+
 static void
 lower_level(Query *query)
 {
@@ -286,6 +432,8 @@ lower_level(Query *query)
 	}
 	if (grouped && query->distinctClause == NIL && (query->hasWindowFuncs || has_sublink_over_groups(query)))
 		split_group(query);
+	if (query->hasWindowFuncs && query->distinctClause == NIL)
+		stack_windows(query);
 }
 
 /* The same of what sub-selects outside FROM read. */

@@ -151,6 +151,12 @@ extern void sckpt_level_finish_columns(SckptLevel *level);
 
 /* query_call.c */
 extern void sckpt_level_set_call(SckptLevel *level, SckptCall *call, Aggref *aggref);
+/*
+ * The source computes arguments and filters alike; as in a query, an argument must not be computed where the filter is not true.
+ */
+extern Expr *sckpt_call_guard(Expr *filter, Expr *argument);
+/* How an aggregate over a frame's rows is computed; 0A000 where it cannot be. */
+extern SckptCallMode sckpt_call_frame_mode(Aggref *aggref, bool unbounded);
 
 /* query_canonical.c */
 /* What an expression of the level is, in words that depend on neither names given in the query nor settings; on one line. */
@@ -190,7 +196,17 @@ typedef struct SckptRankClauses
 	List	   *order;
 	SckptRanking *ranking;		/* its kind and limit */
 	int64		offset;			/* so many rows are skipped */
+	List	   *windows;		/* WindowClause, of window functions over rows (query_frame.c); NIL: it ranks */
 } SckptRankClauses;
+
+/* A partition's rows on their way to being a set. */
+typedef struct SckptRankContext
+{
+	SckptLevel *level;
+	List	   *exprs;			/* of the set's columns */
+	List	   *sources;
+	List	   *calls;			/* WindowFuncs over rows, each different */
+} SckptRankContext;
 
 /* Refuse what a level cannot have of these. */
 extern void sckpt_rank_check_level(Query *query);
@@ -200,8 +216,29 @@ extern void sckpt_rank_check_level(Query *query);
  */
 extern SckptRankClauses *sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above);
 extern void sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses);
-/* Put a stage above the last one, if that ranks, which keeps its rows apart, where they need it. */
+/* Is it row_number(), rank() or dense_rank(), and which? */
+extern bool sckpt_rank_kind(WindowFunc *call, SckptRankKind *kind);
+/* Is it an integer that is known now? */
+extern bool sckpt_rank_integer(Node *node, int64 *value);
+/* Which key of the stage an expression is; -1: none. */
+extern int	sckpt_rank_key(SckptQuery *stage, Node *node);
+/* Which column of the set an expression is; it gets one. */
+extern int	sckpt_rank_column(SckptRankContext *context, Node *node);
+/* Columns for all that the target list takes from the row. */
+extern bool sckpt_rank_collect_columns(Node *node, SckptRankContext *context);
+/* The target list over a row of keys, the set's columns, and the three ranks, or the results of the calls. */
+extern Node *sckpt_rank_replace_columns(Node *node, SckptRankContext *context);
+extern void sckpt_rank_set_order(SckptOrder *sorted, SckptRankContext *context, List *order, List *targets);
+extern void sckpt_rank_make_set(SckptLevel *level, SckptRankContext *context);
+/* Put a stage above the last one, if its groups have several rows, which keeps these apart, where they need it. */
 extern void sckpt_rank_keep(SckptQuery *stage, bool final);
+
+/* query_frame.c */
+/* Are the window functions of a level others than ranks? */
+extern bool sckpt_frame_is(Query *query);
+/* Refuse what there cannot be of them. */
+extern void sckpt_frame_check(Query *query);
+extern void sckpt_level_split_frame(SckptLevel *level, SckptRankClauses *clauses);
 
 /*
  * query_route.c: find the routing keys, once all stages and streams are known.  `query`: what the first stage was made of, where that was no level; exprs: its

@@ -46,9 +46,8 @@ static const char *const kind_names[] = {
 
 /* ---- Which ranks there can be ---- */
 
-/* Is it one of the three? */
-static bool
-rank_kind(WindowFunc *call, SckptRankKind *kind)
+bool
+sckpt_rank_kind(WindowFunc *call, SckptRankKind *kind)
 {
 	switch (call->winfnoid)
 	{
@@ -76,9 +75,8 @@ check_window_calls(Node *node, Index *winref)
 		WindowFunc *call = (WindowFunc *) node;
 		SckptRankKind kind;
 
-		if (!rank_kind(call, &kind))
-			sckpt_query_refuse(psprintf("window function %s()", get_func_name(call->winfnoid)),
-							   "row_number(), rank() and dense_rank() are, with a condition rank <= n above. Use others in a query over the result table.");
+		if (!sckpt_rank_kind(call, &kind))
+			sckpt_query_refuse("ranks beside other window functions of one query level", "Use a sub-select for the ranks.");
 		if (*winref != 0 && *winref != call->winref)
 			sckpt_query_refuse("ranks over different windows of one query level", "Use one window, or a sub-select for each of them.");
 		*winref = call->winref;
@@ -94,7 +92,9 @@ sckpt_rank_check_level(Query *query)
 
 	if (query->distinctClause && !query->hasDistinctOn)
 		sckpt_query_refuse("SELECT DISTINCT in a view over a stream", "Use GROUP BY with the same columns, or DISTINCT in the pipeline's query.");
-	if (query->hasWindowFuncs)
+	if (query->hasWindowFuncs && sckpt_frame_is(query))
+		sckpt_frame_check(query);
+	else if (query->hasWindowFuncs)
 		(void) check_window_calls((Node *) query->targetList, &winref);
 	if (query->sortClause && !query->hasDistinctOn && query->limitCount == NULL && query->limitOffset == NULL)
 		sckpt_query_refuse("ORDER BY", "Order the rows in a query over the result table.");
@@ -125,9 +125,8 @@ collect_conjuncts(Node *node, List **conjuncts)
 		*conjuncts = lappend(*conjuncts, node);
 }
 
-/* An integer that is known now. */
-static bool
-integer_of(Node *node, int64 *value)
+bool
+sckpt_rank_integer(Node *node, int64 *value)
 {
 	Const	   *constant = (Const *) eval_const_expressions(NULL, node);
 
@@ -177,7 +176,7 @@ bounds_rank(Node *node, int below, Query *subquery, SckptRankKind *kind, int64 *
 	if (!IsA(var, Var) || var->varno != below || var->varlevelsup != 0 || var->varattno <= 0 || !OidIsValid(operator))
 		return false;
 	expr = (Node *) list_nth_node(TargetEntry, subquery->targetList, var->varattno - 1)->expr;
-	if (!IsA(expr, WindowFunc) || !rank_kind((WindowFunc *) expr, kind) || !integer_of(right, limit))
+	if (!IsA(expr, WindowFunc) || !sckpt_rank_kind((WindowFunc *) expr, kind) || !sckpt_rank_integer(right, limit))
 		return false;
 	switch (get_op_opfamily_strategy(operator, INTEGER_BTREE_FAM_OID))
 	{
@@ -227,24 +226,17 @@ limit_from_above(SckptLevel *above, Query *subquery, SckptRankKind *kind, int64 
 /* ---- The stage ---- */
 
 static bool
-has_rank(Node *node, void *context)
+has_window_function(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, WindowFunc))
 		return true;
-	return expression_tree_walker(node, has_rank, context);
+	return expression_tree_walker(node, has_window_function, context);
 }
 
-typedef struct RankContext
-{
-	SckptLevel *level;
-	List	   *exprs;			/* of the set's columns */
-	List	   *sources;
-} RankContext;
-
-static int
-key_of(SckptQuery *stage, Node *node)
+int
+sckpt_rank_key(SckptQuery *stage, Node *node)
 {
 	for (int i = 0; i < stage->nkeys; i++)
 	{
@@ -254,9 +246,8 @@ key_of(SckptQuery *stage, Node *node)
 	return -1;
 }
 
-/* Which column of the set an expression is. */
-static int
-set_column(RankContext *context, Node *node)
+int
+sckpt_rank_column(SckptRankContext *context, Node *node)
 {
 	ListCell   *lc;
 
@@ -270,21 +261,19 @@ set_column(RankContext *context, Node *node)
 	return list_length(context->exprs) - 1;
 }
 
-/* Columns for all that the target list takes from the row. */
-static bool
-collect_columns(Node *node, RankContext *context)
+bool
+sckpt_rank_collect_columns(Node *node, SckptRankContext *context)
 {
-	if (node == NULL || IsA(node, Const) || IsA(node, WindowFunc) || key_of(context->level->stage, node) >= 0)
+	if (node == NULL || IsA(node, Const) || IsA(node, WindowFunc) || sckpt_rank_key(context->level->stage, node) >= 0)
 		return false;
-	if (IsA(node, List) || IsA(node, TargetEntry) || has_rank(node, NULL))
-		return expression_tree_walker(node, collect_columns, context);
-	(void) set_column(context, node);
+	if (IsA(node, List) || IsA(node, TargetEntry) || has_window_function(node, NULL))
+		return expression_tree_walker(node, sckpt_rank_collect_columns, context);
+	(void) sckpt_rank_column(context, node);
 	return false;
 }
 
-/* The target list over a row of keys, the set's columns, and the three ranks. */
-static Node *
-replace_columns(Node *node, RankContext *context)
+Node *
+sckpt_rank_replace_columns(Node *node, SckptRankContext *context)
 {
 	SckptQuery *stage = context->level->stage;
 	SckptRankKind kind;
@@ -294,15 +283,25 @@ replace_columns(Node *node, RankContext *context)
 		return NULL;
 	if (IsA(node, Const))
 		return copyObject(node);
-	number = key_of(stage, node);
+	number = sckpt_rank_key(stage, node);
 	if (number >= 0)
 		number++;
-	else if (IsA(node, WindowFunc) && rank_kind((WindowFunc *) node, &kind))
+	else if (IsA(node, WindowFunc) && context->calls)
+	{
+		ListCell   *lc;
+
+		foreach(lc, context->calls)
+		{
+			if (equal(lfirst(lc), node))
+				number = stage->nkeys + list_length(context->exprs) + 1 + foreach_current_index(lc);
+		}
+	}
+	else if (IsA(node, WindowFunc) && sckpt_rank_kind((WindowFunc *) node, &kind))
 		number = stage->nkeys + list_length(context->exprs) + 1 + kind;
-	else if (IsA(node, List) || IsA(node, TargetEntry) || has_rank(node, NULL))
-		return expression_tree_mutator(node, replace_columns, context);
+	else if (IsA(node, List) || IsA(node, TargetEntry) || has_window_function(node, NULL))
+		return expression_tree_mutator(node, sckpt_rank_replace_columns, context);
 	else
-		number = stage->nkeys + 1 + set_column(context, node);
+		number = stage->nkeys + 1 + sckpt_rank_column(context, node);
 	return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), 0);
 }
 
@@ -313,7 +312,7 @@ read_limit(Query *query, SckptRanking *ranking, int64 *offset)
 	*offset = 0;
 	if (query->limitCount == NULL)
 		sckpt_query_refuse("OFFSET without LIMIT", "Use it in a query over the result table.");
-	if (!integer_of(query->limitCount, &ranking->limit) || (query->limitOffset && !integer_of(query->limitOffset, offset)))
+	if (!sckpt_rank_integer(query->limitCount, &ranking->limit) || (query->limitOffset && !sckpt_rank_integer(query->limitOffset, offset)))
 		sckpt_query_refuse("LIMIT or OFFSET of something else than a constant", "Write the number.");
 	if (ranking->limit < 1 || *offset < 0 || pg_add_s64_overflow(ranking->limit, *offset, &ranking->limit))
 		sckpt_query_refuse("LIMIT of less than one row", "Ask for at least one row.");
@@ -321,31 +320,31 @@ read_limit(Query *query, SckptRanking *ranking, int64 *offset)
 		ranking->kind = SCKPT_RANK_RANK;
 }
 
-static void
-add_sort(SckptRanking *ranking, RankContext *context, List *order, List *targets)
+void
+sckpt_rank_set_order(SckptOrder *sorted, SckptRankContext *context, List *order, List *targets)
 {
 	ListCell   *lc;
 
-	ranking->sort_columns = palloc0(Max(1, list_length(order)) * sizeof(int));
-	ranking->sort_ops = palloc0(Max(1, list_length(order)) * sizeof(Oid));
-	ranking->sort_nulls_first = palloc0(Max(1, list_length(order)) * sizeof(bool));
+	sorted->columns = palloc0(Max(1, list_length(order)) * sizeof(int));
+	sorted->ops = palloc0(Max(1, list_length(order)) * sizeof(Oid));
+	sorted->nulls_first = palloc0(Max(1, list_length(order)) * sizeof(bool));
 	foreach(lc, order)
 	{
 		SortGroupClause *clause = lfirst(lc);
 		Node	   *expr = get_sortgroupclause_expr(clause, targets);
 
 		/* All rows of a partition have the same key. */
-		if (key_of(context->level->stage, expr) >= 0)
+		if (sckpt_rank_key(context->level->stage, expr) >= 0)
 			continue;
-		ranking->sort_columns[ranking->nsort] = set_column(context, expr);
-		ranking->sort_ops[ranking->nsort] = clause->sortop;
-		ranking->sort_nulls_first[ranking->nsort] = clause->nulls_first;
-		ranking->nsort++;
+		sorted->columns[sorted->ncolumns] = sckpt_rank_column(context, expr);
+		sorted->ops[sorted->ncolumns] = clause->sortop;
+		sorted->nulls_first[sorted->ncolumns] = clause->nulls_first;
+		sorted->ncolumns++;
 	}
 }
 
-static void
-make_set(SckptLevel *level, RankContext *context)
+void
+sckpt_rank_make_set(SckptLevel *level, SckptRankContext *context)
 {
 	SckptQuery *stage = level->stage;
 	SckptSetColumns *set = palloc0(sizeof(SckptSetColumns));
@@ -382,10 +381,10 @@ describe(SckptRanking *ranking, SckptSetColumns *set)
 	appendStringInfo(&buf, "%s <= " INT64_FORMAT " of", kind_names[ranking->kind], ranking->limit);
 	for (int i = 0; i < set->ncolumns; i++)
 		appendStringInfo(&buf, "%s %s", i == 0 ? "" : ",", set->columns[i].canonical);
-	for (int i = 0; i < ranking->nsort; i++)
+	for (int i = 0; i < ranking->order.ncolumns; i++)
 		appendStringInfo(&buf, "%s %s using %s%s", i == 0 ? " by" : ",",
-						 set->columns[ranking->sort_columns[i]].canonical,
-						 get_opname(ranking->sort_ops[i]), ranking->sort_nulls_first[i] ? " nulls first" : "");
+						 set->columns[ranking->order.columns[i]].canonical,
+						 get_opname(ranking->order.ops[i]), ranking->order.nulls_first[i] ? " nulls first" : "");
 	return buf.data;
 }
 
@@ -404,6 +403,14 @@ sckpt_rank_take_clauses(SckptLevel *level, SckptLevel *above)
 		clauses->partition = query->distinctClause;
 		clauses->order = query->sortClause;
 		ranking->limit = 1;
+	}
+	else if (query->hasWindowFuncs && sckpt_frame_is(query))
+	{
+		WindowClause *window = linitial(query->windowClause);
+
+		clauses->windows = query->windowClause;
+		clauses->partition = window->partitionClause;
+		clauses->order = window->orderClause;
 	}
 	else if (query->hasWindowFuncs)
 	{
@@ -442,7 +449,7 @@ sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses)
 {
 	Query	   *query = level->query;
 	SckptQuery *stage = level->stage;
-	RankContext context = {level, NIL, NIL};
+	SckptRankContext context = {.level = level};
 	List	   *targets = (List *) sckpt_flatten_join_alias_vars(query, (Node *) query->targetList);
 	List	   *visible = NIL;
 	bool		last = level->last;
@@ -456,15 +463,15 @@ sckpt_level_split_rank(SckptLevel *level, SckptRankClauses *clauses)
 	level->last = last;
 	if (stage->nsession > 0)
 		sckpt_query_refuse("ranks within sessions", "Group by the session in a sub-select, and rank above it.");
-	add_sort(clauses->ranking, &context, clauses->order, targets);
+	sckpt_rank_set_order(&clauses->ranking->order, &context, clauses->order, targets);
 	foreach(lc, targets)
 	{
 		if (!lfirst_node(TargetEntry, lc)->resjunk)
 			visible = lappend(visible, lfirst(lc));
 	}
-	(void) collect_columns((Node *) visible, &context);
-	stage->targetlist = (List *) replace_columns((Node *) visible, &context);
-	make_set(level, &context);
+	(void) sckpt_rank_collect_columns((Node *) visible, &context);
+	stage->targetlist = (List *) sckpt_rank_replace_columns((Node *) visible, &context);
+	sckpt_rank_make_set(level, &context);
 	stage->ranking = clauses->ranking;
 	stage->ranking->canonical = describe(stage->ranking, &stage->sets[0]);
 	if (clauses->offset > 0)
@@ -547,13 +554,26 @@ name_columns(SckptQuery *stage, TupleDesc names)
 	stage->result = ExecCleanTypeFromTL(stage->targetlist);
 }
 
+/* Let it put out a number, too, which is a key of the stage above. */
+static void
+number_column(SckptQuery *stage, SckptQuery *keeper, Expr *expr, char *name)
+{
+	SckptKey   *key = &keeper->keys[keeper->nkeys++];
+
+	(void) add_column(stage, expr, name);
+	key->type = INT8OID;
+	key->typmod = -1;
+	key->canonical = name + 1;
+	key->expr = (Node *) makeVar(1, keeper->nkeys, INT8OID, -1, InvalidOid, 0);
+}
+
 void
 sckpt_rank_keep(SckptQuery *stage, bool final)
 {
 	SckptQuery *keeper;
 	int			natts = stage->result->natts;
 	int			nset = stage->sets[0].ncolumns;
-	AttrNumber	number = find_target(stage, stage->nkeys + nset + 1);
+	AttrNumber	number = stage->framing ? 0 : find_target(stage, stage->nkeys + nset + 1);
 	bool		complete = true;
 	int			nhidden = 0;
 
@@ -570,7 +590,7 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 	keeper->grouped = true;
 	keeper->retracting = !final;
 	keeper->bag = !complete || number == 0;
-	keeper->keys = palloc0((natts + stage->nkeys + 1) * sizeof(SckptKey));
+	keeper->keys = palloc0((natts + stage->nkeys + 2) * sizeof(SckptKey));
 	keeper->calls = palloc0(sizeof(SckptCall));
 	keeper->windows = palloc0(sizeof(SckptWindow));
 	keeper->computed = palloc0(sizeof(SckptComputed));
@@ -606,16 +626,17 @@ sckpt_rank_keep(SckptQuery *stage, bool final)
 		key->result_column = column <= natts ? column : 0;
 		below->result_column = column;
 	}
-	if (keeper->bag)
+	if (stage->framing)
 	{
-		SckptKey   *key = &keeper->keys[keeper->nkeys++];
+		AttrNumber	first = stage->nkeys + nset + stage->framing->ncalls + 1;
 
-		(void) add_column(stage, (Expr *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0), false, FLOAT8PASSBYVAL),
-						  " number");
-		key->type = INT8OID;
-		key->typmod = -1;
-		key->canonical = "number";
-		key->expr = (Node *) makeVar(1, keeper->nkeys, INT8OID, -1, InvalidOid, 0);
+		number_column(stage, keeper, (Expr *) makeVar(1, first, INT8OID, -1, InvalidOid, 0), " row");
+		number_column(stage, keeper, (Expr *) makeVar(1, first + 1, INT8OID, -1, InvalidOid, 0), " number");
+	}
+	else if (keeper->bag)
+	{
+		number_column(stage, keeper, (Expr *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(0), false, FLOAT8PASSBYVAL),
+					  " number");
 		stage->ranking->numbered = true;
 	}
 	name_columns(stage, keeper->result);

@@ -133,7 +133,7 @@ fold(SckptLevel *level, SckptQuery *stage)
 			if (stage->keys[i].result_column == 0 && IsA(target->expr, Var) && ((Var *) target->expr)->varattno == i + 1)
 				stage->keys[i].result_column = target->resno;
 		}
-		if (stage->keys[i].result_column == 0 && level->last && stage->ranking == NULL)
+		if (stage->keys[i].result_column == 0 && level->last && sckpt_query_has_one_row(stage))
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("a GROUP BY expression of a sub-select that is not in the select list is not supported in a pipeline"),
@@ -306,7 +306,9 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 		if (context->track && (stage->grouped || place) && level.place == 0)
 			sckpt_query_refuse("state_ttl over a view that reads a stream", "Name the stream itself in FROM.");
 	}
-	if (ranks)
+	if (ranks && ranks->windows)
+		sckpt_level_split_frame(&level, ranks);
+	else if (ranks)
 		sckpt_level_split_rank(&level, ranks);
 	else if (stage->grouped)
 		sckpt_level_split_group(&level);
@@ -330,7 +332,7 @@ sckpt_query_make_stages(Query *query, bool final, bool track, void (*check_sourc
 	SckptQuery *last = sckpt_query_last(first);
 	int			nstages = 0;
 
-	if (last->ranking)
+	if (!sckpt_query_has_one_row(last))
 		sckpt_rank_keep(last, final);
 	for (SckptQuery *stage = first; stage; stage = stage->above)
 		nstages++;

@@ -12,6 +12,7 @@
 #include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "frame.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -348,6 +349,7 @@ add_operators(SckptTask *task)
 		if (nspread > 0 && query->spread != (task->number >= 0))
 			continue;
 		add_operator(task, query, query->join ? sckpt_join_create(query, task->run_context) :
+					 query->framing ? sckpt_frame_create(query, task->run_context) :
 					 sckpt_aggregate_create(query, task->run_context));
 		task->results |= query->above == NULL;
 	}

@@ -76,6 +76,10 @@ my %kinds = (
 		query => 'SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, id) AS place FROM s) x WHERE place <= 3',
 		altered => 'SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, id) AS place FROM s) x WHERE place <= 3 AND place > 0',
 		oracle => 'SELECT k, v, place FROM (SELECT k, v, row_number() OVER (PARTITION BY k ORDER BY v DESC, id) AS place FROM done) x WHERE place <= 3' },
+	framed => {
+		query => 'SELECT k, id, v - lag(v) OVER w AS d, sum(v) OVER (w ROWS 4 PRECEDING) AS s, count(*) OVER w AS c FROM s WINDOW w AS (PARTITION BY k ORDER BY id)',
+		altered => 'SELECT k, id, v - lag(v) OVER w AS d, sum(v) OVER (w ROWS 4 PRECEDING) AS s, count(*) OVER w AS c FROM s WHERE v >= 0 WINDOW w AS (PARTITION BY k ORDER BY id)',
+		oracle => 'SELECT k, id, v - lag(v) OVER w, sum(v) OVER (w ROWS 4 PRECEDING), count(*) OVER w FROM done WINDOW w AS (PARTITION BY k ORDER BY id)' },
 	bag => {
 		query => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM s GROUP BY k) x ORDER BY n DESC, k LIMIT 10',
 		altered => 'SELECT n FROM (SELECT k, count(*) % 7 AS n FROM s GROUP BY k HAVING count(*) > 0) x ORDER BY n DESC, k LIMIT 10',
