@@ -281,6 +281,19 @@ sckpt_sink_set_columns(SckptSink *sink, int ncolumns, const AttrNumber *columns)
 	MemoryContextSwitchTo(outer);
 }
 
+bool
+sckpt_sink_is_sole_arbiter(SckptSink *sink)
+{
+	for (int i = 0; i < sink->result->ri_NumIndices; i++)
+	{
+		Form_pg_index index = sink->result->ri_IndexRelationDescs[i]->rd_index;
+
+		if ((index->indisunique || index->indisexclusion) && !list_member_oid(sink->arbiters, index->indexrelid))
+			return false;
+	}
+	return true;
+}
+
 TupleTableSlot *
 sckpt_sink_slot(SckptSink *sink)
 {

@@ -60,6 +60,8 @@ extern SckptSink *sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, 
  * The same for rows that have no key, to delete them: columns are compared by their images, and without an index the table is scanned.
  */
 extern SckptSink *sckpt_sink_open_bag(Oid relid, int ncolumns, const AttrNumber *columns);
+/* Does nothing but the key's index keep two rows apart? */
+extern bool sckpt_sink_is_sole_arbiter(SckptSink *sink);
 /*
  * The slot to fill with the next row (tts_values and tts_isnull, all NULL at first): virtual, of the table's
  * row type, cleared by this call.  What its values point to must stay until the put or delete returns.
