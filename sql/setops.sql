@@ -1,20 +1,10 @@
 -- INTERSECT, EXCEPT, UNION and UNION ALL of streams and of what has state, and views over streams, against the same SQL over tables.
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS stream_ckpt;
-CREATE SCHEMA live;
-CREATE SCHEMA plain;
-CREATE SCHEMA so;
-SET search_path = so, stream_ckpt, public;
-SET timezone = 'UTC';
-SELECT create_stream('live.a', 'id int, k int, v text, n numeric, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.b', 'id int, k bigint, w text, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.c', 'id int, k int');
-CREATE TABLE plain.a (id int, k int, v text, n numeric, ts timestamptz);
-CREATE TABLE plain.b (id int, k bigint, w text, ts timestamptz);
-CREATE TABLE plain.c (id int, k int);
-CREATE TABLE dim (k int, name text);
-INSERT INTO dim SELECT i, 'name ' || i FROM generate_series(0, 7) i;
-CREATE TABLE query (name text PRIMARY KEY, text text);
+\getenv srcdir PG_ABS_SRCDIR
+\set collation ''
+\set start :srcdir '/test/lib/three_streams.sql'
+\set ECHO none
+\i :start
+\set ECHO all
 INSERT INTO query VALUES
     ('intersect_two', 'SELECT k FROM a INTERSECT SELECT k FROM b'),
     ('intersect_all', 'SELECT k, id % 3 AS m FROM a INTERSECT ALL SELECT k, id % 3 FROM c'),
@@ -47,7 +37,7 @@ INSERT INTO query VALUES
 -- views with state, over streams and over tables
 CREATE PROCEDURE make_views(schema text) LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('search_path', schema || ', so, public', true);
+    PERFORM set_config('search_path', schema || ', res, public', true);
     EXECUTE 'CREATE VIEW pairs AS SELECT a.id, a.k, b.id AS b_id, b.w FROM a JOIN b USING (k)';
     EXECUTE 'CREATE VIEW counts (k, n) AS WITH x AS (SELECT k FROM a) SELECT k, count(*) FROM x GROUP BY k';
     EXECUTE 'CREATE VIEW keys AS SELECT DISTINCT k FROM a UNION ALL SELECT k FROM b GROUP BY k';
@@ -68,50 +58,8 @@ INSERT INTO query VALUES
     ('v_latest', 'SELECT k, id, n FROM latest'),
     ('v_in', 'SELECT id FROM c WHERE k NOT IN (SELECT k FROM in_both WHERE k IS NOT NULL) UNION ALL SELECT id FROM plain_rows WHERE k IN (SELECT k FROM in_both)'),
     ('v_scalar', 'SELECT id FROM plain_rows WHERE id > (SELECT avg(n) * 4 FROM counts)');
-SET search_path = live, so, stream_ckpt, public;
-DO $$
-DECLARE q record;
-BEGIN
-    FOR q IN TABLE query LOOP
-        BEGIN
-            PERFORM create_pipeline('so.r_' || q.name, q.text, retained_checkpoints => 2);
-        EXCEPTION WHEN OTHERS THEN
-            RAISE WARNING '%: %', q.name, SQLERRM;
-        END;
-    END LOOP;
-END $$;
-
--- Rows that are missing in a result, or too many in it: none.
-CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, so, stream_ckpt, public AS $$
-DECLARE
-    one query;
-BEGIN
-    FOR one IN SELECT * FROM query q ORDER BY q.name LOOP
-        name := one.name;
-        EXECUTE format('SELECT (SELECT count(*) FROM ((%1$s) EXCEPT ALL TABLE so.r_%2$s) x), (SELECT count(*) FROM (TABLE so.r_%2$s EXCEPT ALL (%1$s)) x)', one.text, one.name)
-        INTO missing, extra;
-        IF missing > 0 OR extra > 0 THEN
-            RETURN NEXT;
-        END IF;
-    END LOOP;
-END $$;
--- keys are NULL, and rows are there twice, here and there
-CREATE PROCEDURE put(step int, streams text[]) LANGUAGE plpgsql AS $$
-DECLARE
-    target text;
-BEGIN
-    PERFORM setseed(step / 100.0);
-    CREATE TEMP TABLE ra AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::int, 8) AS k, (ARRAY['a', 'A', 'b', 'c'])[1 + g % 4] AS v,
-        (ARRAY[1.0, 1.00])[1 + g % 2] AS n, timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rb AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::bigint, 8) AS k, (ARRAY['a', 'b'])[1 + g % 2] AS w,
-        timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rc AS SELECT (step * 20 + g)::int AS id, nullif((random() * 8)::int, 8) AS k FROM generate_series(1, 8) g;
-    FOREACH target IN ARRAY streams LOOP
-        EXECUTE format('INSERT INTO live.%1$s SELECT * FROM r%1$s', target);
-        EXECUTE format('INSERT INTO plain.%1$s SELECT * FROM r%1$s', target);
-    END LOOP;
-    DROP TABLE ra, rb, rc;
-END $$;
+SET search_path = live, res, stream_ckpt, public;
+CALL create_pipelines();
 
 SELECT checkpoint(interval '1 min');
 SELECT * FROM differences();
@@ -145,7 +93,7 @@ SELECT checkpoint(interval '1 min');
 SELECT * FROM differences();
 
 -- ---- Windows that close ----
-SELECT create_pipeline('so.final', 'SELECT window_start, window_end, k, count(*) AS n FROM a, tumble(ts, ''10 s'') GROUP BY 1, 2, 3
+SELECT create_pipeline('res.final', 'SELECT window_start, window_end, k, count(*) AS n FROM a, tumble(ts, ''10 s'') GROUP BY 1, 2, 3
     UNION ALL SELECT window_start, window_end, k, -count(*) FROM b, tumble(ts, ''10 s'') GROUP BY 1, 2, 3', emit => 'final');
 CALL put(30, '{a,b}');
 CALL put(33, '{a,b}');
@@ -159,21 +107,21 @@ WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|Sink' ORDER BY i, j;
 
 -- ---- Who may ----
 CREATE ROLE so_reader;
-GRANT USAGE ON SCHEMA live, so, stream_ckpt TO so_reader;
-GRANT CREATE ON SCHEMA so TO so_reader;
+GRANT USAGE ON SCHEMA live, res, stream_ckpt TO so_reader;
+GRANT CREATE ON SCHEMA res TO so_reader;
 GRANT SELECT ON live.pairs, live.plain_rows, live.a TO so_reader;
 SET ROLE so_reader;
 -- what a view with state reads is read as who runs the pipeline
-SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+SELECT create_pipeline('res.x', 'SELECT id FROM pairs');
 RESET ROLE;
 GRANT SELECT ON live.b TO so_reader;
 REVOKE SELECT ON live.pairs FROM so_reader;
 SET ROLE so_reader;
-SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+SELECT create_pipeline('res.x', 'SELECT id FROM pairs');
 RESET ROLE;
 GRANT SELECT ON live.pairs TO so_reader;
 SET ROLE so_reader;
-SELECT create_pipeline('so.x', 'SELECT id FROM pairs');
+SELECT create_pipeline('res.x', 'SELECT id FROM pairs');
 RESET ROLE;
 
 CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
@@ -187,11 +135,11 @@ END $$;
 SELECT t.* FROM unnest(ARRAY[
     'SELECT k FROM a EXCEPT SELECT k FROM dim',
     'SELECT k FROM a GROUP BY k UNION ALL SELECT k FROM dim',
-    'SELECT x FROM c, LATERAL (SELECT c.k AS x) l INTERSECT SELECT k FROM b ORDER BY 1',
+    'SELECT y FROM c, LATERAL (SELECT c.k AS y) l INTERSECT SELECT k FROM b ORDER BY 1',
     'SELECT ts::time::text::json FROM a EXCEPT SELECT ts::time::text::json FROM b']) WITH ORDINALITY c (c, i), try(format('SELECT create_pipeline(''y'', %L)', c)) t ORDER BY i;
 \x off
 SELECT count(drop_pipeline(pipeline)) FROM pipelines;
-DROP SCHEMA so CASCADE;
+DROP SCHEMA res CASCADE;
 DROP VIEW live.pairs, live.counts, live.keys, live.per_window, live.latest, live.in_both, live.plain_rows CASCADE;
 SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
 DROP SCHEMA live, plain CASCADE;

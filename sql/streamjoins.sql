@@ -1,21 +1,10 @@
 -- Joins of streams, against the same SQL over tables.
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS stream_ckpt;
-CREATE SCHEMA live;
-CREATE SCHEMA plain;
-CREATE SCHEMA sj;
-SET search_path = sj, stream_ckpt, public;
-SET timezone = 'UTC';
-CREATE COLLATION sj.nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-SELECT create_stream('live.a', 'id int, k int, v text COLLATE sj.nocase, n numeric, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.b', 'id int, k bigint, w text, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.c', 'id int, k int, x jsonb');
-CREATE TABLE plain.a (id int, k int, v text COLLATE sj.nocase, n numeric, ts timestamptz);
-CREATE TABLE plain.b (id int, k bigint, w text, ts timestamptz);
-CREATE TABLE plain.c (id int, k int, x jsonb);
-CREATE TABLE dim (k int, name text);
-INSERT INTO dim SELECT i, 'name ' || i FROM generate_series(0, 7) i;
-CREATE TABLE query (name text PRIMARY KEY, text text);
+\getenv srcdir PG_ABS_SRCDIR
+\set collation 'COLLATE res.nocase'
+\set start :srcdir '/test/lib/three_streams.sql'
+\set ECHO none
+\i :start
+\set ECHO all
 INSERT INTO query VALUES
     ('inner_on', 'SELECT a.id AS a_id, b.id AS b_id, a.v, b.w FROM a JOIN b ON a.k = b.k'),
     ('inner_comma', 'SELECT a.id AS a_id, b.id AS b_id, a.v || b.w AS vw FROM a, b WHERE a.k = b.k AND a.id < b.id AND a.v <> ''b'''),
@@ -51,42 +40,10 @@ INSERT INTO query VALUES
         LEFT JOIN (SELECT window_start, window_end, k, max(id) AS m FROM b, stream_ckpt.tumble(ts, ''10 s'') GROUP BY 1, 2, 3) y ON x.window_start = y.window_start AND x.window_end = y.window_end AND x.k = y.k'),
     ('window_rows', 'SELECT x.window_end AS w, x.id, y.id AS y_id FROM (SELECT window_start, window_end, k, id FROM a, stream_ckpt.hop(ts, ''5 s'', ''10 s'')) x
         JOIN (SELECT window_start, window_end, k, id FROM b, stream_ckpt.hop(ts, ''5 s'', ''10 s'')) y USING (window_start, window_end, k)');
-SET search_path = live, sj, stream_ckpt, public;
-SELECT count(create_pipeline('sj.r_' || name, text, retained_checkpoints => 2)) FROM query;
+SET search_path = live, res, stream_ckpt, public;
+CALL create_pipelines();
 
-SELECT create_pipeline('sj.final', (SELECT text FROM query WHERE name = 'window_groups'), emit => 'final');
-
--- Rows that are missing in a result, or too many in it: none.
-CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, sj, stream_ckpt, public AS $$
-DECLARE
-    one query;
-BEGIN
-    FOR one IN SELECT * FROM query q ORDER BY q.name LOOP
-        name := one.name;
-        EXECUTE format('SELECT (SELECT count(*) FROM ((%1$s) EXCEPT ALL TABLE sj.r_%2$s) x), (SELECT count(*) FROM (TABLE sj.r_%2$s EXCEPT ALL (%1$s)) x)', one.text, one.name)
-        INTO missing, extra;
-        IF missing > 0 OR extra > 0 THEN
-            RETURN NEXT;
-        END IF;
-    END LOOP;
-END $$;
--- Within 10 seconds of each step's front; keys are NULL, and rows are there twice, here and there.
-CREATE PROCEDURE put(step int, streams text[]) LANGUAGE plpgsql AS $$
-DECLARE
-    target text;
-BEGIN
-    PERFORM setseed(step / 100.0);
-    CREATE TEMP TABLE ra AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::int, 8) AS k, (ARRAY['a', 'A', 'b', 'c'])[1 + g % 4] AS v,
-        (ARRAY[1.0, 1.00])[1 + g % 2] AS n, timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rb AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::bigint, 8) AS k, (ARRAY['a', 'b'])[1 + g % 2] AS w,
-        timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rc AS SELECT (step * 20 + g)::int AS id, nullif((random() * 8)::int, 8) AS k, jsonb_build_object('n', g % 3) AS x FROM generate_series(1, 8) g;
-    FOREACH target IN ARRAY streams LOOP
-        EXECUTE format('INSERT INTO live.%1$s SELECT * FROM r%1$s', target);
-        EXECUTE format('INSERT INTO plain.%1$s SELECT * FROM r%1$s', target);
-    END LOOP;
-    DROP TABLE ra, rb, rc;
-END $$;
+SELECT create_pipeline('res.final', (SELECT text FROM query WHERE name = 'window_groups'), emit => 'final');
 
 CALL put(1, '{a}');
 SELECT checkpoint(interval '1 min');
@@ -155,10 +112,10 @@ SELECT * FROM differences();
 CALL put(31, '{a,b}');
 SELECT checkpoint(interval '1 min');
 SELECT pipeline, state_rows < 250 AS few FROM pipelines WHERE pipeline ~ '^r_(time|window)' ORDER BY 1;
-SET search_path = plain, sj, stream_ckpt, public;
-SELECT count(*) > 10 AS rows, bool_and(w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final')) AS closed FROM sj.final;
-SELECT * FROM sj.r_window_groups WHERE w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final') EXCEPT ALL TABLE sj.final;
-SET search_path = live, sj, stream_ckpt, public;
+SET search_path = plain, res, stream_ckpt, public;
+SELECT count(*) > 10 AS rows, bool_and(w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final')) AS closed FROM res.final;
+SELECT * FROM res.r_window_groups WHERE w + interval '10 s' <= (SELECT watermark FROM pipelines WHERE pipeline = 'final') EXCEPT ALL TABLE res.final;
+SET search_path = live, res, stream_ckpt, public;
 -- and what comes too late then is dropped
 INSERT INTO live.a VALUES (1, 1, 'late', 1, '2024-01-01 00:00:01Z'), (2, 2, 'no time', 1, NULL);
 SELECT checkpoint(interval '1 min');
@@ -166,8 +123,8 @@ SELECT pipeline, late_rows FROM pipelines WHERE late_rows > 0 ORDER BY 1;
 
 -- more pairs than are kept in memory at a time
 SELECT create_stream('live.wide', 'k int, side int, pad text');
-SELECT create_pipeline('sj.pairs', 'SELECT x.k, count(*) AS n, count(DISTINCT y.pad) AS pads, max(x.pad) AS most FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side GROUP BY x.k');
-SELECT create_pipeline('sj.appended', 'SELECT x.pad, y.pad AS other FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side');
+SELECT create_pipeline('res.pairs', 'SELECT x.k, count(*) AS n, count(DISTINCT y.pad) AS pads, max(x.pad) AS most FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side GROUP BY x.k');
+SELECT create_pipeline('res.appended', 'SELECT x.pad, y.pad AS other FROM wide x JOIN wide y ON x.k = y.k AND x.side < y.side');
 INSERT INTO live.wide SELECT 1, i % 2, repeat('x', 20) || i FROM generate_series(1, 1400) i;
 SELECT checkpoint(interval '1 min');
 SELECT * FROM pairs;
@@ -183,8 +140,8 @@ INSERT INTO bad VALUES
     ('condition', 'SELECT x.id, y.id AS other FROM e x LEFT JOIN f y ON x.k = y.k AND 100 / (x.v - y.v) > 10'),
     ('above', 'SELECT x.k, sum(100 / (x.v - y.v)) AS q, count(*) AS n FROM e x LEFT JOIN f y ON x.k = y.k GROUP BY x.k'),
     ('groups', 'SELECT x.k, 100 / (x.s - y.s) AS q FROM (SELECT k, sum(v) AS s FROM e GROUP BY k) x JOIN (SELECT k, sum(v) AS s FROM f GROUP BY k) y ON x.k = y.k');
-SELECT create_pipeline('sj.bad_' || name || '_' || n, text, on_error => 'dead_letter', parallelism => n) FROM bad, (VALUES (1), (3)) n (n);
-SELECT create_pipeline('sj.stops_' || n, text, parallelism => n) FROM bad, (VALUES (1), (3)) n (n) WHERE name = 'pair';
+SELECT create_pipeline('res.bad_' || name || '_' || n, text, on_error => 'dead_letter', parallelism => n) FROM bad, (VALUES (1), (3)) n (n);
+SELECT create_pipeline('res.stops_' || n, text, parallelism => n) FROM bad, (VALUES (1), (3)) n (n) WHERE name = 'pair';
 CREATE PROCEDURE put_bad(x text, y text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('INSERT INTO live.e %1$s; INSERT INTO plain.e %1$s', x);
@@ -199,10 +156,10 @@ WHERE pipeline ~ '^bad' GROUP BY 1, 2 ORDER BY 1, 2;
 -- results are as if they had never come
 DELETE FROM plain.e WHERE id = 200;
 DELETE FROM plain.f WHERE id IN (100, 102);
-CREATE FUNCTION bad_differences() RETURNS TABLE (name text, tasks int, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, live, sj, stream_ckpt AS $$
+CREATE FUNCTION bad_differences() RETURNS TABLE (name text, tasks int, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, live, res, stream_ckpt AS $$
 BEGIN
     FOR name, tasks IN SELECT b.name, n FROM bad b, (VALUES (1), (3)) n (n) WHERE b.name <> 'groups' LOOP
-        EXECUTE format('WITH q AS (%s), r AS (TABLE sj.%I) SELECT (SELECT count(*) FROM (TABLE q EXCEPT ALL TABLE r) x), (SELECT count(*) FROM (TABLE r EXCEPT ALL TABLE q) x)',
+        EXECUTE format('WITH q AS (%s), r AS (TABLE res.%I) SELECT (SELECT count(*) FROM (TABLE q EXCEPT ALL TABLE r) x), (SELECT count(*) FROM (TABLE r EXCEPT ALL TABLE q) x)',
             (SELECT text FROM bad b WHERE b.name = bad_differences.name), 'bad_' || name || '_' || tasks) INTO missing, extra;
         RETURN NEXT;
     END LOOP;
@@ -219,7 +176,7 @@ SELECT count(drop_pipeline(pipeline)) FROM pipelines WHERE pipeline ~ '^(bad|sto
 
 -- ---- Forgetting ----
 SELECT create_stream('live.p', 'id int, k int, ts timestamptz', event_time => 'ts'), create_stream('live.q', 'id int, k int, ts timestamptz', event_time => 'ts');
-SELECT create_pipeline('sj.forgets_' || name || '_' || n, text, state_ttl => '10 s', parallelism => n) FROM (VALUES
+SELECT create_pipeline('res.forgets_' || name || '_' || n, text, state_ttl => '10 s', parallelism => n) FROM (VALUES
     ('inner', 'SELECT p.id, q.id AS other FROM p JOIN q ON p.k = q.k'),
     ('left', 'SELECT p.id, q.id AS other FROM p LEFT JOIN q ON p.k = q.k'),
     ('anti', 'SELECT p.id FROM p WHERE NOT EXISTS (SELECT FROM q WHERE q.k = p.k)'),
@@ -229,29 +186,29 @@ SELECT line FROM explain_pipeline('forgets_inner_3') line WHERE line ~ 'State: r
 INSERT INTO live.p SELECT i, i % 3, '2024-01-01Z'::timestamptz + i * interval '1 s' FROM generate_series(1, 20) i;
 INSERT INTO live.q SELECT i, i % 4, '2024-01-01Z'::timestamptz + i * interval '1 s' FROM generate_series(1, 25) i;
 SELECT checkpoint(interval '1 min');
-CREATE VIEW sj.p AS SELECT i AS id, i % 3 AS k FROM generate_series(11, 20) i;
-CREATE VIEW sj.q AS SELECT i AS id, i % 4 AS k FROM generate_series(11, 25) i;
-CREATE VIEW sj.forgotten AS
-    SELECT 'inner' AS name, p.id, q.id AS other, 0 AS n, 0 AS d FROM sj.p JOIN sj.q USING (k) UNION ALL
-    SELECT 'left', p.id, q.id, 0, 0 FROM sj.p LEFT JOIN sj.q USING (k) UNION ALL
-    SELECT 'anti', p.id, 0, 0, 0 FROM sj.p WHERE k NOT IN (SELECT k FROM sj.q) UNION ALL
-    SELECT 'grouped', k, max(q.id), count(*), count(DISTINCT p.id) FROM sj.p JOIN sj.q USING (k) GROUP BY k;
-CREATE VIEW sj.forgets AS
-    SELECT 1 AS tasks, 'inner' AS name, id, other, 0 AS n, 0 AS d FROM sj.forgets_inner_1 UNION ALL SELECT 3, 'inner', id, other, 0, 0 FROM sj.forgets_inner_3 UNION ALL
-    SELECT 1, 'left', id, other, 0, 0 FROM sj.forgets_left_1 UNION ALL SELECT 3, 'left', id, other, 0, 0 FROM sj.forgets_left_3 UNION ALL
-    SELECT 1, 'anti', id, 0, 0, 0 FROM sj.forgets_anti_1 UNION ALL SELECT 3, 'anti', id, 0, 0, 0 FROM sj.forgets_anti_3 UNION ALL
-    SELECT 1, 'grouped', k, m, n, d FROM sj.forgets_grouped_1 UNION ALL SELECT 3, 'grouped', k, m, n, d FROM sj.forgets_grouped_3;
-SELECT tasks, name, count(*) FROM (SELECT tasks, name, id, other, n, d FROM sj.forgotten, (VALUES (1), (3)) t (tasks) EXCEPT ALL TABLE sj.forgets) x GROUP BY 1, 2;
-SELECT tasks, name, count(*) FROM (TABLE sj.forgets EXCEPT ALL SELECT tasks, name, id, other, n, d FROM sj.forgotten, (VALUES (1), (3)) t (tasks)) x GROUP BY 1, 2;
-SELECT name, count(*) FROM sj.forgotten GROUP BY 1 ORDER BY 1;
+CREATE VIEW res.p AS SELECT i AS id, i % 3 AS k FROM generate_series(11, 20) i;
+CREATE VIEW res.q AS SELECT i AS id, i % 4 AS k FROM generate_series(11, 25) i;
+CREATE VIEW res.forgotten AS
+    SELECT 'inner' AS name, p.id, q.id AS other, 0 AS n, 0 AS d FROM res.p JOIN res.q USING (k) UNION ALL
+    SELECT 'left', p.id, q.id, 0, 0 FROM res.p LEFT JOIN res.q USING (k) UNION ALL
+    SELECT 'anti', p.id, 0, 0, 0 FROM res.p WHERE k NOT IN (SELECT k FROM res.q) UNION ALL
+    SELECT 'grouped', k, max(q.id), count(*), count(DISTINCT p.id) FROM res.p JOIN res.q USING (k) GROUP BY k;
+CREATE VIEW res.forgets AS
+    SELECT 1 AS tasks, 'inner' AS name, id, other, 0 AS n, 0 AS d FROM res.forgets_inner_1 UNION ALL SELECT 3, 'inner', id, other, 0, 0 FROM res.forgets_inner_3 UNION ALL
+    SELECT 1, 'left', id, other, 0, 0 FROM res.forgets_left_1 UNION ALL SELECT 3, 'left', id, other, 0, 0 FROM res.forgets_left_3 UNION ALL
+    SELECT 1, 'anti', id, 0, 0, 0 FROM res.forgets_anti_1 UNION ALL SELECT 3, 'anti', id, 0, 0, 0 FROM res.forgets_anti_3 UNION ALL
+    SELECT 1, 'grouped', k, m, n, d FROM res.forgets_grouped_1 UNION ALL SELECT 3, 'grouped', k, m, n, d FROM res.forgets_grouped_3;
+SELECT tasks, name, count(*) FROM (SELECT tasks, name, id, other, n, d FROM res.forgotten, (VALUES (1), (3)) t (tasks) EXCEPT ALL TABLE res.forgets) x GROUP BY 1, 2;
+SELECT tasks, name, count(*) FROM (TABLE res.forgets EXCEPT ALL SELECT tasks, name, id, other, n, d FROM res.forgotten, (VALUES (1), (3)) t (tasks)) x GROUP BY 1, 2;
+SELECT name, count(*) FROM res.forgotten GROUP BY 1 ORDER BY 1;
 -- and restored so
 SELECT count(pause_pipeline(pipeline)), count(resume_pipeline(pipeline)) FROM pipelines WHERE pipeline ~ '^forgets';
 INSERT INTO live.p VALUES (100, 7, '2024-01-01 00:01Z');
 INSERT INTO live.q VALUES (100, 8, '2024-01-01 00:01Z');
 SELECT checkpoint(interval '1 min');
-SELECT * FROM sj.forgets ORDER BY 1, 2;
+SELECT * FROM res.forgets ORDER BY 1, 2;
 SELECT pipeline, state_rows FROM pipelines WHERE pipeline ~ '^forgets' ORDER BY 1;
-DROP VIEW sj.forgets;
+DROP VIEW res.forgets;
 SELECT count(drop_pipeline(pipeline)) FROM pipelines WHERE pipeline ~ '^forgets';
 
 -- ---- What is shown ----
@@ -284,10 +241,10 @@ SELECT t.* FROM unnest(ARRAY[
     ]) WITH ORDINALITY c (c, i), try(c) t ORDER BY i;
 \x off
 SET client_min_messages = notice;
-SELECT create_pipeline('sj.grows', 'SELECT a.id FROM a JOIN b ON a.k = b.k');
-SELECT create_pipeline('sj.does_not_grow', 'SELECT a.id FROM a JOIN b ON a.k = b.k AND a.ts = b.ts');
+SELECT create_pipeline('res.grows', 'SELECT a.id FROM a JOIN b ON a.k = b.k');
+SELECT create_pipeline('res.does_not_grow', 'SELECT a.id FROM a JOIN b ON a.k = b.k AND a.ts = b.ts');
 SET client_min_messages = warning;
 SELECT count(drop_pipeline(pipeline)) FROM pipelines;
-DROP SCHEMA sj CASCADE;
+DROP SCHEMA res CASCADE;
 SELECT drop_stream('live.' || s) FROM unnest('{a,b,c,wide}'::text[]) s;
 DROP SCHEMA live, plain CASCADE;

@@ -1,20 +1,10 @@
 -- Sub-selects over streams outside FROM, and joins of streams without an equality, against the same SQL over tables.
-SET client_min_messages = warning;
-CREATE EXTENSION IF NOT EXISTS stream_ckpt;
-CREATE SCHEMA live;
-CREATE SCHEMA plain;
-CREATE SCHEMA sq;
-SET search_path = sq, stream_ckpt, public;
-SET timezone = 'UTC';
-SELECT create_stream('live.a', 'id int, k int, v text, n numeric, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.b', 'id int, k bigint, w text, ts timestamptz', event_time => 'ts', watermark_delay => '10 s');
-SELECT create_stream('live.c', 'id int, k int');
-CREATE TABLE plain.a (id int, k int, v text, n numeric, ts timestamptz);
-CREATE TABLE plain.b (id int, k bigint, w text, ts timestamptz);
-CREATE TABLE plain.c (id int, k int);
-CREATE TABLE dim (k int, name text);
-INSERT INTO dim SELECT i, 'name ' || i FROM generate_series(0, 7) i;
-CREATE TABLE query (name text PRIMARY KEY, text text);
+\getenv srcdir PG_ABS_SRCDIR
+\set collation ''
+\set start :srcdir '/test/lib/three_streams.sql'
+\set ECHO none
+\i :start
+\set ECHO all
 INSERT INTO query VALUES
     -- no equality
     ('cross', 'SELECT a.id AS a_id, c.id AS c_id FROM a, c'),
@@ -65,50 +55,8 @@ INSERT INTO query VALUES
     ('not_equal_all', 'SELECT id, k FROM a WHERE k <> ALL (SELECT DISTINCT k FROM b WHERE k < 5)'),
     ('in_limit', 'SELECT id, k FROM a WHERE k IN (SELECT k FROM b WHERE k IS NOT NULL ORDER BY k DESC LIMIT 1)'),
     ('in_distinct', 'SELECT id, k FROM a WHERE k IN (SELECT DISTINCT b.k FROM b JOIN c USING (k))');
-SET search_path = live, sq, stream_ckpt, public;
-DO $$
-DECLARE q record;
-BEGIN
-    FOR q IN TABLE query LOOP
-        BEGIN
-            PERFORM create_pipeline('sq.r_' || q.name, q.text, retained_checkpoints => 2);
-        EXCEPTION WHEN OTHERS THEN
-            RAISE WARNING '%: %', q.name, SQLERRM;
-        END;
-    END LOOP;
-END $$;
-
--- Rows that are missing in a result, or too many in it: none.
-CREATE FUNCTION differences() RETURNS TABLE (name text, missing bigint, extra bigint) LANGUAGE plpgsql SET search_path = plain, sq, stream_ckpt, public AS $$
-DECLARE
-    one query;
-BEGIN
-    FOR one IN SELECT * FROM query q ORDER BY q.name LOOP
-        name := one.name;
-        EXECUTE format('SELECT (SELECT count(*) FROM ((%1$s) EXCEPT ALL TABLE sq.r_%2$s) x), (SELECT count(*) FROM (TABLE sq.r_%2$s EXCEPT ALL (%1$s)) x)', one.text, one.name)
-        INTO missing, extra;
-        IF missing > 0 OR extra > 0 THEN
-            RETURN NEXT;
-        END IF;
-    END LOOP;
-END $$;
--- keys are NULL, and rows are there twice, here and there
-CREATE PROCEDURE put(step int, streams text[]) LANGUAGE plpgsql AS $$
-DECLARE
-    target text;
-BEGIN
-    PERFORM setseed(step / 100.0);
-    CREATE TEMP TABLE ra AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::int, 8) AS k, (ARRAY['a', 'A', 'b', 'c'])[1 + g % 4] AS v,
-        (ARRAY[1.0, 1.00])[1 + g % 2] AS n, timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rb AS SELECT (step * 20 + g / 2)::int AS id, nullif((random() * 8)::bigint, 8) AS k, (ARRAY['a', 'b'])[1 + g % 2] AS w,
-        timestamptz '2024-01-01' + interval '1 s' * (step * 10 - g % 10) AS ts FROM generate_series(1, 16) g;
-    CREATE TEMP TABLE rc AS SELECT (step * 20 + g)::int AS id, nullif((random() * 8)::int, 8) AS k FROM generate_series(1, 8) g;
-    FOREACH target IN ARRAY streams LOOP
-        EXECUTE format('INSERT INTO live.%1$s SELECT * FROM r%1$s', target);
-        EXECUTE format('INSERT INTO plain.%1$s SELECT * FROM r%1$s', target);
-    END LOOP;
-    DROP TABLE ra, rb, rc;
-END $$;
+SET search_path = live, res, stream_ckpt, public;
+CALL create_pipelines();
 
 SELECT checkpoint(interval '1 min');
 SELECT * FROM differences();
@@ -147,7 +95,7 @@ WHERE e ~ '^Pipeline|Stage|Key|Condition|Filter|Sink' ORDER BY i, j;
 
 -- ---- Both sides too large: the pipeline fails, and loses nothing ----
 SELECT count(drop_pipeline('r_' || name)) FROM query WHERE name NOT IN ('cross', 'having');
-SELECT create_pipeline('sq.small', 'SELECT count(*) AS n FROM a JOIN (SELECT max(id) AS id FROM c) c ON a.id < c.id');
+SELECT create_pipeline('res.small', 'SELECT count(*) AS n FROM a JOIN (SELECT max(id) AS id FROM c) c ON a.id < c.id');
 CALL put(5, '{a,c}');
 SELECT checkpoint(interval '1 min');
 ALTER SYSTEM SET stream_ckpt.broadcast_rows = 40;
@@ -207,6 +155,6 @@ SELECT t.* FROM unnest(ARRAY[
     'SELECT a.id FROM a, b']) WITH ORDINALITY c (c, i), try(format('SELECT create_pipeline(''x'', %L, emit => ''final'')', c)) t ORDER BY i;
 \x off
 SELECT count(drop_pipeline(pipeline)) FROM pipelines;
-DROP SCHEMA sq CASCADE;
+DROP SCHEMA res CASCADE;
 SELECT drop_stream('live.' || s) FROM unnest('{a,b,c}'::text[]) s;
 DROP SCHEMA live, plain CASCADE;

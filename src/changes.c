@@ -3,7 +3,8 @@
  * changes.c
  *		Weighted rows on their way from an operator to the next, or to the sink.
  *
- * Where nothing is taken back they are just kept, in a file when they are many.  Elsewhere rows cancel by their image.  They are consolidated when they are asked for, and whenever their number has doubled since: what comes and goes
+ * Where nothing is taken back they are just kept, in a file when they are many.  Elsewhere rows cancel by their image.  They are consolidated when
+ * they are asked for, and whenever their number has doubled since: what comes and goes
  * between two checkpoints does not fill the memory.
  *
  *-------------------------------------------------------------------------

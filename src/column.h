@@ -9,7 +9,7 @@
 #ifndef SCKPT_COLUMN_H
 #define SCKPT_COLUMN_H
 
-#include "access/tupmacs.h"
+#include "access/htup_details.h"
 
 typedef enum SckptShape
 {
