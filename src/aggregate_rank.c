@@ -9,7 +9,8 @@
  * one wanted is found first, and only the rows up to it are sorted.
  *
  * Where rows are never taken back, those after the last one wanted are let go: when half as many have come as are kept, all are sorted, and the last
- * one kept becomes the bound by which later rows are refused without a look at the set.  So a row costs a comparison, or a share of sorting.
+ * one kept becomes the bound by which later rows are refused without a look at the set.  So a row costs a comparison, or a share of sorting.  Where one row is wanted, it is
+ * the bound itself, and is replaced at once.
  *
  * Rows handed on are kept with the entry, one after the other in a chunk:
  *
@@ -237,6 +238,28 @@ prune(SckptAggregate *agg, SckptRef ref, SckptEntry *entry)
 		sckpt_sets_clear(agg->sets, elements[i].ref);
 }
 
+/*
+ * Where one row is wanted of a partition that only grows, the bound is that row.  A row that is within it takes its place.
+ */
+static bool
+take_first(SckptAggregate *agg, SckptRef ref, SckptAggRank *rank, Datum *values, bool *nulls)
+{
+	SckptRanker *ranker = agg->ranker;
+	SckptRef	before = rank->bound;
+	SckptRef	now;
+
+	/* The same row once more is the second one. */
+	if (before != SCKPT_NO_REF &&
+		sckpt_sorter_compare(ranker->sorter, values, nulls, ranker->bound_values, ranker->bound_nulls) == 0)
+		return false;
+	now = sckpt_sets_add(agg->sets, ref, 0, values, nulls, 1);
+	rank->bound = now;
+	rank->kept = 1;
+	if (before != SCKPT_NO_REF)
+		sckpt_sets_clear(agg->sets, before);
+	return true;
+}
+
 bool
 sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight)
 {
@@ -250,6 +273,9 @@ sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *val
 		if (!is_within(ranker, values, nulls, ranker->bound_values, ranker->bound_nulls))
 			return false;
 	}
+	if (rank && agg->undo == NULL && sckpt_query_is_single(agg->query) &&
+		(rank->bound != SCKPT_NO_REF || sckpt_sets_is_empty(agg->sets, ref, 0)))
+		return take_first(agg, ref, rank, values, nulls);
 	sckpt_sets_add(agg->sets, ref, 0, values, nulls, weight);
 	if (agg->undo)
 		sckpt_undo_element(agg, ref, 0, values, nulls, weight);

@@ -29,7 +29,6 @@ typedef struct Change
 {
 	MinimalTuple row;
 	int64		weight;
-	uint64		number;			/* in the order in which they came */
 	uint32		hash;
 } Change;
 
@@ -43,7 +42,6 @@ struct SckptChanges
 	Change	   *changes;		/* in `parent` */
 	uint64		count;
 	uint64		space;
-	uint64		next_number;
 	uint64		limit;			/* consolidate when there are so many */
 	TupleTableSlot *slot;
 	/* where nothing is taken back: */
@@ -91,64 +89,64 @@ image_bytes(MinimalTuple row)
 	return row->t_len - SizeofMinimalTupleHeader;
 }
 
-static inline int
-compare_images(const Change *a, const Change *b)
+static inline bool
+same_image(const Change *a, const Change *b)
 {
-	if (a->hash != b->hash)
-		return a->hash < b->hash ? -1 : 1;
-	if (a->row->t_len != b->row->t_len)
-		return a->row->t_len < b->row->t_len ? -1 : 1;
-	return memcmp((char *) a->row + SizeofMinimalTupleHeader, (char *) b->row + SizeofMinimalTupleHeader, image_bytes(a->row));
+	return a->hash == b->hash && a->row->t_len == b->row->t_len &&
+		memcmp((char *) a->row + SizeofMinimalTupleHeader, (char *) b->row + SizeofMinimalTupleHeader, image_bytes(a->row)) == 0;
 }
 
-static int
-compare_rows(const void *a, const void *b)
+/* Which change has an image, while they are consolidated. */
+typedef struct Place
 {
-	int			result = compare_images(a, b);
+	uint64		at;
+	char		status;
+} Place;
 
-	if (result == 0)
-		result = ((const Change *) a)->number < ((const Change *) b)->number ? -1 : 1;
-	return result;
-}
+#define SH_PREFIX place
+#define SH_ELEMENT_TYPE Place
+#define SH_KEY_TYPE uint64
+#define SH_KEY at
+#define SH_HASH_KEY(table, key) (((Change *) (table)->private_data)[key].hash)
+#define SH_EQUAL(table, a, b) same_image(&((Change *) (table)->private_data)[a], &((Change *) (table)->private_data)[b])
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
 
-static int
-compare_places(const void *a, const void *b)
-{
-	const Change *x = a;
-	const Change *y = b;
-
-	if ((x->weight > 0) != (y->weight > 0))
-		return x->weight > 0 ? -1 : 1;
-	return x->number < y->number ? -1 : x->number > y->number;
-}
-
-/* Add up the weights of equal rows; those of weight 0 are gone. */
+/* Add up the weights of equal rows, in the place of the first; those of weight 0 are gone. */
 static void
 consolidate(SckptChanges *changes)
 {
+	place_hash *places;
 	uint64		kept = 0;
 
 	if (changes->consolidated)
 		return;
-	qsort(changes->changes, changes->count, sizeof(Change), compare_rows);
-	for (uint64 i = 0; i < changes->count;)
+	places = place_create(changes->parent, (uint32) Min(changes->count, PG_INT32_MAX), changes->changes);
+	for (uint64 i = 0; i < changes->count; i++)
 	{
-		Change		sum = changes->changes[i];
-		uint64		next = i + 1;
+		Change	   *change = &changes->changes[i];
+		bool		found;
+		Place	   *place = place_insert(places, i, &found);
 
-		for (; next < changes->count && compare_images(&changes->changes[i], &changes->changes[next]) == 0; next++)
-		{
-			sum.weight += changes->changes[next].weight;
-			pfree(changes->changes[next].row);
-		}
-		if (sum.weight != 0)
-			changes->changes[kept++] = sum;
-		else
-			pfree(sum.row);
-		i = next;
+		if (!found)
+			continue;
+		changes->changes[place->at].weight += change->weight;
+		pfree(change->row);
+		change->row = NULL;
+	}
+	place_destroy(places);
+	for (uint64 i = 0; i < changes->count; i++)
+	{
+		Change	   *change = &changes->changes[i];
+
+		if (change->row && change->weight != 0)
+			changes->changes[kept++] = *change;
+		else if (change->row)
+			pfree(change->row);
 	}
 	changes->count = kept;
-	qsort(changes->changes, changes->count, sizeof(Change), compare_places);
 	changes->limit = Max(FIRST_CONSOLIDATION, 2 * kept);
 	changes->consolidated = true;
 }
@@ -197,7 +195,6 @@ sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight)
 	change = &changes->changes[changes->count];
 	change->row = ExecCopySlotMinimalTuple(row);
 	change->weight = weight;
-	change->number = changes->next_number++;
 	change->hash = changes->retracts ? hash_bytes((unsigned char *) change->row + SizeofMinimalTupleHeader, image_bytes(change->row)) : 0;
 	MemoryContextSwitchTo(old);
 	changes->count++;
@@ -219,6 +216,24 @@ sckpt_changes_bytes(SckptChanges *changes)
 	return changes->count == 0 ? 0 : MemoryContextMemAllocated(changes->context, false) + changes->count * sizeof(Change);
 }
 
+/* Those with weights of this sign. */
+static void
+put_weights(SckptChanges *changes, int32 sign, SckptPutAbove put, void *arg)
+{
+	for (uint64 i = 0; i < changes->count; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		for (int64 left = changes->changes[i].weight * sign; left > 0; left--)
+		{
+			CHECK_FOR_INTERRUPTS();
+			ExecStoreMinimalTuple(changes->changes[i].row, changes->slot, false);
+			slot_getallattrs(changes->slot);
+			(void) put(arg, changes->slot, sign);
+		}
+	}
+	ExecClearTuple(changes->slot);
+}
+
 void
 sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg)
 {
@@ -235,19 +250,8 @@ sckpt_changes_put(SckptChanges *changes, SckptPutAbove put, void *arg)
 		return;
 	}
 	consolidate(changes);
-	for (uint64 i = 0; i < changes->count; i++)
-	{
-		int64		weight = changes->changes[i].weight;
-
-		for (int64 n = weight; n != 0; n += weight > 0 ? -1 : 1)
-		{
-			CHECK_FOR_INTERRUPTS();
-			ExecStoreMinimalTuple(changes->changes[i].row, changes->slot, false);
-			slot_getallattrs(changes->slot);
-			(void) put(arg, changes->slot, weight > 0 ? 1 : -1);
-		}
-	}
-	ExecClearTuple(changes->slot);
+	put_weights(changes, 1, put, arg);
+	put_weights(changes, -1, put, arg);
 }
 
 void

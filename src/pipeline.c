@@ -316,6 +316,17 @@ sckpt_pipeline_index_result(Oid relid, SckptQuery *query)
 	sckpt_pipeline_run_sql(sql.data, SPI_OK_UTILITY);
 }
 
+/* Are there columns of a keyed result besides its key?  Else its rows come and go, and never change. */
+static bool
+has_other_columns(SckptQuery *query)
+{
+	Bitmapset  *keys = NULL;
+
+	for (int i = 0; i < query->nsink; i++)
+		keys = bms_add_member(keys, query->sink_keys[i].result_column);
+	return bms_num_members(keys) < query->result->natts;
+}
+
 /* CREATE TABLE for a query's result, and the index that finds its rows by key. */
 static Oid
 create_result(RangeVar *relation, SckptQuery *query, bool final)
@@ -346,7 +357,7 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 						 sckpt_pipeline_column_type(att));
 	}
 	/* Rows of a keyed result are updated over and over: room for that on each page. Final ones never are. */
-	appendStringInfo(&sql, ")%s", query->grouped && !final ? " WITH (fillfactor = 50)" : "");
+	appendStringInfo(&sql, ")%s", query->grouped && !final && has_other_columns(query) ? " WITH (fillfactor = 50)" : "");
 	sckpt_pipeline_run_sql(sql.data, SPI_OK_UTILITY);
 	relid = get_relname_relid(relation->relname, namespace);
 	if (query->join && query->join->retracts)

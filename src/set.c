@@ -230,7 +230,7 @@ change_order(SckptSets *sets, SckptRef ref, SckptElement *element)
 	PG_END_TRY();
 }
 
-void
+SckptRef
 sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count)
 {
 	SckptRef	ref;
@@ -238,7 +238,7 @@ sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nu
 	int64		sum;
 
 	if (count == 0)
-		return;
+		return SCKPT_NO_REF;
 	ref = find_or_add(sets, element_hash(sets, group, set, values, nulls), group, set, values, nulls);
 	element = element_at(sets, ref);
 	if (unlikely(pg_add_s64_overflow(element->count, count, &sum)))
@@ -253,6 +253,13 @@ sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nu
 		element->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
 	else
 		element->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
+	return ref;
+}
+
+bool
+sckpt_sets_is_empty(SckptSets *sets, SckptRef group, int set)
+{
+	return list_of(sets, group, set)->first == SCKPT_NO_REF;
 }
 
 SckptElementValue *

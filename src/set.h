@@ -71,8 +71,11 @@ extern SckptState *sckpt_sets_state(SckptSets *sets);
  */
 /* Set bits of an element, which is made if need be; returns those that were not set before. */
 extern uint64 sckpt_sets_mark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits);
-/* Add to an element's count. */
-extern void sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count);
+/* Add to an element's count; which one it is (SCKPT_NO_REF if count is 0). */
+extern SckptRef sckpt_sets_add(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, int64 count);
+
+/* Are there no elements, not even such as are about to go? */
+extern bool sckpt_sets_is_empty(SckptSets *sets, SckptRef group, int set);
 
 /* Take bits back that were set before. */
 extern void sckpt_sets_unmark(SckptSets *sets, SckptRef group, int set, Datum *values, bool *nulls, uint64 bits);

@@ -129,29 +129,26 @@ init_executor(SckptSink *sink)
 	ExecOpenIndices(result, true);
 }
 
-SckptSink *
-sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing)
+static Relation
+open_table(Oid relid)
 {
 	Relation	relation = try_table_open(relid, RowExclusiveLock);
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "result table", ALLOCSET_DEFAULT_SIZES);
-	MemoryContext outer = MemoryContextSwitchTo(context);
-	SckptSink  *sink = palloc0(sizeof(SckptSink));
-	AttrNumber *columns;
-	int			ncolumns = 0;
-	Oid			index;
 
 	if (relation == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("result table with OID %u does not exist", relid)));
-	sckpt_sink_check(relation, nkeys, keys, existing);
-	index = sckpt_sink_key_index(relation, nkeys, keys);
-	if (nkeys > 0 && !OidIsValid(index))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("table \"%s\" has lost the index on its result's key",
-						RelationGetRelationName(relation)),
-				 errhint("Create a unique index on the key columns, NULLS NOT DISTINCT.")));
+	return relation;
+}
+
+static SckptSink *
+open_sink(Relation relation, int nkeys, const AttrNumber *keys, bool images, Oid index)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "result table", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext outer = MemoryContextSwitchTo(context);
+	SckptSink  *sink = palloc0(sizeof(SckptSink));
+	AttrNumber *columns;
+	int			ncolumns = 0;
 
 	/* Row versions written before belong to earlier commands. */
 	CommandCounterIncrement();
@@ -160,7 +157,7 @@ sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing)
 	sink->desc = RelationGetDescr(relation);
 	init_executor(sink);
 
-	sink->lookup = sckpt_lookup_open(relation, nkeys, keys, index, sink->estate);
+	sink->lookup = sckpt_lookup_open(relation, nkeys, keys, images, index, sink->estate);
 	if (sckpt_lookup_is_unique(sink->lookup))
 		sink->arbiters = list_make1_oid(index);
 	sink->slot = MakeSingleTupleTableSlot(sink->desc, &TTSOpsVirtual);
@@ -181,6 +178,32 @@ sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing)
 	AfterTriggerBeginQuery();
 	MemoryContextSwitchTo(outer);
 	return sink;
+}
+
+SckptSink *
+sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing)
+{
+	Relation	relation = open_table(relid);
+	Oid			index;
+
+	sckpt_sink_check(relation, nkeys, keys, existing);
+	index = sckpt_sink_key_index(relation, nkeys, keys);
+	if (nkeys > 0 && !OidIsValid(index))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+				 errmsg("table \"%s\" has lost the index on its result's key",
+						RelationGetRelationName(relation)),
+				 errhint("Create a unique index on the key columns, NULLS NOT DISTINCT.")));
+	return open_sink(relation, nkeys, keys, false, index);
+}
+
+SckptSink *
+sckpt_sink_open_bag(Oid relid, int ncolumns, const AttrNumber *columns)
+{
+	Relation	relation = open_table(relid);
+
+	sckpt_sink_check(relation, ncolumns, columns, false);
+	return open_sink(relation, ncolumns, columns, true, sckpt_sink_bag_index(relation, ncolumns, columns));
 }
 
 /* The expression that fills a column which rows do not, or NULL: then the column is NULL. */
@@ -256,6 +279,19 @@ sckpt_sink_set_columns(SckptSink *sink, int ncolumns, const AttrNumber *columns)
 	}
 	pfree(filled);
 	MemoryContextSwitchTo(outer);
+}
+
+bool
+sckpt_sink_is_sole_arbiter(SckptSink *sink)
+{
+	for (int i = 0; i < sink->result->ri_NumIndices; i++)
+	{
+		Form_pg_index index = sink->result->ri_IndexRelationDescs[i]->rd_index;
+
+		if ((index->indisunique || index->indisexclusion) && !list_member_oid(sink->arbiters, index->indexrelid))
+			return false;
+	}
+	return true;
 }
 
 TupleTableSlot *

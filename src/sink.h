@@ -41,6 +41,8 @@ extern void sckpt_sink_check_deferred(Relation relation);
  */
 extern Oid	sckpt_sink_key_index(Relation relation, int nkeys, const AttrNumber *keys);
 
+/* The index on the hash of those of the columns that can be hashed; InvalidOid: there is none. */
+extern Oid	sckpt_sink_bag_index(Relation relation, int ncolumns, const AttrNumber *columns);
 /*
  * Keys have come that are too long for the unique index (54000): replace it by one on a hash of the key.  For tables
  * of our own, as the current user, in the transaction at hand.  False when there is no such index any more.
@@ -54,6 +56,12 @@ extern bool sckpt_sink_index_by_hash(Oid relid, int nkeys, const AttrNumber *key
  */
 extern SckptSink *sckpt_sink_open(Oid relid, int nkeys, const AttrNumber *keys, bool existing);
 
+/*
+ * The same for rows that have no key, to delete them: columns are compared by their images, and without an index the table is scanned.
+ */
+extern SckptSink *sckpt_sink_open_bag(Oid relid, int ncolumns, const AttrNumber *columns);
+/* Does nothing but the key's index keep two rows apart? */
+extern bool sckpt_sink_is_sole_arbiter(SckptSink *sink);
 /*
  * The slot to fill with the next row (tts_values and tts_isnull, all NULL at first): virtual, of the table's
  * row type, cleared by this call.  What its values point to must stay until the put or delete returns.

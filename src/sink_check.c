@@ -222,6 +222,22 @@ sckpt_sink_key_index(Relation relation, int nkeys, const AttrNumber *keys)
 	return find_index(relation, nkeys, keys, false);
 }
 
+Oid
+sckpt_sink_bag_index(Relation relation, int ncolumns, const AttrNumber *columns)
+{
+	AttrNumber *hashed = palloc(Max(1, ncolumns) * sizeof(AttrNumber));
+	int			nhashed = 0;
+
+	for (int i = 0; i < ncolumns; i++)
+	{
+		Oid			type = TupleDescAttr(RelationGetDescr(relation), columns[i] - 1)->atttypid;
+
+		if (OidIsValid(lookup_type_cache(type, TYPECACHE_HASH_EXTENDED_PROC)->hash_extended_proc))
+			hashed[nhashed++] = columns[i];
+	}
+	return find_index(relation, nhashed, hashed, false);
+}
+
 /* "ts, item": the key columns as one would write them. */
 static char *
 key_list(Relation relation, int nkeys, const AttrNumber *keys)

@@ -38,6 +38,7 @@
 #include "storage/bufpage.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -51,7 +52,8 @@ typedef struct LookupKey
 {
 	AttrNumber	attno;
 	bool		by_value;
-	FmgrInfo	equal;
+	int16		length;
+	FmgrInfo	equal;			/* unless images count */
 	FunctionCallInfo call;
 } LookupKey;
 
@@ -65,8 +67,9 @@ struct SckptLookup
 	SnapshotData dirty;
 	int			nkeys;
 	LookupKey  *keys;
+	bool		images;
 
-	/* The index, if there are keys. */
+	/* The index, if there is one. */
 	Relation	index;
 	IndexInfo  *index_info;
 	IndexScanDesc scan;
@@ -76,18 +79,22 @@ struct SckptLookup
 };
 
 static void
-init_key(LookupKey *key, TupleDesc desc, AttrNumber attno)
+init_key(LookupKey *key, TupleDesc desc, AttrNumber attno, bool images)
 {
 	Form_pg_attribute attribute = TupleDescAttr(desc, attno - 1);
-	TypeCacheEntry *type = lookup_type_cache(attribute->atttypid, TYPECACHE_EQ_OPR_FINFO);
+	TypeCacheEntry *type;
 
+	key->attno = attno;
+	key->by_value = attribute->attbyval;
+	key->length = attribute->attlen;
+	if (images)
+		return;
+	type = lookup_type_cache(attribute->atttypid, TYPECACHE_EQ_OPR_FINFO);
 	if (!OidIsValid(type->eq_opr_finfo.fn_oid))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("could not identify an equality operator for type %s",
 						format_type_be(attribute->atttypid))));
-	key->attno = attno;
-	key->by_value = attribute->attbyval;
 	fmgr_info_copy(&key->equal, &type->eq_opr_finfo, CurrentMemoryContext);
 	key->call = palloc0(SizeForFunctionCallInfo(2));
 	InitFunctionCallInfoData(*key->call, &key->equal, 2, attribute->attcollation, NULL, NULL);
@@ -122,7 +129,7 @@ open_index(SckptLookup *lookup, Oid indexid)
 }
 
 SckptLookup *
-sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, Oid index, EState *estate)
+sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, bool images, Oid index, EState *estate)
 {
 	SckptLookup *lookup = palloc0(sizeof(SckptLookup));
 
@@ -133,10 +140,11 @@ sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, Oid inde
 	lookup->nblocks = RelationGetNumberOfBlocks(relation);
 	InitDirtySnapshot(lookup->dirty);
 	lookup->nkeys = nkeys;
+	lookup->images = images;
 	lookup->keys = palloc0(sizeof(LookupKey) * Max(nkeys, 1));
 	for (int i = 0; i < nkeys; i++)
-		init_key(&lookup->keys[i], RelationGetDescr(relation), keys[i]);
-	if (nkeys > 0)
+		init_key(&lookup->keys[i], RelationGetDescr(relation), keys[i], images);
+	if (OidIsValid(index))
 		open_index(lookup, index);
 	return lookup;
 }
@@ -144,7 +152,7 @@ sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, Oid inde
 void
 sckpt_lookup_close(SckptLookup *lookup)
 {
-	if (lookup->nkeys > 0)
+	if (lookup->index)
 	{
 		index_endscan(lookup->scan);
 		index_close(lookup->index, NoLock);
@@ -154,7 +162,20 @@ sckpt_lookup_close(SckptLookup *lookup)
 bool
 sckpt_lookup_is_unique(SckptLookup *lookup)
 {
-	return lookup->nkeys > 0 && lookup->index->rd_index->indisunique;
+	return lookup->index && lookup->index->rd_index->indisunique;
+}
+
+static bool
+same_image(LookupKey *key, TupleTableSlot *left, TupleTableSlot *right)
+{
+	bool		left_null;
+	bool		right_null;
+	Datum		a = slot_getattr(left, key->attno, &left_null);
+	Datum		b = slot_getattr(right, key->attno, &right_null);
+
+	if (left_null || right_null)
+		return left_null && right_null;
+	return datum_image_eq(a, b, key->by_value, key->length);
 }
 
 bool
@@ -166,6 +187,12 @@ sckpt_lookup_equal(SckptLookup *lookup, TupleTableSlot *left, TupleTableSlot *ri
 		FunctionCallInfo call = key->call;
 		Datum		result;
 
+		if (lookup->images)
+		{
+			if (!same_image(key, left, right))
+				return false;
+			continue;
+		}
 		call->args[0].value = slot_getattr(left, key->attno, &call->args[0].isnull);
 		call->args[1].value = slot_getattr(right, key->attno, &call->args[1].isnull);
 		if (call->args[0].isnull != call->args[1].isnull)
@@ -271,12 +298,18 @@ find_by_index(SckptLookup *lookup, TupleTableSlot *key, TupleTableSlot *row)
 	return found;
 }
 
-/* The only row of a result without keys. */
+/* Without an index: the only row of a result without keys, or one of a bag whose index has been dropped. */
 static bool
-find_first(SckptLookup *lookup, TupleTableSlot *row)
+find_by_scan(SckptLookup *lookup, TupleTableSlot *key, TupleTableSlot *row)
 {
 	TableScanDesc scan = table_beginscan(lookup->relation, &lookup->dirty, 0, NULL);
-	bool		found = table_scan_getnextslot(scan, ForwardScanDirection, row);
+	bool		found = false;
+
+	while (!found && table_scan_getnextslot(scan, ForwardScanDirection, row))
+	{
+		CHECK_FOR_INTERRUPTS();
+		found = sckpt_lookup_equal(lookup, key, row);
+	}
 
 	/* The slot may point into the scan, and shall outlive it. */
 	if (found)
@@ -295,7 +328,7 @@ sckpt_lookup_find(SckptLookup *lookup, TupleTableSlot *key, ItemPointer hint, Tu
 
 		CHECK_FOR_INTERRUPTS();
 		if (!(ItemPointerIsValid(hint) && find_by_hint(lookup, key, hint, row)) &&
-			!(lookup->nkeys > 0 ? find_by_index(lookup, key, row) : find_first(lookup, row)))
+			!(lookup->index ? find_by_index(lookup, key, row) : find_by_scan(lookup, key, row)))
 		{
 			ExecClearTuple(row);
 			return false;

@@ -17,11 +17,11 @@ typedef struct SckptLookup SckptLookup;
 
 /*
  * Prepare look-ups by these key columns, in the current memory context, which must outlive them.
- * `index`: as sckpt_sink_key_index gives it; InvalidOid with nkeys = 0: the table's first row.
+ * `index`: as sckpt_sink_key_index gives it; InvalidOid: the table is scanned, for its first row with nkeys = 0.
+ * `images`: keys are equal if their images are.
  */
-extern SckptLookup *sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys,
+extern SckptLookup *sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, bool images,
 									  Oid index, EState *estate);
-
 /*
  * Put the version of the row with the key of `key` into `row` (a slot of the table's own kind, which holds a
  * pin on its page), if there is one.  It is the newest version at this moment, written by a committed

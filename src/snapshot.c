@@ -37,6 +37,7 @@
 #include "result.h"
 #include "retain.h"
 #include "sink.h"
+#include "vacancy.h"
 
 #define CHUNK_BYTES		(256 * 1024)	/* of packed entries, before a new chunk is begun */
 #define INTERRUPT_ENTRIES 4096	/* between looks for interrupts */
@@ -251,8 +252,26 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	task->attempt->rows_out++;
 }
 
+/* Whose entry has gone, and whose place nobody has taken. */
+typedef struct RestTarget
+{
+	SckptTask  *task;
+	SckptSink  *sink;
+} RestTarget;
+
 static void
-put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
+delete_rest(void *arg, TupleTableSlot *row, ItemPointer tid)
+{
+	RestTarget *target = arg;
+
+	fill_row(target->task, target->sink, row);
+	sckpt_retain_touch(target->task, row);
+	(void) sckpt_sink_delete(target->sink, tid);
+	target->task->attempt->rows_out++;
+}
+
+static void
+put_result(SckptTask *task, SckptSink *sink, SckptVacancies *vacancies, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
 {
 	bool		deleted = (outcome->flags & SCKPT_OUTCOME_DELETED) != 0;
 	bool		there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0 && !deleted;
@@ -268,6 +287,8 @@ put_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry *en
 		outcome->change = sckpt_part_send_change(task, SCKPT_CHANGE_PUT, row, &hint, there);
 		return;
 	}
+	if (vacancies && !there)
+		there = sckpt_vacancies_take(vacancies, row, &hint);
 	fill_row(task, sink, row);
 
 	sckpt_retain_touch(task, row);
@@ -328,11 +349,11 @@ is_retracted(SckptEntry *entry)
 }
 
 /*
- * Delete the rows that are not their entries' any more, before any row is put: the new key of one entry may be the old key of
+ * Delete the rows that are not their entries' any more, or let others have their places, before any row is put: the new key of one entry may be the old key of
  * another (of two sessions that have become one, whose entry is the second's and whose key is its start).
  */
 static void
-delete_old_results(SckptTask *task, SckptSink *sink)
+delete_old_results(SckptTask *task, SckptSink *sink, SckptVacancies *vacancies)
 {
 	SckptOperator *last = sckpt_task_last(task);
 	SckptState *state = last->state;
@@ -360,7 +381,13 @@ delete_old_results(SckptTask *task, SckptSink *sink)
 			continue;
 		if (!moved)
 			(void) last->result(last, ref, &row);
-		delete_result(task, sink, row, entry, outcome);
+		if (vacancies)
+		{
+			sckpt_vacancies_add(vacancies, row, &entry->tid);
+			outcome->flags |= SCKPT_OUTCOME_DELETED;
+		}
+		else
+			delete_result(task, sink, row, entry, outcome);
 	}
 	ExecDropSingleTupleTableSlot(old);
 }
@@ -395,6 +422,7 @@ snapshot_results(SckptTask *task, int number)
 	SckptState *state = last->state;
 	uint64		ndirty = sckpt_state_dirty_count(state);
 	SckptSink  *sink = NULL;
+	SckptVacancies *vacancies = NULL;
 	Packer		packer;
 
 	if (ndirty == 0)
@@ -413,11 +441,12 @@ snapshot_results(SckptTask *task, int number)
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 		if (task->tids_unknown)
 			learn_tids(task, ndirty);
+		vacancies = sckpt_vacancies_create(task, sink);
 	}
 
 	/* Where keys never change and nothing is taken back, a walk is saved. */
 	if (last->moved || task->last->ttl > 0 || task->last->retracting)
-		delete_old_results(task, sink);
+		delete_old_results(task, sink, vacancies);
 	begin_packing(&packer, task, number);
 	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
 	{
@@ -444,7 +473,7 @@ snapshot_results(SckptTask *task, int number)
 				outcome->flags |= SCKPT_OUTCOME_EMITTED;
 		}
 		else if (last->result(last, ref, &row))
-			put_result(task, sink, row, entry, outcome);
+			put_result(task, sink, vacancies, row, entry, outcome);
 		else if (there)
 			delete_result(task, sink, row, entry, outcome);
 
@@ -455,6 +484,13 @@ snapshot_results(SckptTask *task, int number)
 		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
+	if (vacancies)
+	{
+		RestTarget	rest = {task, sink};
+
+		sckpt_vacancies_rest(vacancies, delete_rest, &rest);
+		sckpt_vacancies_destroy(vacancies);
+	}
 	if (sink)
 		sckpt_sink_close(sink);
 }
