@@ -151,12 +151,12 @@ SELECT sum(s) = (SELECT sum(s) FROM (SELECT sum(i) OVER (ORDER BY i) AS s FROM g
 -- retained checkpoints
 SELECT create_pipeline('kept', 'SELECT g, lag(id) OVER (PARTITION BY g ORDER BY id) AS l FROM s WHERE i > 1', retained_checkpoints => 5);
 INSERT INTO live.s (id, g, i) VALUES (1, 1, 5), (5, 1, 5), (3, 2, 7), (4, 2, 7);
-SELECT checkpoint();
+SELECT checkpoint('kept') AS kept_id \gset
 INSERT INTO live.s (id, g, i) VALUES (2, 1, 5), (12, 1, 3), (13, 3, 7), (2, 2, 4);
 SELECT checkpoint();
 SELECT g, array_agg(l ORDER BY l) FROM kept GROUP BY g ORDER BY g;
 SELECT pause_pipeline('kept');
-SELECT restore_pipeline('kept', 1) IS NOT NULL;
+SELECT restore_pipeline('kept', :kept_id) IS NOT NULL;
 SELECT g, array_agg(l ORDER BY l) FROM kept GROUP BY g ORDER BY g;
 SELECT resume_pipeline('kept');
 SELECT checkpoint();

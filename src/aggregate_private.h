@@ -324,6 +324,8 @@ sckpt_aggregate_new_id(SckptAggregate *agg)
 }
 
 /* aggregate_value.c */
+/* An internal value that is fit for transitions, made of stored bytes, in the current context and the AggState's; `scratch` is reset by others. */
+extern Datum sckpt_call_revive(SckptAggCall *call, AggState *agg_state, Datum stored, MemoryContext scratch);
 extern Datum sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref);
 extern Datum sckpt_aggregate_flat_value(SckptAggregate *agg, SckptRef ref);
 extern char *sckpt_aggregate_flat_room(SckptAggregate *agg, SckptAggValue *value, Size len);

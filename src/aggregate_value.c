@@ -105,15 +105,14 @@ sckpt_aggregate_add_live(SckptAggregate *agg, SckptRef ref, int call, SckptAggVa
 	return live;
 }
 
-/* An internal value made from the store's bytes, in the current context. */
-Datum
-sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
+static Datum
+deserialize(SckptAggCall *call, AggState *agg_state, Datum stored)
 {
 	LOCAL_FCINFO(fcinfo, 2);
 	Datum		result;
 
-	InitFunctionCallInfoData(*fcinfo, &call->deserialize, 2, InvalidOid, (Node *) agg->agg_state, NULL);
-	fcinfo->args[0].value = sckpt_aggregate_flat_value(agg, ref);
+	InitFunctionCallInfoData(*fcinfo, &call->deserialize, 2, InvalidOid, (Node *) agg_state, NULL);
+	fcinfo->args[0].value = stored;
 	fcinfo->args[0].isnull = false;
 	fcinfo->args[1].value = (Datum) 0;
 	fcinfo->args[1].isnull = false;
@@ -123,15 +122,19 @@ sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef re
 	return result;
 }
 
+/* An internal value made from the store's bytes, in the current context. */
+Datum
+sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
+{
+	return deserialize(call, agg->agg_state, sckpt_aggregate_flat_value(agg, ref));
+}
+
 /*
- * The same, fit for transitions.  What a deserialization function returns is
- * only promised to be good for combining: those of stddev() and its like give
- * a state that leaves out the squares of what is added to it.  Combined
- * into nothing it becomes a whole one.  (Combine functions of internal states
- * are never strict.)
+ * What a deserialization function returns is only promised to be good for combining: those of stddev() and its like give a state that leaves out
+ * the squares of what is added to it.  Combined into nothing it becomes a whole one.  (Combine functions of internal states are never strict.)
  */
-static Datum
-revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
+Datum
+sckpt_call_revive(SckptAggCall *call, AggState *agg_state, Datum stored, MemoryContext scratch)
 {
 	LOCAL_FCINFO(fcinfo, 2);
 	MemoryContext old;
@@ -139,11 +142,11 @@ revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
 	Datum		result;
 
 	if (!OidIsValid(call->combine.fn_oid))
-		return sckpt_aggregate_deserialize(agg, call, ref);
-	old = MemoryContextSwitchTo(agg->row_context);
-	partial = sckpt_aggregate_deserialize(agg, call, ref);
+		return deserialize(call, agg_state, stored);
+	old = MemoryContextSwitchTo(scratch);
+	partial = deserialize(call, agg_state, stored);
 	MemoryContextSwitchTo(old);
-	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg->agg_state, NULL);
+	InitFunctionCallInfoData(*fcinfo, &call->combine, 2, call->collation, (Node *) agg_state, NULL);
 	fcinfo->args[0].value = (Datum) 0;
 	fcinfo->args[0].isnull = true;
 	fcinfo->args[1].value = partial;
@@ -152,6 +155,17 @@ revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
 	if (fcinfo->isnull)
 		elog(ERROR, "aggregate combine function returned NULL");
 	return result;
+}
+
+/* The same, fit for transitions (sckpt_call_revive). */
+static Datum
+revive(SckptAggregate *agg, SckptAggCall *call, SckptRef ref)
+{
+	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	Datum		stored = sckpt_aggregate_flat_value(agg, ref);
+
+	MemoryContextSwitchTo(old);
+	return sckpt_call_revive(call, agg->agg_state, stored, agg->row_context);
 }
 
 /* Bring one live object's value into the store. */

@@ -365,18 +365,11 @@ sckpt_frame_value_resume(SckptFrame *frame, FrameSequence *sequence, FrameRow *r
 		old = MemoryContextSwitchTo(value_context(value));
 		if (call->internal)
 		{
-			bytea	   *stored = palloc(length + VARHDRSZ);
-			LOCAL_FCINFO(fcinfo, 2);
+			bytea	   *stored = MemoryContextAlloc(frame->scratch, length + VARHDRSZ);
 
 			SET_VARSIZE(stored, length + VARHDRSZ);
 			memcpy(VARDATA(stored), bytes, length);
-			InitFunctionCallInfoData(*fcinfo, &call->deserialize, 2, InvalidOid, (Node *) frame->functions.agg_state, NULL);
-			fcinfo->args[0].value = PointerGetDatum(stored);
-			fcinfo->args[0].isnull = false;
-			fcinfo->args[1].value = (Datum) 0;
-			fcinfo->args[1].isnull = false;
-			value->value = FunctionCallInvoke(fcinfo);
-			pfree(stored);
+			value->value = sckpt_call_revive(call, frame->functions.agg_state, PointerGetDatum(stored), frame->scratch);
 		}
 		else
 		{
