@@ -297,36 +297,6 @@ sorted_elements(SckptAggregate *agg, SckptAggCall *call, CollectCall *collect, S
 
 /* ---- Ordinary aggregates ---- */
 
-/* Make what a function returned the transition value: a copy in the aggregate context, unless it is there. */
-static void
-keep_value(SckptCollector *collector, SckptAggCall *call, Running *running, Datum new, bool isnull)
-{
-	MemoryContext context = collector->context->ecxt_per_tuple_memory;
-
-	if (!call->by_value && (running->isnull || isnull || new != running->value))
-	{
-		bool		ours = !isnull && call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)) &&
-			MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == context;
-
-		if (!isnull && !ours)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			new = datumCopy(new, false, call->length);
-			MemoryContextSwitchTo(old);
-		}
-		if (!running->isnull)
-		{
-			if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(running->value)))
-				DeleteExpandedObject(running->value);
-			else
-				pfree(DatumGetPointer(running->value));
-		}
-	}
-	running->value = isnull ? (Datum) 0 : new;
-	running->isnull = isnull;
-}
-
 /* Advance the transition value by an element, as often as it is there. */
 static void
 run_element(SckptCollector *collector, SckptAggCall *call, CollectCall *collect, Running *running, const SckptElementValue *element)
@@ -363,7 +333,7 @@ run_element(SckptCollector *collector, SckptAggCall *call, CollectCall *collect,
 		if (running->absent)
 		{
 			running->absent = false;
-			keep_value(collector, call, running, fcinfo->args[1].value, false);
+			sckpt_call_keep(call, collector->context->ecxt_per_tuple_memory, &running->value, &running->isnull, fcinfo->args[1].value, false);
 			continue;
 		}
 		if (call->strict && running->isnull)
@@ -373,7 +343,7 @@ run_element(SckptCollector *collector, SckptAggCall *call, CollectCall *collect,
 		fcinfo->isnull = false;
 		old = MemoryContextSwitchTo(collector->scratch);
 		new = FunctionCallInvoke(fcinfo);
-		keep_value(collector, call, running, new, fcinfo->isnull);
+		sckpt_call_keep(call, collector->context->ecxt_per_tuple_memory, &running->value, &running->isnull, new, fcinfo->isnull);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(collector->scratch);
 	}
@@ -418,7 +388,7 @@ run(SckptAggregate *agg, SckptAggCall *call, CollectCall *collect, const SckptEl
 	ReScanExprContext(collector->context);
 	MemoryContextReset(collector->scratch);
 	if (!call->initial_null)
-		keep_value(collector, call, &running, call->initial, false);
+		sckpt_call_keep(call, collector->context->ecxt_per_tuple_memory, &running.value, &running.isnull, call->initial, false);
 	for (uint64 i = 0; i < count; i++)
 		run_element(collector, call, collect, &running, &elements[i]);
 

@@ -324,6 +324,8 @@ sckpt_aggregate_new_id(SckptAggregate *agg)
 }
 
 /* aggregate_value.c */
+/* Make what a function returned a transition value that lives in `context`: a copy there, unless it is there; the one before is freed. */
+extern void sckpt_call_keep(SckptAggCall *call, MemoryContext context, Datum *value, bool *isnull, Datum new, bool new_isnull);
 /* An internal value that is fit for transitions, made of stored bytes, in the current context and the AggState's; `scratch` is reset by others. */
 extern Datum sckpt_call_revive(SckptAggCall *call, AggState *agg_state, Datum stored, MemoryContext scratch);
 extern Datum sckpt_aggregate_deserialize(SckptAggregate *agg, SckptAggCall *call, SckptRef ref);

@@ -9,6 +9,7 @@
 
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "utils/datum.h"
 #include "utils/expandeddatum.h"
 #include "utils/memutils.h"
 
@@ -155,6 +156,33 @@ sckpt_call_revive(SckptAggCall *call, AggState *agg_state, Datum stored, MemoryC
 	if (fcinfo->isnull)
 		elog(ERROR, "aggregate combine function returned NULL");
 	return result;
+}
+
+void
+sckpt_call_keep(SckptAggCall *call, MemoryContext context, Datum *value, bool *isnull, Datum new, bool new_isnull)
+{
+	if (!call->by_value && (*isnull || new_isnull || new != *value))
+	{
+		bool		ours = !new_isnull && call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)) &&
+			MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == context;
+
+		if (!new_isnull && !ours)
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			new = datumCopy(new, false, call->length);
+			MemoryContextSwitchTo(old);
+		}
+		if (!*isnull)
+		{
+			if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(*value)))
+				DeleteExpandedObject(*value);
+			else
+				pfree(DatumGetPointer(*value));
+		}
+	}
+	*value = new_isnull ? (Datum) 0 : new;
+	*isnull = new_isnull;
 }
 
 /* The same, fit for transitions (sckpt_call_revive). */

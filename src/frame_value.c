@@ -58,36 +58,6 @@ sckpt_frame_value_begin(SckptFrame *frame, int index, FrameValue *value, uint64 
 	}
 }
 
-/* Make what a function returned the value: a copy in the aggregate context, unless it is there. */
-static void
-keep(SckptAggCall *call, FrameValue *value, Datum new, bool isnull)
-{
-	MemoryContext context = value_context(value);
-
-	if (!call->by_value && (value->isnull || isnull || new != value->value))
-	{
-		bool		ours = !isnull && call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(new)) &&
-			MemoryContextGetParent(DatumGetEOHP(new)->eoh_context) == context;
-
-		if (!isnull && !ours)
-		{
-			MemoryContext old = MemoryContextSwitchTo(context);
-
-			new = datumCopy(new, false, call->length);
-			MemoryContextSwitchTo(old);
-		}
-		if (!value->isnull)
-		{
-			if (call->length == -1 && VARATT_IS_EXTERNAL_EXPANDED_RW(DatumGetPointer(value->value)))
-				DeleteExpandedObject(value->value);
-			else
-				pfree(DatumGetPointer(value->value));
-		}
-	}
-	value->value = isnull ? (Datum) 0 : new;
-	value->isnull = isnull;
-}
-
 /* Let a function have a row's arguments; false: the row is no input. */
 static bool
 load_input(SckptFrame *frame, int index, FunctionCallInfo fcinfo, SckptRef ref)
@@ -135,7 +105,7 @@ add(SckptFrame *frame, int index, FrameValue *value, SckptRef ref)
 	if (value->absent)
 	{
 		value->absent = false;
-		keep(call, value, fcinfo->args[1].value, false);
+		sckpt_call_keep(call, value_context(value), &value->value, &value->isnull, fcinfo->args[1].value, false);
 		return;
 	}
 	if (call->strict && value->isnull)
@@ -149,7 +119,7 @@ add(SckptFrame *frame, int index, FrameValue *value, SckptRef ref)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("moving-aggregate transition function must not return null")));
-	keep(call, value, new, fcinfo->isnull);
+	sckpt_call_keep(call, value_context(value), &value->value, &value->isnull, new, fcinfo->isnull);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(frame->scratch);
 }
@@ -176,7 +146,7 @@ subtract(SckptFrame *frame, int index, FrameValue *value, SckptRef ref)
 	new = FunctionCallInvoke(fcinfo);
 	isnull = fcinfo->isnull;
 	if (!isnull)
-		keep(call, value, new, false);
+		sckpt_call_keep(call, value_context(value), &value->value, &value->isnull, new, false);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(frame->scratch);
 	return !isnull;

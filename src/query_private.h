@@ -181,6 +181,8 @@ extern void sckpt_query_lower(Query *query);
 extern Query *sckpt_query_wrap(Query *query);
 
 /* query_setop.c */
+/* Add a sub-select, of the query's own level below, to its range table, not yet to FROM. */
+extern RangeTblRef *sckpt_query_add_subselect(Query *query, Query *sub, bool in_from);
 /* Make of a query with set operations one with UNION ALL only, or one that groups. */
 extern void sckpt_setop_lower(Query *query);
 /* Does a level have each row of FROM several times, by generate_series(1, …)? */

@@ -34,9 +34,8 @@ static Query *make_operation(Query *query, Node *node);
 
 /* ---- Queries ---- */
 
-/* Add a sub-select, of the query's own level below, to its range table, not yet to FROM. */
-static RangeTblRef *
-add_part(Query *query, Query *sub, bool in_from)
+RangeTblRef *
+sckpt_query_add_subselect(Query *query, Query *sub, bool in_from)
 {
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
 	RangeTblRef *ref = makeNode(RangeTblRef);
@@ -44,7 +43,7 @@ add_part(Query *query, Query *sub, bool in_from)
 
 	rte->rtekind = RTE_SUBQUERY;
 	rte->subquery = sub;
-	rte->eref = makeAlias("part", NIL);
+	rte->eref = makeAlias("sub", NIL);
 	rte->inFromCl = in_from;
 	foreach(lc, sub->targetList)
 	{
@@ -64,7 +63,7 @@ static RangeTblRef *
 add_subselect(Query *query, Query *sub, bool in_from)
 {
 	IncrementVarSublevelsUp((Node *) sub, 1, 1);
-	return add_part(query, sub, in_from);
+	return sckpt_query_add_subselect(query, sub, in_from);
 }
 
 static Query *
@@ -309,7 +308,7 @@ lower_below(Query *query, Node **node)
 		lower_below(query, &operation->rarg);
 	}
 	else
-		*node = (Node *) add_part(query, make_operation(query, *node), false);
+		*node = (Node *) sckpt_query_add_subselect(query, make_operation(query, *node), false);
 }
 
 /* A query that is a node of the tree of operations. */

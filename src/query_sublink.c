@@ -63,24 +63,9 @@ sckpt_sublink_in_level(Query *query)
 static SckptJoinTree *
 add_leaf(SckptJoinContext *context, Query *sub, int *index)
 {
-	RangeTblEntry *rte = makeNode(RangeTblEntry);
-	RangeTblRef *ref = makeNode(RangeTblRef);
-	ListCell   *lc;
+	RangeTblRef *ref = sckpt_query_add_subselect(context->query, sub, true);
 
-	rte->rtekind = RTE_SUBQUERY;
-	rte->subquery = sub;
-	rte->eref = makeAlias("sub", NIL);
-	rte->inFromCl = true;
-	foreach(lc, sub->targetList)
-	{
-		TargetEntry *target = lfirst(lc);
-
-		if (target->resname == NULL)
-			target->resname = psprintf("column%d", target->resno);
-		rte->eref->colnames = lappend(rte->eref->colnames, makeString(pstrdup(target->resname)));
-	}
-	context->query->rtable = lappend(context->query->rtable, rte);
-	ref->rtindex = *index = list_length(context->query->rtable);
+	*index = ref->rtindex;
 	context->over_stream = bms_add_member(context->over_stream, *index);
 	return sckpt_join_build(context, list_make1(ref), NIL);
 }
