@@ -47,7 +47,7 @@ sckpt_batch_release(SckptBatch *batch)
 	for (SckptLogMessage *message = batch->messages; message; message = next)
 	{
 		next = message->next;
-		pfree(message);
+		sckpt_log_free_message(message);
 	}
 	MemoryContextDelete(batch->context);
 }
@@ -162,13 +162,13 @@ sckpt_batch_add(SckptBatch *batch, SckptLogMessage *message, List *streams)
 	}
 	if (!list_member_oid(streams, record.header->stream))
 	{
-		pfree(message);
+		sckpt_log_free_message(message);
 		return false;
 	}
 	if (record.header->flags & SCKPT_RECORD_FRAGMENT)
 	{
 		more = add_fragment(batch, &record, message);
-		pfree(message);
+		sckpt_log_free_message(message);
 		return more;
 	}
 	add_segment(batch, &record, message);

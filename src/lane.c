@@ -108,6 +108,7 @@ tasks_changed(SckptLane *lane)
 		lane->streams = list_concat_unique_oid(lane->streams, task->query->streams);
 		tap |= sckpt_early_possible(task);
 	}
+	sckpt_log_set_streams(lane->reader, lane->streams);
 	sckpt_log_set_tap(lane->reader, tap ? TAP_BYTES : 0);
 	foreach(lc, lane->streams)
 		(void) get_silence(lane, lfirst_oid(lc));
@@ -277,6 +278,7 @@ run_large(SckptTask *task, void *arg)
 											  (Size) sckpt_log_memory_limit * 1024);
 
 	large->task = task;
+	sckpt_log_set_streams(log, large->lane->streams);
 	PG_TRY();
 	{
 		SckptLogTransaction transaction;
@@ -361,7 +363,7 @@ feed_early(SckptLane *lane)
 			SckptLogMessage *next = message->next;
 
 			if (fragments)
-				pfree(message);
+				sckpt_log_free_message(message);
 			else
 				(void) sckpt_batch_add(batch, message, lane->streams);
 			message = next;

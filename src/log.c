@@ -17,14 +17,8 @@
  *	 that a PREPARE record has named.  Its messages come before it, so whoever
  *	 has read a message has read the PREPARE record too.
  *
- * At the end of the flushed log the page read callback sets a flag and
- * fails.  The reader then stands where it did, and is simply called again
- * later; starting it anew there would lose the check of the link to the
- * previous record.
- *
- * Each XLogReader lives in a memory context of its own, in which all its calls
- * run: it allocates and frees its buffers in whatever context is current.  The
- * file that it has open is a plain descriptor, closed when that context goes.
+ * Of messages of streams that nobody here reads only the places are kept, as
+ * a stub each: who reads may change until the commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,10 +27,7 @@
 #include "access/rmgr.h"
 #include "access/transam.h"
 #include "access/xact.h"
-#include "access/xlog.h"
 #include "access/xlog_internal.h"
-#include "access/xlogreader.h"
-#include "access/xlogutils.h"
 #include "catalog/pg_control.h"
 #include "lib/binaryheap.h"
 #include "miscadmin.h"
@@ -47,24 +38,19 @@
 #include "log.h"
 #include "log_store.h"
 #include "record.h"
-
-typedef struct LogReader
-{
-	MemoryContext context;		/* NULL: not open */
-	XLogReaderState *state;
-	ReadLocalXLogPageNoWaitPrivate end;
-	MemoryContextCallback callback;
-} LogReader;
+#include "wal.h"
 
 struct SckptLog
 {
 	MemoryContext context;
 	Oid			database;
-	XLogRecPtr	start;
 	XLogRecPtr	skip_until;
 	XLogRecPtr	limit;			/* Invalid: none */
+	List	   *streams;		/* of which messages are wanted */
 	SckptLogStore *store;
-	LogReader	reader;
+	SckptWal   *wal;
+	char	   *data;			/* of the record at hand, one that ends transactions */
+	uint32		data_size;
 
 	/* The transaction at hand: what is left of its xids' messages. */
 	SckptLogXact **members;
@@ -74,118 +60,58 @@ struct SckptLog
 	binaryheap *merge;			/* by next place; NULL: one member, with its messages at hand */
 
 	/* Messages read again at the commit. */
-	LogReader	place_reader;	/* for members that kept places */
-	LogReader	scan_reader;	/* for all members together that kept a range */
+	SckptWal   *place_wal;		/* for members that kept places */
+	SckptWal   *scan_wal;		/* for all members together that kept a range */
 	SckptLogXact scan;			/* stands for the latter in the merge: what the scan has not given yet */
 	TransactionId *scan_xids;	/* sorted */
 	int			nscan_xids;
 	SckptLogMessage *scan_message;	/* the next one, when the scan is ahead */
 };
 
-/* Where a record that begins at or after a place can begin at the earliest: not in a page's header. */
-static XLogRecPtr
-skip_page_header(XLogRecPtr lsn)
+/* What a message of ours begins with, after the record's header. */
+typedef union MessageHead
 {
-	if (XLogSegmentOffset(lsn, wal_segment_size) == 0)
-		return lsn + SizeOfXLogLongPHD;
-	if (lsn % XLOG_BLCKSZ == 0)
-		return lsn + SizeOfXLogShortPHD;
-	return lsn;
-}
-
-static void
-close_file(void *arg)
-{
-	XLogReaderState *state = arg;
-
-	if (state->seg.ws_file >= 0)
-		wal_segment_close(state);
-}
-
-static void
-reader_open(SckptLog *log, LogReader *reader)
-{
-	MemoryContext old_context;
-
-	Assert(reader->context == NULL);
-	reader->context = AllocSetContextCreate(log->context, "stream_ckpt log reader",
-											ALLOCSET_DEFAULT_SIZES);
-	old_context = MemoryContextSwitchTo(reader->context);
-	reader->state = XLogReaderAllocate(wal_segment_size, NULL,
-									   XL_ROUTINE(.page_read = read_local_xlog_page_no_wait,
-												  .segment_open = wal_segment_open,
-												  .segment_close = wal_segment_close),
-									   &reader->end);
-	if (reader->state == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory"),
-				 errdetail("Failed while allocating a WAL reading processor.")));
-	reader->state->system_identifier = GetSystemIdentifier();
-	reader->callback.func = close_file;
-	reader->callback.arg = reader->state;
-	MemoryContextRegisterResetCallback(reader->context, &reader->callback);
-	MemoryContextSwitchTo(old_context);
-}
-
-static void
-reader_close(LogReader *reader)
-{
-	if (reader->context)
-		MemoryContextDelete(reader->context);
-	reader->context = NULL;
-	reader->state = NULL;
-}
+	xl_logical_message message;
+	char		bytes[SizeOfLogicalMessage + SCKPT_RECORD_PREFIX_SIZE + sizeof(SckptRecordHeader)];
+} MessageHead;
 
 /*
- * Read the next record.  False at the end of the flushed log.  The reader's
- * context must be current.
+ * If the record at hand is a message of ours, in this database, return it; as a stub, if nobody wants its stream.  Nothing is believed
+ * because of the name alone: SQL can write a message with any text as prefix, but none with these bytes after a NUL.
  */
-static inline bool
-reader_next(LogReader *reader)
+static SckptLogMessage *
+read_message(SckptLog *log, SckptWal *wal, const XLogRecord *record)
 {
-	char	   *error = NULL;
+	MessageHead head;
+	SckptRecordHeader header;
+	SckptLogMessage *message;
+	XLogRecPtr	lsn = sckpt_wal_lsn(wal);
+	uint32		data_len;
+	uint32		len;
 
-	Assert(CurrentMemoryContext == reader->context);
-	reader->end.end_of_wal = false;
-	if (likely(XLogReadRecord(reader->state, &error) != NULL))
-		return true;
-
-	if (error == NULL && reader->end.end_of_wal)
-		return false;
-	ereport(ERROR,
-			(errcode(ERRCODE_DATA_CORRUPTED),
-			 error ?
-			 errmsg("could not read WAL record at %X/%X: %s",
-					LSN_FORMAT_ARGS(reader->state->EndRecPtr), error) :
-			 errmsg("could not read WAL record at %X/%X",
-					LSN_FORMAT_ARGS(reader->state->EndRecPtr))));
-	return false;				/* keep compiler quiet */
-}
-
-/*
- * If the reader's record is a message of ours, in this database, return its
- * payload.  Nothing is believed because of the name alone: SQL can write a
- * message with any text as prefix, but none with these bytes after a NUL.
- */
-static inline char *
-message_payload(SckptLog *log, XLogReaderState *state, uint32 *len)
-{
-	xl_logical_message *message = (xl_logical_message *) XLogRecGetData(state);
-	Size		data_len = XLogRecGetDataLen(state);
-
-	if ((XLogRecGetInfo(state) & ~XLR_INFO_MASK) != XLOG_LOGICAL_MESSAGE ||
-		data_len < SizeOfLogicalMessage + SCKPT_RECORD_PREFIX_SIZE + sizeof(SckptRecordHeader) ||
-		message->dbId != log->database ||
-		!message->transactional ||
-		message->prefix_size != SCKPT_RECORD_PREFIX_SIZE ||
-		message->message_size != data_len - SizeOfLogicalMessage - SCKPT_RECORD_PREFIX_SIZE ||
-		memcmp(message->message, sckpt_record_prefix, SCKPT_RECORD_PREFIX_SIZE) != 0 ||
-		!TransactionIdIsValid(XLogRecGetXid(state)))
+	if ((record->xl_info & ~XLR_INFO_MASK) != XLOG_LOGICAL_MESSAGE || !TransactionIdIsValid(record->xl_xid) ||
+		!sckpt_wal_main_data(wal, &data_len) || data_len < sizeof(head.bytes) || !sckpt_wal_read(wal, &head, sizeof(head.bytes)))
 		return NULL;
+	len = data_len - SizeOfLogicalMessage - SCKPT_RECORD_PREFIX_SIZE;
+	if (head.message.dbId != log->database ||
+		!head.message.transactional ||
+		head.message.prefix_size != SCKPT_RECORD_PREFIX_SIZE ||
+		head.message.message_size != len ||
+		memcmp(head.bytes + SizeOfLogicalMessage, sckpt_record_prefix, SCKPT_RECORD_PREFIX_SIZE) != 0)
+		return NULL;
+	memcpy(&header, head.bytes + SizeOfLogicalMessage + SCKPT_RECORD_PREFIX_SIZE, sizeof(header));
+	if (!list_member_oid(log->streams, header.stream))
+		return sckpt_log_store_make_message(log->store, record->xl_xid, lsn, header.stream, len, true);
 
-	*len = (uint32) message->message_size;
-	return message->message + SCKPT_RECORD_PREFIX_SIZE;
+	message = sckpt_log_store_make_message(log->store, record->xl_xid, lsn, header.stream, len, false);
+	memcpy(message->data, &header, sizeof(header));
+	if (!sckpt_wal_read(wal, message->data + sizeof(header), len - sizeof(header)))
+	{
+		sckpt_log_free_message(message);
+		return NULL;
+	}
+	sckpt_wal_verify(wal);
+	return message;
 }
 
 SckptLog *
@@ -199,13 +125,12 @@ sckpt_log_open(MemoryContext parent, Oid database, XLogRecPtr start,
 	log = MemoryContextAllocZero(context, sizeof(SckptLog));
 	log->context = context;
 	log->database = database;
-	log->start = skip_page_header(start);
 	log->skip_until = skip_until;
 	log->store = sckpt_log_store_create(AllocSetContextCreate(context, "stream_ckpt log messages",
 															  ALLOCSET_DEFAULT_SIZES),
 										memory_limit);
-	reader_open(log, &log->reader);
-	XLogBeginRead(log->reader.state, log->start);
+	log->wal = sckpt_wal_open(context);
+	sckpt_wal_begin(log->wal, start);
 	return log;
 }
 
@@ -219,6 +144,14 @@ void
 sckpt_log_set_memory_limit(SckptLog *log, Size memory_limit)
 {
 	sckpt_log_store_set_limit(log->store, memory_limit);
+}
+
+static void
+close_wal(SckptWal **wal)
+{
+	if (*wal)
+		sckpt_wal_close(*wal);
+	*wal = NULL;
 }
 
 /* Let go of what is left of the transaction at hand. */
@@ -242,12 +175,12 @@ drop_transaction(SckptLog *log)
 	log->scan_xids = NULL;
 	log->nscan_xids = 0;
 	if (log->scan_message)
-		pfree(log->scan_message);
+		sckpt_log_free_message(log->scan_message);
 	log->scan_message = NULL;
 
 	/* These keep a file open, which may be about to be removed. */
-	reader_close(&log->place_reader);
-	reader_close(&log->scan_reader);
+	close_wal(&log->place_wal);
+	close_wal(&log->scan_wal);
 }
 
 /* Take an xid that has committed out of the store, into the transaction at hand. */
@@ -349,7 +282,7 @@ end_with_commit(SckptLog *log, TransactionId xid, xl_xact_parsed_commit *parsed,
 
 	if (log->nmembers == 0)
 		return false;
-	if (log->reader.state->ReadRecPtr <= log->skip_until)
+	if (sckpt_wal_lsn(log->wal) <= log->skip_until)
 	{
 		for (int i = 0; i < log->nmembers; i++)
 		{
@@ -361,7 +294,7 @@ end_with_commit(SckptLog *log, TransactionId xid, xl_xact_parsed_commit *parsed,
 	}
 
 	transaction->xid = xid;
-	transaction->commit_lsn = log->reader.state->ReadRecPtr;
+	transaction->commit_lsn = sckpt_wal_lsn(log->wal);
 	transaction->commit_time = parsed->xact_time;
 	transaction->nmessages = 0;
 	transaction->nbytes = 0;
@@ -373,13 +306,38 @@ end_with_commit(SckptLog *log, TransactionId xid, xl_xact_parsed_commit *parsed,
 	return true;
 }
 
+/* The main data of the record at hand, until the next one is.  NULL: it has none, or was never finished. */
+static char *
+read_data(SckptLog *log)
+{
+	uint32		len;
+
+	if (!sckpt_wal_main_data(log->wal, &len) || len == 0)
+		return NULL;
+	if (len > log->data_size)
+	{
+		if (log->data)
+			pfree(log->data);
+		log->data = NULL;
+		log->data_size = 0;
+		log->data = MemoryContextAllocHuge(log->context, Max(1024, len));
+		log->data_size = Max(1024, len);
+	}
+	if (!sckpt_wal_read(log->wal, log->data, len))
+		return NULL;
+	sckpt_wal_verify(log->wal);
+	return log->data;
+}
+
 /* A record about the end of transactions, while some are open.  True if one is at hand now. */
 static bool
-process_xact_record(SckptLog *log, SckptLogTransaction *transaction)
+process_xact_record(SckptLog *log, const XLogRecord *record, SckptLogTransaction *transaction)
 {
-	XLogReaderState *state = log->reader.state;
-	uint8		info = XLogRecGetInfo(state);
-	char	   *data = XLogRecGetData(state);
+	uint8		info = record->xl_info;
+	char	   *data = read_data(log);
+
+	if (data == NULL)
+		return false;
 
 	switch (info & XLOG_XACT_OPMASK)
 	{
@@ -387,7 +345,7 @@ process_xact_record(SckptLog *log, SckptLogTransaction *transaction)
 		case XLOG_XACT_COMMIT_PREPARED:
 			{
 				xl_xact_parsed_commit parsed;
-				TransactionId xid = XLogRecGetXid(state);
+				TransactionId xid = record->xl_xid;
 
 				ParseCommitRecord(info, (xl_xact_commit *) data, &parsed);
 				if (TransactionIdIsValid(parsed.twophase_xid))
@@ -399,7 +357,7 @@ process_xact_record(SckptLog *log, SckptLogTransaction *transaction)
 		case XLOG_XACT_ABORT_PREPARED:
 			{
 				xl_xact_parsed_abort parsed;
-				TransactionId xid = XLogRecGetXid(state);
+				TransactionId xid = record->xl_xid;
 
 				ParseAbortRecord(info, (xl_xact_abort *) data, &parsed);
 				if (TransactionIdIsValid(parsed.twophase_xid))
@@ -426,36 +384,31 @@ process_xact_record(SckptLog *log, SckptLogTransaction *transaction)
 	}
 }
 
-/* Look at the record just read.  True if a transaction is at hand now. */
+/* Look at the record at hand.  True if a transaction is at hand now. */
 static inline bool
-process_record(SckptLog *log, SckptLogTransaction *transaction)
+process_record(SckptLog *log, const XLogRecord *record, SckptLogTransaction *transaction)
 {
-	XLogReaderState *state = log->reader.state;
-	uint8		info;
-	char	   *payload;
-	uint32		len;
+	uint8		info = record->xl_info & ~XLR_INFO_MASK;
+	SckptLogMessage *message;
+	char	   *data;
 
-	switch (XLogRecGetRmid(state))
+	switch (record->xl_rmid)
 	{
 		case RM_LOGICALMSG_ID:
-			payload = message_payload(log, state, &len);
-			if (payload)
-				sckpt_log_store_add(log->store, XLogRecGetXid(state), state->ReadRecPtr,
-									payload, len);
+			message = read_message(log, log->wal, record);
+			if (message)
+				sckpt_log_store_add(log->store, message);
 			return false;
 
 		case RM_XACT_ID:
-			return sckpt_log_store_count(log->store) > 0 && process_xact_record(log, transaction);
+			return sckpt_log_store_count(log->store) > 0 && process_xact_record(log, record, transaction);
 
 		case RM_STANDBY_ID:
-			info = XLogRecGetInfo(state) & ~XLR_INFO_MASK;
-			if (info == XLOG_RUNNING_XACTS && sckpt_log_store_count(log->store) > 0)
-				sckpt_log_store_drop_older(log->store,
-										   ((xl_running_xacts *) XLogRecGetData(state))->oldestRunningXid);
+			if (info == XLOG_RUNNING_XACTS && sckpt_log_store_count(log->store) > 0 && (data = read_data(log)) != NULL)
+				sckpt_log_store_drop_older(log->store, ((xl_running_xacts *) data)->oldestRunningXid);
 			return false;
 
 		case RM_XLOG_ID:
-			info = XLogRecGetInfo(state) & ~XLR_INFO_MASK;
 			if (info == XLOG_CHECKPOINT_SHUTDOWN || info == XLOG_END_OF_RECOVERY)
 				sckpt_log_store_drop_unprepared(log->store);
 			return false;
@@ -463,6 +416,16 @@ process_record(SckptLog *log, SckptLogTransaction *transaction)
 		default:
 			return false;
 	}
+}
+
+void
+sckpt_log_set_streams(SckptLog *log, List *streams)
+{
+	MemoryContext old = MemoryContextSwitchTo(log->context);
+
+	list_free(log->streams);
+	log->streams = list_copy(streams);
+	MemoryContextSwitchTo(old);
 }
 
 void
@@ -474,41 +437,28 @@ sckpt_log_set_limit(SckptLog *log, XLogRecPtr limit)
 SckptLogResult
 sckpt_log_next(SckptLog *log, Size max_bytes, SckptLogTransaction *transaction)
 {
-	XLogReaderState *state = log->reader.state;
-	MemoryContext old_context = MemoryContextSwitchTo(log->reader.context);
-	XLogRecPtr	begin = state->EndRecPtr;
-	SckptLogResult result;
+	XLogRecPtr	begin = sckpt_log_end_lsn(log);
 
 	drop_transaction(log);
 
 	for (;;)
 	{
+		const XLogRecord *record;
+
 		CHECK_FOR_INTERRUPTS();
-
 		if (log->limit != InvalidXLogRecPtr && sckpt_log_end_lsn(log) >= log->limit)
+			return SCKPT_LOG_LIMIT;
+		record = sckpt_wal_next(log->wal);
+		if (record == NULL)
 		{
-			result = SCKPT_LOG_LIMIT;
-			break;
+			sckpt_log_store_drop_spare(log->store);
+			return SCKPT_LOG_END;
 		}
-		if (!reader_next(&log->reader))
-		{
-			result = SCKPT_LOG_END;
-			break;
-		}
-		if (process_record(log, transaction))
-		{
-			result = SCKPT_LOG_TRANSACTION;
-			break;
-		}
-		if (state->EndRecPtr - begin >= max_bytes)
-		{
-			result = SCKPT_LOG_MORE;
-			break;
-		}
+		if (process_record(log, record, transaction))
+			return SCKPT_LOG_TRANSACTION;
+		if (sckpt_wal_end_lsn(log->wal) - begin >= max_bytes)
+			return SCKPT_LOG_MORE;
 	}
-
-	MemoryContextSwitchTo(old_context);
-	return result;
 }
 
 static void
@@ -524,61 +474,44 @@ report_unreadable(XLogRecPtr lsn)
 static SckptLogMessage *
 read_place(SckptLog *log, TransactionId xid, XLogRecPtr lsn)
 {
-	LogReader  *reader = &log->place_reader;
-	MemoryContext old_context;
-	char	   *payload;
-	uint32		len = 0;
+	const XLogRecord *record;
+	SckptLogMessage *message = NULL;
 
-	if (reader->context == NULL)
-		reader_open(log, reader);
-
-	old_context = MemoryContextSwitchTo(reader->context);
-	XLogBeginRead(reader->state, lsn);
-	if (!reader_next(reader) ||
-		reader->state->ReadRecPtr != lsn ||
-		XLogRecGetRmid(reader->state) != RM_LOGICALMSG_ID ||
-		XLogRecGetXid(reader->state) != xid ||
-		(payload = message_payload(log, reader->state, &len)) == NULL)
+	if (log->place_wal == NULL)
+		log->place_wal = sckpt_wal_open(log->context);
+	sckpt_wal_begin(log->place_wal, lsn);
+	record = sckpt_wal_next(log->place_wal);
+	if (record && sckpt_wal_lsn(log->place_wal) == lsn && record->xl_rmid == RM_LOGICALMSG_ID && record->xl_xid == xid)
+		message = read_message(log, log->place_wal, record);
+	if (message == NULL)
 		report_unreadable(lsn);
-	MemoryContextSwitchTo(old_context);
-
-	return sckpt_log_store_make_message(log->store, xid, lsn, payload, len);
+	return message;
 }
 
 /* Read on to the next message of any member that kept only a range. */
 static SckptLogMessage *
 scan_on(SckptLog *log)
 {
-	LogReader  *reader = &log->scan_reader;
 	SckptLogMessage *message = NULL;
-	MemoryContext old_context;
 
-	if (reader->context == NULL)
+	if (log->scan_wal == NULL)
 	{
-		reader_open(log, reader);
-		XLogBeginRead(reader->state, log->scan.first_lsn);
+		log->scan_wal = sckpt_wal_open(log->context);
+		sckpt_wal_begin(log->scan_wal, log->scan.first_lsn);
 	}
 
-	old_context = MemoryContextSwitchTo(reader->context);
 	while (message == NULL)
 	{
-		TransactionId xid;
-		char	   *payload;
-		uint32		len;
+		const XLogRecord *record;
 
 		CHECK_FOR_INTERRUPTS();
-		if (!reader_next(reader) || reader->state->ReadRecPtr > log->scan.last_lsn)
+		record = sckpt_wal_next(log->scan_wal);
+		if (record == NULL || sckpt_wal_lsn(log->scan_wal) > log->scan.last_lsn)
 			report_unreadable(log->scan.last_lsn);
-		if (XLogRecGetRmid(reader->state) != RM_LOGICALMSG_ID)
-			continue;
-
-		xid = XLogRecGetXid(reader->state);
-		if (bsearch(&xid, log->scan_xids, log->nscan_xids, sizeof(TransactionId), compare_xids) &&
-			(payload = message_payload(log, reader->state, &len)) != NULL)
-			message = sckpt_log_store_make_message(log->store, xid, reader->state->ReadRecPtr,
-												   payload, len);
+		if (record->xl_rmid == RM_LOGICALMSG_ID &&
+			bsearch(&record->xl_xid, log->scan_xids, log->nscan_xids, sizeof(TransactionId), compare_xids))
+			message = read_message(log, log->scan_wal, record);
 	}
-	MemoryContextSwitchTo(old_context);
 	return message;
 }
 
@@ -604,16 +537,13 @@ pop_scanned(SckptLog *log)
 	return message;
 }
 
-SckptLogMessage *
-sckpt_log_next_message(SckptLog *log)
+/* The next message of the members, or its stub. */
+static SckptLogMessage *
+next_of_members(SckptLog *log)
 {
 	SckptLogXact *xact;
 	SckptLogMessage *message = NULL;
 
-	if (log->nmembers == 0)
-		return NULL;
-	if (!log->merged)
-		begin_merge(log);
 	if (log->merge == NULL)
 		return sckpt_log_store_pop_message(log->store, log->members[0]);
 	if (binaryheap_empty(log->merge))
@@ -638,6 +568,28 @@ sckpt_log_next_message(SckptLog *log)
 		binaryheap_replace_first(log->merge, PointerGetDatum(xact));
 	else
 		(void) binaryheap_remove_first(log->merge);
+	return message;
+}
+
+SckptLogMessage *
+sckpt_log_next_message(SckptLog *log)
+{
+	SckptLogMessage *message;
+
+	if (log->nmembers == 0)
+		return NULL;
+	if (!log->merged)
+		begin_merge(log);
+	while ((message = next_of_members(log)) != NULL && message->stub)
+	{
+		SckptLogMessage *stub = message;
+
+		/* Its stream may be wanted by now. */
+		message = list_member_oid(log->streams, stub->stream) ? read_place(log, stub->xid, stub->lsn) : NULL;
+		sckpt_log_free_message(stub);
+		if (message)
+			break;
+	}
 	return message;
 }
 
@@ -692,7 +644,7 @@ sckpt_log_skip_tapped(SckptLog *log)
 XLogRecPtr
 sckpt_log_read_lsn(SckptLog *log)
 {
-	return log->reader.state->ReadRecPtr;
+	return sckpt_wal_lsn(log->wal);
 }
 
 /*
@@ -702,7 +654,7 @@ sckpt_log_read_lsn(SckptLog *log)
 XLogRecPtr
 sckpt_log_end_lsn(SckptLog *log)
 {
-	return skip_page_header(log->reader.state->EndRecPtr);
+	return sckpt_wal_end_lsn(log->wal);
 }
 
 XLogRecPtr
@@ -712,9 +664,9 @@ sckpt_log_restart_lsn(SckptLog *log)
 
 	if (!XLogRecPtrIsInvalid(first_lsn))
 		return first_lsn;
-	if (!XLogRecPtrIsInvalid(log->reader.state->ReadRecPtr))
-		return log->reader.state->ReadRecPtr;
-	return log->start;
+	if (!XLogRecPtrIsInvalid(sckpt_wal_lsn(log->wal)))
+		return sckpt_wal_lsn(log->wal);
+	return sckpt_wal_end_lsn(log->wal);
 }
 
 Size

@@ -16,12 +16,14 @@
 
 #include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 typedef struct SckptLog SckptLog;
+typedef struct SckptLogStore SckptLogStore;
 
 /*
- * One message of a transaction.  A palloc'd chunk of its own; whoever takes it
- * from sckpt_log_next_message() frees it with pfree(), in whatever order, but
+ * One message of a transaction.  Whoever takes it
+ * from sckpt_log_next_message() or sckpt_log_take_tap() frees it with sckpt_log_free_message(), in whatever order, but
  * before the reader is closed.
  * `data` is MAXALIGNed and holds the payload (record.h), not yet validated
  * beyond the prefix and the record's lengths.
@@ -31,7 +33,10 @@ typedef struct SckptLogMessage
 	struct SckptLogMessage *next;
 	TransactionId xid;			/* that wrote it, of a transaction or a subtransaction */
 	XLogRecPtr	lsn;			/* start of its record */
+	SckptLogStore *store;		/* it belongs to */
+	Oid			stream;
 	uint32		len;			/* bytes of payload */
+	bool		stub;			/* there are no data, as nobody wanted them: never handed out */
 	char		data[FLEXIBLE_ARRAY_MEMBER] pg_attribute_aligned(MAXIMUM_ALIGNOF);
 } SckptLogMessage;
 
@@ -63,6 +68,8 @@ typedef enum SckptLogResult
 extern SckptLog *sckpt_log_open(MemoryContext parent, Oid database,
 								XLogRecPtr start, XLogRecPtr skip_until,
 								Size memory_limit);
+/* Hand out messages of these streams only, from now on. At first there are none.  The list is copied. */
+extern void sckpt_log_set_streams(SckptLog *log, List *streams);
 /* Read no record that starts at or after `limit`; Invalid: there is none. */
 extern void sckpt_log_set_limit(SckptLog *log, XLogRecPtr limit);
 extern void sckpt_log_close(SckptLog *log);
@@ -78,6 +85,7 @@ extern SckptLogResult sckpt_log_next(SckptLog *log, Size max_bytes,
 
 /* The next message of the transaction at hand by LSN, or NULL after the last. */
 extern SckptLogMessage *sckpt_log_next_message(SckptLog *log);
+extern void sckpt_log_free_message(SckptLogMessage *message);
 
 /*
  * Tapping: messages of large transactions are handed out while these are open, so that

@@ -26,6 +26,7 @@
 #include "utils/memutils.h"
 
 #include "log_store.h"
+#include "record.h"
 
 /* Places of one xid, a piece of a list; capacities double. */
 struct SckptLogPlaces
@@ -58,6 +59,14 @@ typedef struct XactSlot
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
+/*
+ * Most messages of bulk loads are a little longer than what their writers gather.  Memory for these is kept, instead of being given back and
+ * got anew, page by page, for each.
+ */
+#define USUAL_MIN_BYTES (SCKPT_RECORD_TARGET_BYTES / 4)
+#define USUAL_MAX_BYTES (SCKPT_RECORD_TARGET_BYTES + SCKPT_RECORD_TARGET_BYTES / 4)
+#define MAX_SPARE 128
+
 #define XACTS_INITIAL_SIZE 256
 /* A table that is empty and has more slots than this is replaced by a small one. */
 #define XACTS_MAX_IDLE_SIZE 65536
@@ -75,6 +84,8 @@ struct SckptLogStore
 	Size		placed_bytes;	/* places, likewise */
 	Size		tap_bytes;		/* xids that hold more are tapped; 0: none is */
 	dlist_head	taps;			/* those with messages to take */
+	SckptLogMessage *spare;		/* of the usual size, kept for the next ones */
+	int			nspare;
 	TransactionId *dropped;		/* tapped xids that ended without a commit */
 	int			ndropped;
 	int			maxdropped;
@@ -184,7 +195,7 @@ free_messages(SckptLogMessage *message)
 	{
 		SckptLogMessage *next = message->next;
 
-		pfree(message);
+		sckpt_log_free_message(message);
 		message = next;
 	}
 }
@@ -195,16 +206,39 @@ spill_messages(SckptLogStore *store, SckptLogXact *xact)
 	free_messages(keep_places(store, xact));
 }
 
+static void
+add_tapped(SckptLogStore *store, SckptLogXact *xact, SckptLogMessage *message)
+{
+	message->next = NULL;
+	if (message->stub)
+	{
+		sckpt_log_free_message(message);
+		return;
+	}
+	if (xact->tap_head)
+		xact->tap_tail->next = message;
+	else
+	{
+		xact->tap_head = message;
+		dlist_push_tail(&store->taps, &xact->tap);
+	}
+	xact->tap_tail = message;
+}
+
 /* From now on hand out what the xid writes, and what it has written. */
 static void
 start_tap(SckptLogStore *store, SckptLogXact *xact)
 {
-	SckptLogMessage *tail = xact->u.held.tail;
+	SckptLogMessage *message = keep_places(store, xact);
 
-	xact->tap_head = keep_places(store, xact);
-	xact->tap_tail = tail;
 	xact->tapped = true;
-	dlist_push_tail(&store->taps, &xact->tap);
+	while (message)
+	{
+		SckptLogMessage *next = message->next;
+
+		add_tapped(store, xact, message);
+		message = next;
+	}
 }
 
 /* Keep only the first and the last place. */
@@ -313,18 +347,61 @@ sckpt_log_store_note_dropped(SckptLogStore *store, TransactionId xid)
 	store->dropped[store->ndropped++] = xid;
 }
 
-SckptLogMessage *
-sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, const char *payload, uint32 len)
+static inline bool
+is_usual(uint32 len, bool stub)
 {
-	SckptLogMessage *message;
+	return !stub && len >= USUAL_MIN_BYTES && len <= USUAL_MAX_BYTES;
+}
 
-	message = MemoryContextAlloc(store->context, offsetof(SckptLogMessage, data) + len);
+SckptLogMessage *
+sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, Oid stream, uint32 len, bool stub)
+{
+	SckptLogMessage *message = store->spare;
+
+	if (message && is_usual(len, stub))
+	{
+		store->spare = message->next;
+		store->nspare--;
+	}
+	else
+		message = MemoryContextAlloc(store->context, offsetof(SckptLogMessage, data) +
+									 (is_usual(len, stub) ? USUAL_MAX_BYTES : stub ? 0 : len));
 	message->next = NULL;
 	message->xid = xid;
 	message->lsn = lsn;
+	message->store = store;
+	message->stream = stream;
 	message->len = len;
-	memcpy(message->data, payload, len);
+	message->stub = stub;
 	return message;
+}
+
+void
+sckpt_log_free_message(SckptLogMessage *message)
+{
+	SckptLogStore *store = message->store;
+
+	if (!is_usual(message->len, message->stub) || store->nspare == MAX_SPARE)
+	{
+		pfree(message);
+		return;
+	}
+	message->next = store->spare;
+	store->spare = message;
+	store->nspare++;
+}
+
+void
+sckpt_log_store_drop_spare(SckptLogStore *store)
+{
+	while (store->spare)
+	{
+		SckptLogMessage *message = store->spare;
+
+		store->spare = message->next;
+		pfree(message);
+	}
+	store->nspare = 0;
 }
 
 static SckptLogXact *
@@ -350,34 +427,20 @@ find_or_make_xact(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn)
 }
 
 void
-sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
-					const char *payload, uint32 len)
+sckpt_log_store_add(SckptLogStore *store, SckptLogMessage *message)
 {
 	SckptLogXact *xact = store->last;
+	XLogRecPtr	lsn = message->lsn;
 
-	if (xact == NULL || xact->xid != xid)
+	if (xact == NULL || xact->xid != message->xid)
 	{
-		xact = find_or_make_xact(store, xid, lsn);
+		xact = find_or_make_xact(store, message->xid, lsn);
 		store->last = xact;
 	}
-
-	if (xact->tapped)
-	{
-		SckptLogMessage *message = sckpt_log_store_make_message(store, xid, lsn, payload, len);
-
-		if (xact->tap_head)
-			xact->tap_tail->next = message;
-		else
-		{
-			xact->tap_head = message;
-			dlist_push_tail(&store->taps, &xact->tap);
-		}
-		xact->tap_tail = message;
-	}
+	xact->nbytes += message->len;
 
 	if (xact->kept == SCKPT_LOG_HELD)
 	{
-		SckptLogMessage *message = sckpt_log_store_make_message(store, xid, lsn, payload, len);
 		Size		space = GetMemoryChunkSpace(message);
 
 		if (xact->u.held.tail)
@@ -388,12 +451,18 @@ sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
 		xact->memory += space;
 		store->held_bytes += space;
 	}
-	else if (xact->kept == SCKPT_LOG_PLACES && xact->nmessages >= 2)
-		add_place(store, xact, xact->last_lsn);
+	else
+	{
+		if (xact->kept == SCKPT_LOG_PLACES && xact->nmessages >= 2)
+			add_place(store, xact, xact->last_lsn);
+		if (xact->tapped)
+			add_tapped(store, xact, message);
+		else
+			sckpt_log_free_message(message);
+	}
 
 	xact->last_lsn = lsn;
 	xact->nmessages++;
-	xact->nbytes += len;
 	if (store->tap_bytes && xact->kept == SCKPT_LOG_HELD && xact->memory > store->tap_bytes)
 		start_tap(store, xact);
 	enforce_limit(store);

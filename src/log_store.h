@@ -16,7 +16,6 @@
 
 #include "log.h"
 
-typedef struct SckptLogStore SckptLogStore;
 typedef struct SckptLogPlaces SckptLogPlaces;
 
 typedef enum SckptLogKept
@@ -69,12 +68,13 @@ extern uint64 sckpt_log_store_count(SckptLogStore *store);
 extern XLogRecPtr sckpt_log_store_first_lsn(SckptLogStore *store);
 extern Size sckpt_log_store_memory(SckptLogStore *store);
 
-/* A message read from the log, as its own chunk. */
-extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
-													 const char *payload, uint32 len);
-/* Keep a message of an open xid.  Called in the order of the log. */
-extern void sckpt_log_store_add(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn,
-								const char *payload, uint32 len);
+/* Memory for a message, or for a stub of one. */
+extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, Oid stream, uint32 len,
+													 bool stub);
+/* Keep a message of an open xid, or what is to be kept of it; it belongs to the store from now on.  Called in the order of the log. */
+extern void sckpt_log_store_add(SckptLogStore *store, SckptLogMessage *message);
+/* Let go of memory that is kept for messages to come. */
+extern void sckpt_log_store_drop_spare(SckptLogStore *store);
 
 /* Hand out messages of xids that hold more than `bytes` while they are open; 0: of none from now on. */
 extern void sckpt_log_store_set_tap(SckptLogStore *store, Size bytes);
