@@ -71,7 +71,7 @@ sckpt_aggregate_initialize(SckptAggregate *agg, SckptRef ref)
 Size
 sckpt_aggregate_entry_bytes(SckptAggregate *agg, Datum *values, bool *nulls)
 {
-	return agg->key_offset - SCKPT_ENTRY_HEADER + sckpt_group_key_size(agg->key, values, nulls);
+	return agg->key_offset - SCKPT_ENTRY_HEADER + sckpt_group_key_size(agg->key, agg->key_offset, values, nulls);
 }
 
 SckptRef
@@ -92,6 +92,15 @@ sckpt_aggregate_add_group(SckptAggregate *agg, uint32 hash)
 	return ref;
 }
 
+/* Is that entry the group at hand? */
+static inline bool
+is_group(SckptAggregate *agg, SckptRef ref)
+{
+	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
+
+	return sckpt_group_key_equal(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls);
+}
+
 SckptRef
 sckpt_aggregate_find_group(SckptAggregate *agg, uint32 hash)
 {
@@ -102,9 +111,7 @@ sckpt_aggregate_find_group(SckptAggregate *agg, uint32 hash)
 		 ref != SCKPT_NO_REF;
 		 ref = sckpt_state_probe_next(&probe))
 	{
-		SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
-
-		if (sckpt_group_key_equal(agg->key, entry_key(agg, entry), agg->key_values, agg->key_nulls))
+		if (is_group(agg, ref))
 			break;
 	}
 	return ref;
@@ -399,9 +406,9 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 	entry->flags &= ~SCKPT_ENTRY_REWRITE;
 }
 
-/* Take a row in: find or add its group, and advance the aggregates. */
+/* Take a row in: find or add its group, which may be `likely`, and advance the aggregates. */
 static inline void
-take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
+take_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values, bool *nulls, uint32 segment, int32 weight)
 {
 	SckptRef	ref;
 	SckptEntry *entry;
@@ -413,7 +420,10 @@ take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 se
 	}
 	agg->key_values = values;
 	agg->key_nulls = nulls;
-	ref = sckpt_aggregate_find_group(agg, hash);
+	if (likely_group != SCKPT_NO_REF && is_group(agg, likely_group))
+		ref = likely_group;
+	else
+		ref = sckpt_aggregate_find_group(agg, hash);
 	if (ref == SCKPT_NO_REF)
 	{
 		ref = sckpt_aggregate_add_group(agg, hash);
@@ -442,10 +452,10 @@ take_block(SckptAggregate *agg)
 
 	agg->nblock = 0;
 	for (int i = 0; i < n; i++)
-		sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
+		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
 	for (int i = 0; i < n; i++)
-		take_row(agg, agg->block_hashes[i], agg->block_values + i * agg->ncolumns, agg->block_nulls + i * agg->ncolumns,
-				 agg->block_segments[i], 1);
+		take_row(agg, agg->block_hashes[i], agg->block_refs[i], agg->block_values + i * agg->ncolumns,
+				 agg->block_nulls + i * agg->ncolumns, agg->block_segments[i], 1);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
@@ -484,8 +494,11 @@ take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weigh
 		Datum	   *values = agg->block_values + agg->nblock * agg->ncolumns;
 		bool	   *nulls = agg->block_nulls + agg->nblock * agg->ncolumns;
 
-		memcpy(values, slot->tts_values, agg->ncolumns * sizeof(Datum));
-		memcpy(nulls, slot->tts_isnull, agg->ncolumns * sizeof(bool));
+		for (int i = 0; i < agg->ncolumns; i++)
+		{
+			values[i] = slot->tts_values[i];
+			nulls[i] = slot->tts_isnull[i];
+		}
 		hash = sckpt_group_key_hash(agg->key, values, nulls);
 		sckpt_state_prefetch(agg->operator.state, hash);
 		agg->block_segments[agg->nblock] = segment;
@@ -497,7 +510,7 @@ take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weigh
 	}
 
 	hash = sckpt_group_key_hash(agg->key, slot->tts_values, slot->tts_isnull);
-	take_row(agg, hash, slot->tts_values, slot->tts_isnull, segment, weight);
+	take_row(agg, hash, SCKPT_NO_REF, slot->tts_values, slot->tts_isnull, segment, weight);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
@@ -720,6 +733,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	if (query->stable && query->nkeys > 0)
 	{
 		agg->block_hashes = palloc(BLOCK_ROWS * sizeof(uint32));
+		agg->block_refs = palloc(BLOCK_ROWS * sizeof(SckptRef));
 		agg->block_segments = palloc(BLOCK_ROWS * sizeof(uint32));
 		agg->block_values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
 		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));

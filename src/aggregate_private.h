@@ -231,6 +231,7 @@ typedef struct SckptAggregate
 	int			ncolumns;		/* of the source */
 	int			nblock;
 	uint32	   *block_hashes;
+	SckptRef   *block_refs;		/* an entry with this hash, when the block was begun, or none */
 	Datum	   *block_values;	/* ncolumns for each row */
 	bool	   *block_nulls;
 	uint32	   *block_segments;

@@ -33,7 +33,7 @@ partition_key(FramePartition *partition)
 static Size
 partition_bytes(SckptFrame *frame, Datum *values, bool *nulls)
 {
-	return FRAME_PARTITION_HEADER - SCKPT_ENTRY_HEADER + sckpt_group_key_size(frame->key, values, nulls);
+	return FRAME_PARTITION_HEADER - SCKPT_ENTRY_HEADER + sckpt_group_key_size(frame->key, FRAME_PARTITION_HEADER, values, nulls);
 }
 
 /* The partition of the row at hand, which is made if need be. */

@@ -151,6 +151,8 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 		sckpt_column_init(&column->form, att->attlen, att->attbyval, att->attalign);
 		column->collation = source->collation;
 		column->image = !OidIsValid(source->eq_op) || equal_is_image(source);
+		column->image_shape = column->image ? column->form.shape : SCKPT_SHAPE_OTHER;
+		column->shortened = att->attlen == -1 && att->attstorage != TYPSTORAGE_PLAIN;
 		if (OidIsValid(source->eq_op))
 		{
 			if (!get_op_hash_functions(source->eq_op, &left_hash, &right_hash))
@@ -162,6 +164,13 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 	}
 	MemoryContextSwitchTo(old);
 	return key;
+}
+
+/* Has it a header of one byte, and its bytes behind it? */
+static inline bool
+is_short(Datum value)
+{
+	return VARATT_IS_1B(DatumGetPointer(value)) && !VARATT_IS_1B_E(DatumGetPointer(value));
 }
 
 uint32
@@ -177,6 +186,26 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 		{
 			hash = fold(hash ^ HASH_NULL, HASH_WORD);
 			continue;
+		}
+		switch (column->image_shape)
+		{
+			case SCKPT_SHAPE_INT4:
+				hash = fold(hash ^ (uint64) Int32GetDatum(DatumGetInt32(values[i])), HASH_WORD);
+				continue;
+			case SCKPT_SHAPE_INT8:
+				hash = fold(hash ^ (uint64) values[i], HASH_WORD);
+				continue;
+			case SCKPT_SHAPE_VARLENA:
+				if (is_short(values[i]))
+				{
+					const unsigned char *bytes = (const unsigned char *) DatumGetPointer(values[i]);
+
+					hash = hash_image(hash, bytes + VARHDRSZ_SHORT, VARSIZE_1B(bytes) - VARHDRSZ_SHORT);
+					continue;
+				}
+				break;
+			case SCKPT_SHAPE_OTHER:
+				break;
 		}
 		if (column->image && column->form.by_value)
 		{
@@ -211,10 +240,41 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 		SckptGroupColumn *column = &key->columns[i];
 		Datum		value;
 
-		if (nulls[i] != (bool) att_isnull(i, bitmap))
-			return false;
-		if (nulls[i])
+		if (unlikely(nulls[i] || att_isnull(i, bitmap)))
+		{
+			if (nulls[i] != (bool) att_isnull(i, bitmap))
+				return false;
 			continue;
+		}
+		switch (column->image_shape)
+		{
+			case SCKPT_SHAPE_INT4:
+				data = (const char *) INTALIGN(data);
+				if (*(const int32 *) data != DatumGetInt32(values[i]))
+					return false;
+				data += sizeof(int32);
+				continue;
+			case SCKPT_SHAPE_INT8:
+				data = (const char *) DOUBLEALIGN(data);
+				if (*(const int64 *) data != DatumGetInt64(values[i]))
+					return false;
+				data += sizeof(int64);
+				continue;
+			case SCKPT_SHAPE_VARLENA:
+				if (VARATT_IS_1B(data) && is_short(values[i]))
+				{
+					Size		len = VARSIZE_1B(data);
+
+					/* The same header, the same length. */
+					if (*data != *DatumGetPointer(values[i]) || memcmp(data, DatumGetPointer(values[i]), len) != 0)
+						return false;
+					data += len;
+					continue;
+				}
+				break;
+			case SCKPT_SHAPE_OTHER:
+				break;
+		}
 		value = sckpt_column_read(&column->form, &data);
 		if (!column->image)
 		{
@@ -241,11 +301,49 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 	return true;
 }
 
-Size
-sckpt_group_key_size(SckptGroupKey *key, Datum *values, bool *nulls)
+/* Bytes of a value in a stored key; *aligned: after padding; *shorten: its header is to be made short. */
+static inline Size
+stored_size(const SckptGroupColumn *column, Datum value, bool *aligned, bool *shorten)
 {
-	/* The data's alignment depends on where it starts: as much as can be needed. */
-	return MAXALIGN(key->bitmap_bytes) + MAXALIGN(heap_compute_data_size(key->desc, values, nulls)) + MAXIMUM_ALIGNOF;
+	*aligned = true;
+	*shorten = false;
+	if (column->form.length > 0)
+		return column->form.length;
+	if (column->form.length == -2)
+		return strlen(DatumGetCString(value)) + 1;
+	if (VARATT_IS_SHORT(DatumGetPointer(value)))
+	{
+		*aligned = false;
+		return VARSIZE_SHORT(DatumGetPointer(value));
+	}
+	if (column->shortened && VARATT_CAN_MAKE_SHORT(DatumGetPointer(value)))
+	{
+		*aligned = false;
+		*shorten = true;
+		return VARATT_CONVERTED_SHORT_SIZE(DatumGetPointer(value));
+	}
+	return VARSIZE(DatumGetPointer(value));
+}
+
+Size
+sckpt_group_key_size(SckptGroupKey *key, Size offset, const Datum *values, const bool *nulls)
+{
+	Size		at = offset + key->bitmap_bytes;
+
+	for (int i = 0; i < key->ncolumns; i++)
+	{
+		bool		aligned;
+		bool		shorten;
+		Size		len;
+
+		if (nulls[i])
+			continue;
+		len = stored_size(&key->columns[i], values[i], &aligned, &shorten);
+		if (aligned)
+			at = att_align_nominal(at, key->columns[i].form.align);
+		at += len;
+	}
+	return at - offset;
 }
 
 /*
@@ -260,47 +358,25 @@ sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nul
 	for (int i = 0; i < key->ncolumns; i++)
 	{
 		SckptGroupColumn *column = &key->columns[i];
+		bool		aligned;
+		bool		shorten;
 		Size		len;
 
 		if (nulls[i])
 			continue;
 		bitmap[i >> 3] |= 1 << (i & 7);
-		if (column->form.length == -1)
+		len = stored_size(column, values[i], &aligned, &shorten);
+		if (aligned)
+			data = (char *) att_align_nominal((uintptr_t) data, column->form.align);
+		if (column->form.by_value)
+			store_att_byval(data, values[i], column->form.length);
+		else if (shorten)
 		{
-			struct varlena *value = (struct varlena *) DatumGetPointer(values[i]);
-
-			if (VARATT_IS_SHORT(value))
-			{
-				len = VARSIZE_SHORT(value);
-				memcpy(data, value, len);
-			}
-			else if (VARATT_CAN_MAKE_SHORT(value) && TupleDescAttr(key->desc, i)->attstorage != TYPSTORAGE_PLAIN)
-			{
-				len = VARATT_CONVERTED_SHORT_SIZE(value);
-				SET_VARSIZE_SHORT(data, len);
-				memcpy(data + 1, VARDATA(value), len - 1);
-			}
-			else
-			{
-				data = (char *) att_align_nominal((uintptr_t) data, column->form.align);
-				len = VARSIZE(value);
-				memcpy(data, value, len);
-			}
+			SET_VARSIZE_SHORT(data, len);
+			memcpy(data + 1, VARDATA(DatumGetPointer(values[i])), len - 1);
 		}
 		else
-		{
-			data = (char *) att_align_nominal((uintptr_t) data, column->form.align);
-			if (column->form.by_value)
-			{
-				len = column->form.length;
-				store_att_byval(data, values[i], column->form.length);
-			}
-			else
-			{
-				len = column->form.length == -2 ? strlen(DatumGetCString(values[i])) + 1 : column->form.length;
-				memcpy(data, DatumGetPointer(values[i]), len);
-			}
-		}
+			memcpy(data, DatumGetPointer(values[i]), len);
 		data += len;
 	}
 }

@@ -26,6 +26,8 @@ typedef struct SckptGroupColumn
 {
 	SckptColumn form;
 	bool		image;			/* equal means equal bytes, or is to mean that */
+	SckptShape	image_shape;	/* the form's, of such a column; else OTHER */
+	bool		shortened;		/* values are kept with a short header, if they can be */
 	Oid			collation;
 	FmgrInfo	hash;
 	FmgrInfo	equal;
@@ -49,8 +51,9 @@ extern SckptGroupKey *sckpt_group_key_create(const SckptKey *columns, int ncolum
 extern uint32 sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls);
 /* Is the stored key this one? */
 extern bool sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *values, const bool *nulls);
-extern Size sckpt_group_key_size(SckptGroupKey *key, Datum *values, bool *nulls);
-/* Store into zeroed MAXALIGNed + `offset` bytes; see sckpt_group_key_size. */
+/* Bytes of the stored key, which is to start `offset` bytes after a MAXALIGNed address. */
+extern Size sckpt_group_key_size(SckptGroupKey *key, Size offset, const Datum *values, const bool *nulls);
+/* Store into so many zeroed bytes. */
 extern void sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nulls);
 /* The order of two values' images, which are flat. */
 extern int	sckpt_group_compare_images(const SckptGroupColumn *column, Datum a, Datum b);

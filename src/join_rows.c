@@ -51,7 +51,7 @@ sckpt_join_find_list(SckptStreamJoin *join, bool add)
 	if (!add)
 		return SCKPT_NO_REF;
 	ref = sckpt_state_insert(join->lists, hash, LIST_HEADER - SCKPT_ENTRY_HEADER +
-							 sckpt_group_key_size(join->key, join->key_values, join->key_nulls));
+							 sckpt_group_key_size(join->key, LIST_HEADER, join->key_values, join->key_nulls));
 	sckpt_group_key_store(join->key, (char *) list_at(join, ref) + LIST_HEADER, join->key_values, join->key_nulls);
 	return ref;
 }
@@ -61,7 +61,7 @@ drop_list(SckptStreamJoin *join, SckptRef ref)
 {
 	sckpt_group_key_load(join->key, (char *) list_at(join, ref) + LIST_HEADER, join->key_values, join->key_nulls);
 	sckpt_state_remove(join->lists, ref, LIST_HEADER - SCKPT_ENTRY_HEADER +
-					   sckpt_group_key_size(join->key, join->key_values, join->key_nulls));
+					   sckpt_group_key_size(join->key, LIST_HEADER, join->key_values, join->key_nulls));
 }
 
 /* ---- Times ---- */

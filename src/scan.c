@@ -69,6 +69,7 @@ typedef struct StreamScan
 	RowMap		map;
 	bool		counts;			/* its rows are counted here */
 	SckptRouteScan *route;		/* NULL: all rows are wanted */
+	int			filled;			/* so many of the first columns are marked as not NULL, the other needed ones as NULL; 0: not known */
 	int			nneeded;		/* the first so many columns are those that the plan's node uses */
 	SckptColumn *columns;		/* of them */
 	HeapTupleData tuple;
@@ -241,23 +242,40 @@ take_apart(StreamScan *state, TupleTableSlot *slot, HeapTuple tuple)
 	HeapTupleHeader row = tuple->t_data;
 	const char *data = (const char *) row + row->t_hoff;
 	int			there = Min(state->nneeded, HeapTupleHeaderGetNatts(row));
-	bool		nulls = (row->t_infomask & HEAP_HASNULL) != 0;
+	Datum	   *values = slot->tts_values;
+	bool	   *isnull = slot->tts_isnull;
 	int			i;
 
 	if (unlikely(slot->tts_flags & (TTS_FLAG_SHOULDFREE | TTS_FLAG_EMPTY)))
 	{
 		ExecClearTuple(slot);
-		memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
+		memset(isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 		ExecStoreVirtualTuple(slot);
+		state->filled = 0;
 	}
-	for (i = 0; i < there; i++)
+	if (likely(!(row->t_infomask & HEAP_HASNULL)))
 	{
-		slot->tts_isnull[i] = nulls && att_isnull(i, row->t_bits);
-		if (!slot->tts_isnull[i])
-			slot->tts_values[i] = sckpt_column_read(&state->columns[i], &data);
+		if (unlikely(state->filled != there))
+		{
+			memset(isnull, false, there);
+			memset(isnull + there, true, state->nneeded - there);
+			state->filled = there;
+		}
+		for (i = 0; i < there; i++)
+			values[i] = sckpt_column_read(&state->columns[i], &data);
 	}
-	for (; i < state->nneeded; i++)
-		slot->tts_isnull[i] = true;
+	else
+	{
+		state->filled = 0;
+		for (i = 0; i < there; i++)
+		{
+			isnull[i] = att_isnull(i, row->t_bits);
+			if (!isnull[i])
+				values[i] = sckpt_column_read(&state->columns[i], &data);
+		}
+		for (; i < state->nneeded; i++)
+			isnull[i] = true;
+	}
 	slot->tts_tid = tuple->t_self;
 	slot->tts_tableOid = tuple->t_tableOid;
 }

@@ -41,12 +41,11 @@ typedef struct Known
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* Caller's bytes of an element, as the store counts them; entries are 8-byte aligned, so data aligned from 0 is no shorter. */
+/* Caller's bytes of an element, as the store counts them. */
 static Size
 element_bytes(SetColumns *set, Datum *values, bool *nulls)
 {
-	return MAXALIGN(set->values_offset + set->key->bitmap_bytes) +
-		heap_compute_data_size(set->key->desc, values, nulls) - SCKPT_ENTRY_HEADER;
+	return set->values_offset - SCKPT_ENTRY_HEADER + sckpt_group_key_size(set->key, set->values_offset, values, nulls);
 }
 
 static inline void

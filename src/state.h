@@ -174,7 +174,7 @@ sckpt_state_probe(SckptState *state, uint32 hash, SckptProbe *probe)
 /*
  * Ask for the cache lines that a later find of this hash will need: first
  * that of the hash table, then (some rows later, when it has come) that of
- * the entry.
+ * the first entry with this hash, which is returned, or none.
  */
 static inline void
 sckpt_state_prefetch(SckptState *state, uint32 hash)
@@ -184,7 +184,7 @@ sckpt_state_prefetch(SckptState *state, uint32 hash)
 	__builtin_prefetch(&part->slots[sckpt_state_home(hash, part->mask)]);
 }
 
-static inline void
+static inline SckptRef
 sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
 {
 	SckptProbe	probe;
@@ -198,6 +198,7 @@ sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
 		__builtin_prefetch(address);
 		__builtin_prefetch(address + 64);
 	}
+	return ref;
 }
 
 /* Add an entry with `bytes` of zeroed caller's space; the key must not exist.  53200 when memory is out: nothing is changed then. */
