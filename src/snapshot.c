@@ -444,6 +444,8 @@ snapshot_results(SckptTask *task, int number)
 		vacancies = sckpt_vacancies_create(task, sink);
 	}
 
+	sckpt_state_arrange_dirty(state);
+
 	/* Where keys never change and nothing is taken back, a walk is saved. */
 	if (last->moved || task->last->ttl > 0 || task->last->retracting)
 		delete_old_results(task, sink, vacancies);

@@ -56,6 +56,9 @@
 #define TRIM_MIN_BLOCKS		4
 #define TRIM_FRACTION		4
 
+/* Lists that entries are spread over to bring them into an order. */
+#define MAX_BUCKETS			65536
+
 StaticAssertDecl(CHUNK_CLASSES <= 64, "chunk classes must fit a bitmap");
 
 /* A block number's piece, at the first of its numbers. */
@@ -641,6 +644,100 @@ sckpt_state_clear_dirty(SckptState *state)
 	state->base.first_dirty = SCKPT_NO_REF;
 	state->base.last_dirty = SCKPT_NO_REF;
 	state->base.ndirty = 0;
+}
+
+/* Put an entry at the end of a list. */
+static inline void
+chain(SckptState *state, SckptRef *first, SckptRef *last, SckptRef ref, SckptEntry *entry)
+{
+	entry->prev_dirty = *last;
+	entry->next_dirty = SCKPT_NO_REF;
+	if (*last != SCKPT_NO_REF)
+		((SckptEntry *) sckpt_state_address(state, *last))->next_dirty = ref;
+	else
+		*first = ref;
+	*last = ref;
+}
+
+/* Has the entry a result row, as far as is known?  Then in which block of the sink. */
+static inline bool
+result_block(SckptEntry *entry, BlockNumber *block)
+{
+	if (!(entry->flags & SCKPT_ENTRY_EMITTED) || !ItemPointerIsValid(&entry->tid))
+		return false;
+	*block = ItemPointerGetBlockNumber(&entry->tid);
+	return true;
+}
+
+void
+sckpt_state_arrange_dirty(SckptState *state)
+{
+	SckptRef	rest_first = SCKPT_NO_REF;
+	SckptRef	rest_last = SCKPT_NO_REF;
+	SckptRef   *firsts;
+	SckptRef   *lasts;
+	BlockNumber block;
+	BlockNumber previous = 0;
+	BlockNumber highest = 0;
+	bool		ordered = true;
+	bool		rest = false;
+	uint32		nbuckets;
+	int			shift = 0;
+
+	for (SckptRef ref = state->base.first_dirty; ref != SCKPT_NO_REF;)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
+		ref = entry->next_dirty;
+		__builtin_prefetch(sckpt_state_address(state, ref));
+		if (!result_block(entry, &block))
+		{
+			rest = true;
+			continue;
+		}
+		ordered &= block >= previous && !rest;
+		previous = block;
+		highest = Max(highest, block);
+	}
+	if (ordered)
+		return;
+
+	while ((highest >> shift) >= MAX_BUCKETS)
+		shift++;
+	nbuckets = (highest >> shift) + 1;
+	firsts = palloc0(nbuckets * sizeof(SckptRef));
+	lasts = palloc0(nbuckets * sizeof(SckptRef));
+
+	/* Uninterruptible: half a list is no list. */
+	for (SckptRef ref = state->base.first_dirty; ref != SCKPT_NO_REF;)
+	{
+		SckptEntry *entry = sckpt_state_address(state, ref);
+		SckptRef	next = entry->next_dirty;
+
+		__builtin_prefetch(sckpt_state_address(state, next));
+		if (result_block(entry, &block))
+			chain(state, &firsts[block >> shift], &lasts[block >> shift], ref, entry);
+		else
+			chain(state, &rest_first, &rest_last, ref, entry);
+		ref = next;
+	}
+	state->base.first_dirty = state->base.last_dirty = SCKPT_NO_REF;
+	for (uint32 i = 0; i <= nbuckets; i++)
+	{
+		SckptRef	first = i < nbuckets ? firsts[i] : rest_first;
+		SckptEntry *entry = sckpt_state_address(state, first);
+
+		if (first == SCKPT_NO_REF)
+			continue;
+		entry->prev_dirty = state->base.last_dirty;
+		if (state->base.last_dirty != SCKPT_NO_REF)
+			((SckptEntry *) sckpt_state_address(state, state->base.last_dirty))->next_dirty = first;
+		else
+			state->base.first_dirty = first;
+		state->base.last_dirty = i < nbuckets ? lasts[i] : rest_last;
+	}
+	pfree(firsts);
+	pfree(lasts);
 }
 
 void

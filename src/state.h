@@ -256,6 +256,12 @@ sckpt_state_first_dirty(SckptState *state)
 	return ((SckptStateBase *) state)->first_dirty;
 }
 
+/*
+ * Bring the dirty list into the order in which the sink's rows are best visited: entries with result rows by their block, or nearly, then
+ * the others as they were marked.  The cost is two walks over the list.
+ */
+extern void sckpt_state_arrange_dirty(SckptState *state);
+
 static inline uint64
 sckpt_state_dirty_count(SckptState *state)
 {
