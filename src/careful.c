@@ -378,15 +378,9 @@ static void
 take_linear(void *arg, uint64 first, uint64 end)
 {
 	CarefulBatch *careful = arg;
-	SckptTask  *task = careful->task;
-	uint64		rows;
 
 	begin_try(careful, first, end);
-	if (task->expander)
-		rows = sckpt_linear_run(task, careful->scan, careful->input);
-	else
-		rows = sckpt_stage_run(&task->stage, careful->scan, task->query, NULL);
-	careful->rows_out += rows;
+	careful->rows_out += sckpt_linear_run(careful->task, careful->scan, careful->input);
 }
 
 static void

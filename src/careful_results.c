@@ -79,11 +79,7 @@ make_change(Changes *changes, SckptSink *sink, Change *change)
 	ExecStoreMinimalTuple(change->row, changes->slot, false);
 	slot_getallattrs(changes->slot);
 	sckpt_retain_touch(task, changes->slot);
-	for (int i = 0; i < task->last->result->natts; i++)
-	{
-		target->tts_values[task->result_columns[i] - 1] = changes->slot->tts_values[i];
-		target->tts_isnull[task->result_columns[i] - 1] = changes->slot->tts_isnull[i];
-	}
+	sckpt_result_fill(task, target, changes->slot);
 	if (change->remove)
 	{
 		change->removed = sckpt_sink_delete(sink, &hint);
@@ -390,7 +386,7 @@ static void
 take_rows(void *arg, uint64 first, uint64 end)
 {
 	Changes    *changes = arg;
-	SckptAppender *appender = sckpt_appender_open(changes->task);
+	SckptAppender *appender = sckpt_appender_open(changes->task, false);
 
 	for (uint64 i = first; i < end; i++)
 	{

@@ -51,7 +51,7 @@ sckpt_changing_open(SckptTask *task)
 	SckptChanging *changing = palloc0(sizeof(SckptChanging));
 
 	changing->task = task;
-	changing->appender = sckpt_appender_open(task);
+	changing->appender = sckpt_appender_open(task, false);
 	return changing;
 }
 
@@ -69,11 +69,7 @@ delete_row(SckptChanging *changing, TupleTableSlot *row)
 		changing->sink = sckpt_sink_open_bag(task->def->result, natts, task->result_columns);
 	target = sckpt_sink_slot(changing->sink);
 	slot_getallattrs(row);
-	for (int i = 0; i < natts; i++)
-	{
-		target->tts_values[task->result_columns[i] - 1] = row->tts_values[i];
-		target->tts_isnull[task->result_columns[i] - 1] = row->tts_isnull[i];
-	}
+	sckpt_result_fill(task, target, row);
 	ItemPointerSetInvalid(&nowhere);
 	xmin = sckpt_sink_delete(changing->sink, &nowhere);
 	if (!TransactionIdIsValid(xmin))

@@ -463,15 +463,8 @@ typedef struct Target
 static void
 fill_slot(Target *target)
 {
-	SckptTask  *task = target->task;
-	TupleTableSlot *row = sckpt_sink_slot(target->sink);
-
 	slot_getallattrs(target->slot);
-	for (int i = 0; i < task->last->result->natts; i++)
-	{
-		row->tts_values[task->result_columns[i] - 1] = target->slot->tts_values[i];
-		row->tts_isnull[task->result_columns[i] - 1] = target->slot->tts_isnull[i];
-	}
+	sckpt_result_fill(target->task, sckpt_sink_slot(target->sink), target->slot);
 }
 
 static void
@@ -491,7 +484,7 @@ make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
 	if (append && !task->def->result_owned)
 	{
 		if (target->appender == NULL)
-			target->appender = sckpt_appender_open(task);
+			target->appender = sckpt_appender_open(task, false);
 		sckpt_appender_put(target->appender, target->slot);
 		return;
 	}

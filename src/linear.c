@@ -1,10 +1,10 @@
 /*-------------------------------------------------------------------------
  *
  * linear.c
- *		Runs a linear query with windows over a batch.
+ *		Runs a linear query over a batch.
  *
- * The source gives rows, the expander their windows; the target list is projected from both, and the rows are appended to the
- * result.
+ * Into a relation that is not ours its rows go by an INSERT statement. Otherwise the source gives rows, which are appended to the result as they are; or the
+ * expander gives their windows, and the target list is projected from both.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,8 +44,15 @@ take_row(void *arg, TupleTableSlot *slot)
 	sckpt_expander_take(run->task->expander, run->input, slot, 1, put_expanded, run);
 }
 
-uint64
-sckpt_linear_run(SckptTask *task, SckptScan *scan, const SckptInput *input)
+static void
+append_row(void *arg, TupleTableSlot *slot)
+{
+	slot_getallattrs(slot);
+	sckpt_appender_put(arg, slot);
+}
+
+static uint64
+run_windows(SckptTask *task, SckptScan *scan, const SckptInput *input)
 {
 	LinearRun	run = {task, input, NULL, NULL, NULL};
 	SckptReceiver receiver = {NULL, take_row, &run};
@@ -57,9 +64,23 @@ sckpt_linear_run(SckptTask *task, SckptScan *scan, const SckptInput *input)
 	run.projection = ExecBuildProjectionInfo(targets, run.econtext,
 											 MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
 	MemoryContextSwitchTo(old);
-	run.appender = sckpt_appender_open(task);
+	run.appender = sckpt_appender_open(task, true);
 	sckpt_stage_run(&task->stage, scan, task->query, &receiver);
 	ExecDropSingleTupleTableSlot(run.projection->pi_state.resultslot);
 	FreeExecutorState(estate);
 	return sckpt_appender_close(run.appender);
+}
+
+uint64
+sckpt_linear_run(SckptTask *task, SckptScan *scan, const SckptInput *input)
+{
+	SckptReceiver receiver = {NULL, append_row, NULL};
+
+	if (task->expander)
+		return run_windows(task, scan, input);
+	if (!task->def->result_owned)
+		return sckpt_stage_run(&task->stage, scan, task->query, NULL);
+	receiver.arg = sckpt_appender_open(task, true);
+	sckpt_stage_run(&task->stage, scan, task->query, &receiver);
+	return sckpt_appender_close(receiver.arg);
 }

@@ -23,6 +23,7 @@
 #include "offline.h"
 #include "retain.h"
 #include "settings.h"
+#include "result.h"
 #include "sink.h"
 
 static void
@@ -58,18 +59,12 @@ sckpt_offline_withdraw(SckptTask *task)
 	while ((ref = sckpt_state_next(last->state, &cursor)) != SCKPT_NO_REF)
 	{
 		SckptEntry *entry = sckpt_state_address(last->state, ref);
-		TupleTableSlot *target;
 
 		CHECK_FOR_INTERRUPTS();
 		if (!(entry->flags & SCKPT_ENTRY_EMITTED))
 			continue;
 		last->key_row(last, ref, row);
-		target = sckpt_sink_slot(sink);
-		for (int i = 0; i < task->last->result->natts; i++)
-		{
-			target->tts_values[task->result_columns[i] - 1] = row->tts_values[i];
-			target->tts_isnull[task->result_columns[i] - 1] = row->tts_isnull[i];
-		}
+		sckpt_result_fill(task, sckpt_sink_slot(sink), row);
 		sckpt_sink_delete(sink, &entry->tid);
 		entry->flags &= ~SCKPT_ENTRY_EMITTED;
 		ItemPointerSetInvalid(&entry->tid);

@@ -17,8 +17,12 @@
 
 typedef struct SckptAppender SckptAppender;
 
-/* For rows of query->result's type (the last stage's); kept below the current memory context. */
-extern SckptAppender *sckpt_appender_open(SckptTask *task);
+/*
+ * For rows of query->result's type (the last stage's); kept below the current memory context. `at_once`: they may go to the result as they come, if it is a
+ * table of ours that allows it; else they are kept until the end.  Close it in the same subtransaction; after an error just abort that and forget it.
+ */
+extern SckptAppender *sckpt_appender_open(SckptTask *task, bool at_once);
+/* All of the row's values are at hand. */
 extern void sckpt_appender_put(SckptAppender *appender, TupleTableSlot *row);
 /* Write them; returns how many. */
 extern uint64 sckpt_appender_close(SckptAppender *appender);
@@ -35,6 +39,9 @@ extern void sckpt_changing_put(SckptChanging *changing, TupleTableSlot *row, int
 extern uint64 sckpt_changing_close(SckptChanging *changing);
 /* The expression whose index finds identical rows; NULL: no column has a hash. */
 extern char *sckpt_changing_hash(TupleDesc columns, const char *qualifier);
+
+/* The result's row, empty, filled from a row of the query's. */
+extern void sckpt_result_fill(SckptTask *task, TupleTableSlot *target, TupleTableSlot *row);
 
 /* INSERT INTO result (columns) SELECT * FROM … */
 extern char *sckpt_result_insert_sql(Oid result, TupleDesc columns, const char *from);

@@ -241,14 +241,8 @@ keep_images(Rewind *rewind, Keys *keys)
 static void
 fill_sink(Rewind *rewind, SckptSink *sink, TupleTableSlot *row)
 {
-	TupleTableSlot *target = sckpt_sink_slot(sink);
-
 	slot_getallattrs(row);
-	for (int i = 0; i < row->tts_tupleDescriptor->natts; i++)
-	{
-		target->tts_values[rewind->task->result_columns[i] - 1] = row->tts_values[i];
-		target->tts_isnull[rewind->task->result_columns[i] - 1] = row->tts_isnull[i];
-	}
+	sckpt_result_fill(rewind->task, sckpt_sink_slot(sink), row);
 }
 
 /* The key of an entry as a row, and as a key only into the journal unless its image is there. */
@@ -502,7 +496,7 @@ append_rows(Rewind *rewind, HTAB *writers, List *removed, SckptJournalHead *head
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	appender = sckpt_appender_open(rewind->task);
+	appender = sckpt_appender_open(rewind->task, false);
 	slot = MakeSingleTupleTableSlot(rewind->task->last->result, &TTSOpsMinimalTuple);
 	foreach(lc, removed)
 	{

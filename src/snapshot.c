@@ -228,13 +228,7 @@ snapshot_store(SckptTask *task, int number)
 static void
 fill_row(SckptTask *task, SckptSink *sink, TupleTableSlot *row)
 {
-	TupleTableSlot *target = sckpt_sink_slot(sink);
-
-	for (int i = 0; i < task->last->result->natts; i++)
-	{
-		target->tts_values[task->result_columns[i] - 1] = row->tts_values[i];
-		target->tts_isnull[task->result_columns[i] - 1] = row->tts_isnull[i];
-	}
+	sckpt_result_fill(task, sckpt_sink_slot(sink), row);
 }
 
 static void
@@ -566,7 +560,7 @@ append_results(SckptTask *task, SckptRef *closing, uint64 nclosing)
 		insert_results(task, closing, nclosing);
 		return;
 	}
-	appender = sckpt_appender_open(task);
+	appender = sckpt_appender_open(task, true);
 	for (uint64 i = 0; i < nclosing; i++)
 	{
 		TupleTableSlot *row;

@@ -486,6 +486,15 @@ sckpt_task_start(SckptTask *task)
 		task->stage.sql = task->query->source;
 		task->expander = sckpt_expander_create(task->query, task->run_context);
 	}
+	else if (task->def->result_owned)
+	{
+		/* Rows come as they are: their types must stay what they are. */
+		task->stage.sql = task->query->source;
+		task->query->nsource = task->query->result->natts;
+		task->query->source_types = palloc(Max(1, task->query->nsource) * sizeof(Oid));
+		for (int i = 0; i < task->query->nsource; i++)
+			task->query->source_types[i] = TupleDescAttr(task->query->result, i)->atttypid;
+	}
 	else
 		task->stage.sql = sckpt_task_insert_sql(task->def->result, task->query);
 	sckpt_task_become_self(&identity);
@@ -613,6 +622,7 @@ sckpt_task_begin_linear(SckptTask *task)
 uint64
 sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 {
+	SckptInput	input = {pending->before, pending->after, note_late, task};
 	SckptScan	scan;
 	SckptIdentity identity;
 	uint64		rows;
@@ -621,19 +631,10 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 	(void) sckpt_task_scan(task, pending->batch, &scan);
 	scan.after = task->def->position;
 	sckpt_task_become_owner(task, &identity);
-	if (task->expander)
-	{
-		SckptInput	input = {pending->before, pending->after, note_late, task};
-
-		task->nlate = 0;
-		rows = task->careful || task->halting ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
-			: sckpt_linear_run(task, &scan, &input);
-		settle_late(task, pending->batch);
-	}
-	else if (task->careful || task->halting)
-		rows = sckpt_careful_run_linear(task, &scan, NULL, sckpt_scan_count(&scan));
-	else
-		rows = sckpt_stage_run(&task->stage, &scan, task->query, NULL);
+	task->nlate = 0;
+	rows = task->careful || task->halting ? sckpt_careful_run_linear(task, &scan, &input, sckpt_scan_count(&scan))
+		: sckpt_linear_run(task, &scan, &input);
+	settle_late(task, pending->batch);
 	sckpt_task_become_self(&identity);
 	return rows;
 }
