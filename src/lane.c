@@ -230,12 +230,16 @@ typedef struct FullArg
 {
 	SckptLane  *lane;
 	bool		stateful_only;
+	bool		fed;			/* out: a batch was full in the middle of the transaction */
 } FullArg;
 
 static void
 batch_full(SckptBatch *batch, void *arg)
 {
-	feed_tasks(((FullArg *) arg)->lane, batch, ((FullArg *) arg)->stateful_only);
+	FullArg    *full = arg;
+
+	feed_tasks(full->lane, batch, full->stateful_only);
+	full->fed = true;
 }
 
 /* A transaction too large to keep, for a linear query: read it once more, into a checkpoint. */
@@ -514,7 +518,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 		if (result == SCKPT_LOG_TRANSACTION)
 		{
 			bool		large = transaction.nbytes > LARGE_BYTES;
-			FullArg		full = {lane, large};
+			FullArg		full = {lane, large, false};
 			MergeArg	early = {&transaction, NULL, 0};
 
 			*delivered = true;
@@ -556,7 +560,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 				end_early(lane, &early);
 				break;
 			}
-			if (batch->bytes >= BATCH_BYTES)
+			if (full.fed || batch->bytes >= BATCH_BYTES)
 				break;
 			if (batch->nxids >= 10000)
 				break;
