@@ -25,7 +25,7 @@ bench_drain()
     done
     no_pipelines
     compared "Drain of $(count_of "$ROWS") rows into the result, 50 k groups; GROUP BY" speed "≥ 2" drain_ms group_by_ms
-    single "The same: million rows a second" "$(median drain_m_s)" "M/s" "≥ 8"
+    single "Drain of $(count_of "$ROWS") rows, 50 k groups: million rows a second" "$(median drain_m_s)" "M/s" "≥ 8"
 }
 
 # The worker is stopped while the log is written, and reads it when it may go on.

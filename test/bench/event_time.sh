@@ -159,19 +159,13 @@ SQL
     done
     sql -c "SET client_min_messages = warning" -c "SELECT stream_ckpt.drop_stream(name || '_events', true) FROM unnest('{few,many}'::text[]) name" >/dev/null
 
-    row "draining $(calc "$PART / 1e6" 1) M rows, count and sum per minute and url, emit => 'changes' / 'final' (time)" \
-        "$(ratio tumble_changes_ms tumble_final_ms)" "" "$(median tumble_changes_ms) / $(median tumble_final_ms) ms"
-    row "the same, 'changes' / GROUP BY over a table (speed)" \
-        "$(ratio tumble_table_ms tumble_changes_ms)" "" "$(median tumble_changes_ms) / $(median tumble_table_ms) ms"
-    row "the same, 'final' / GROUP BY over a table (speed)" \
-        "$(ratio tumble_table_ms tumble_final_ms)" "" "$(median tumble_final_ms) / $(median tumble_table_ms) ms"
-    row "draining $(calc "$burst / 1e6" 1) M rows, each in 10 windows: hop(ts, '1 s', '10 s') and url, 'final' / GROUP BY over a table (speed)" \
-        "$(ratio hop_table_ms hop_ms)" "≥ 2.0" "$(median hop_ms) / $(median hop_table_ms) ms"
-    row "sessions of $(calc "$keys / 1e3" 0) k keys, ten rows each, rows per second of busy worker" \
-        "$(median session_m_s) M/s" "≥ 0.5 M/s" "$(calc "$in_sessions / 1e6" 1) M rows drained in $(median session_ms) ms"
-    row "12 DISTINCT and FILTER aggregates of $(calc "$burst / 1e6" 1) M rows (Nexmark 15) / the same over a table (speed)" \
-        "$(ratio distinct_table_ms distinct_ms)" "≥ 1.0" "$(median distinct_ms) / $(median distinct_table_ms) ms"
-    row "closing a window of 1,000 groups beside $(calc "$GROUPS_MANY / 1e6" 1) M open ones / beside 1/100 of them (time of the checkpoint)" \
+    compared "Drain of $(count_of "$PART") rows, tumble('1 minute') and url, 'changes'; GROUP BY" speed "" tumble_changes_ms tumble_table_ms
+    compared "Drain of $(count_of "$PART") rows, tumble('1 minute') and url, 'final'; GROUP BY" speed "" tumble_final_ms tumble_table_ms
+    compared "Drain of $(count_of "$burst") rows, each in 10 windows: hop('1 s', '10 s') and url, 'final'; GROUP BY" speed "≥ 2.0" hop_ms hop_table_ms
+    compared "Drain of $(count_of "$burst") rows, 12 aggregates with DISTINCT and FILTER (Nexmark 15); GROUP BY" speed "≥ 1.0" distinct_ms distinct_table_ms
+    single "Sessions of $(count_of "$keys") keys, ten rows each: million rows a second of busy worker" "$(median session_m_s)" "M/s" "≥ 0.5" \
+        "$(count_of "$in_sessions") rows drained in $(median session_ms) ms"
+    row "Closing a window of 1,000 groups beside $(count_of "$GROUPS_MANY") open ones / beside 1/100 of them (time of the checkpoint)" \
         "$(ratio close_many_ms close_few_ms)" "about 1" "$(median close_many_ms) / $(median close_few_ms) ms"
 }
 
@@ -203,7 +197,7 @@ bench_retractions()
         done
     done
     for aggregate in sum extremes; do
-        row "${lists[$aggregate]} over $(calc "$GROUPS_MANY / 1e6" 1) M sums, one of which changes / over 1/100 of them (time of the checkpoint)" \
+        row "${lists[$aggregate]} over $(count_of "$GROUPS_MANY") sums, one of which changes / over 1/100 of them (time of the checkpoint)" \
             "$(ratio "retract_${aggregate}_many_ms" "retract_${aggregate}_few_ms")" "about 1" \
             "$(median "retract_${aggregate}_many_ms") / $(median "retract_${aggregate}_few_ms") ms"
     done

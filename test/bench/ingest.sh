@@ -80,7 +80,7 @@ tps()
     printf '%s\n' '\set id random(1, 100000)' '\set page random(1, 1000)' \
         "INSERT INTO $1 VALUES (:id, '/page/' || :page, 1.5, now());" >"insert_$1.sql"
     "$pgbin/pgbench" -n -M prepared -c 4 -j 2 -T "$SECONDS_EACH" -f "insert_$1.sql" 2>/dev/null |
-        sed -n 's/^tps = \([0-9.]*\).*/\1/p'
+        sed -n 's/^tps = \([0-9]*\).*/\1/p'
 }
 
 bench_insert()

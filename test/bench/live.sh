@@ -25,11 +25,12 @@ bench_latency()
     done
     sql -c "SET client_min_messages = warning" -c "SELECT stream_ckpt.drop_stream('pings', true)" >/dev/null
     single "Commit to seen in the result, 10 k rows/s, checkpoints every 50 ms: median" "$(median latency_50_ms)" ms "≤ 40"
-    single "Commit to seen in the result: 99 % within" "$(median latency_99_ms)" ms "≤ 100" "longest $(median latency_most_ms) ms"
+    single "Commit to seen in the result, 10 k rows/s, checkpoints every 50 ms: 99 % within" "$(median latency_99_ms)" ms "≤ 100" "longest $(median latency_most_ms) ms"
 }
 
 # hundred NAME CONDITION KEY TARGET WORDS: 100 pipelines over one stream, into
-# which 100,000 rows a second come. %s is the pipeline's number.
+# which 100,000 rows a second come. %s is the pipeline's number. They keep up
+# if they are never further behind than a checkpoint's interval.
 hundred()
 {
     local run answer pids cpu began lag longest producer in rows=$((100000 * SECONDS_LIVE))
@@ -64,12 +65,12 @@ hundred()
         [ "$in" = t ] || die "the pipelines have not all got all rows"
     done
     no_pipelines
-    single "100 pipelines over one stream, 100 k rows/s in, $5: taken in until complete" "$(median "$1_k_s")" "k/s" "$4" \
-        "longest lag $(median "$1_lag_ms") ms; worker busy $(median "$1_busy") %"
+    single "100 pipelines over one stream, 100 k rows/s in, $5: longest lag" "$(median "$1_lag_ms")" ms "$4" \
+        "$(median "$1_k_s") k rows/s until complete; worker busy $(median "$1_busy") %"
 }
 
 bench_pipelines()
 {
-    hundred share "WHERE user_id %% 100 = %s" user_id "≥ 95" "a condition for each"
+    hundred share "WHERE user_id %% 100 = %s" user_id "≤ 1000" "a condition for each"
     hundred all "" "user_id %% 100" "" "all of them group all rows"
 }
