@@ -100,6 +100,23 @@ backlog()
 
 resume() { say "SELECT stream_ckpt.resume_pipeline('$1');"; }
 
+# hold PIPELINE: stop its worker, which has nothing to do just now, and so no
+# lock; go_on lets it read what has come meanwhile. It keeps its state, and
+# unlike after resume_pipeline() its next checkpoint is due when it was.
+hold()
+{
+    local patience=100
+    held_worker=$(sql -c "SELECT worker_pid FROM stream_ckpt.tasks WHERE pipeline = '$1'")
+    pause 0.2
+    until [[ $(cat "/proc/$held_worker/stat") = *") S "* ]]; do
+        pause 0.05
+        [ $((patience -= 1)) -gt 0 ] || die "the worker does not come to rest"
+    done
+    kill -STOP "$held_worker"
+}
+
+go_on() { printf '%s\n' "\\! kill -CONT $held_worker"; }
+
 # Before each measurement the server has nothing left to do.
 settle() { sql -c "TRUNCATE clicks_plain, visits_plain" -c CHECKPOINT; }
 

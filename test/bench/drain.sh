@@ -31,20 +31,18 @@ bench_drain()
 # The worker is stopped while the log is written, and reads it when it may go on.
 bench_wal()
 {
-    local run worker from bytes ms
+    local run from bytes ms
     per_minute clicks "checkpoint_interval => '1 day'"
     for ((run = 0; run < RUNS; run++)); do
         settle
-        sql -c "$(complete per_minute)" >/dev/null
-        worker=$(sql -c "SELECT worker_pid FROM stream_ckpt.tasks WHERE pipeline = 'per_minute'")
+        hold per_minute
         from=$(sql -c "SELECT pg_current_wal_insert_lsn()")
-        kill -STOP "$worker"
         bytes=0
         while [ "$bytes" -lt $((WAL_MB * 1024 * 1024)) ]; do
             sql <<<"$(copy clicks_plain part)"
             bytes=$(sql -c "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '$from')::bigint")
         done
-        ms=$(timed "\\! kill -CONT $worker
+        ms=$(timed "$(go_on)
                     $(complete per_minute)")
         take skipped_gb_s "$(calc "$bytes / 1e9 / ($ms / 1000)")"
     done
