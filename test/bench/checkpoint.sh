@@ -50,8 +50,8 @@ bench_checkpoint()
 # otherwise. Rows are of 1 % of the groups, so that each checkpoint has these.
 bench_pause()
 {
-    local run rows=$((GROUPS_MANY * 3)) rounds=2 round in
-    per_user "checkpoint_interval => '50 ms'"
+    local run rows=$((GROUPS_MANY * 3)) rounds=3 round in
+    per_user "checkpoint_interval => '120 ms'"
     settle
     sql -c "INSERT INTO visits SELECT i, i FROM generate_series(1, $GROUPS_MANY) i" -c "$(complete by_user)" >/dev/null
     taken[pause_ms]='' taken[batch_ms]=''
