@@ -241,6 +241,9 @@ wait_gone()
 # Run psql quietly: rows only, no psqlrc, stop at the first error.
 sql() { "$pgbin/psql" -XqAt -v ON_ERROR_STOP=1 "$@"; }
 
+# The worker processes of the database, one a line.
+workers() { sql -c "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY pid"; }
+
 machine_exit()
 {
     local status=$? pid

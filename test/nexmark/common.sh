@@ -54,9 +54,6 @@ make_database()
     sql -f "$here/relations.sql" >/dev/null
 }
 
-# The worker processes of the database, one a line.
-workers() { sql -c "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY pid"; }
-
 # create QUERY PIPELINE EMIT: make the pipeline, with its result in schema
 # results. Fails when the server says that it is not supported, having noted
 # why; any other error ends the script.
