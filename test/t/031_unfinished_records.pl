@@ -15,22 +15,25 @@ my $node = new_cluster('unfinished', wal_keep_size => "'64MB'", checkpoint_timeo
 
 sub sql { my ($sql) = @_; return $node->safe_psql('postgres', $sql); }
 
-# Rows of a stream that are never committed, up to one and a half segments of them, flushed; then the crash, which loses the last segment.
+# Rows of a stream that are never committed, into the next segment, flushed by the walwriter; then the crash, which loses that segment. There is nothing else in it:
+# commits that are lost would leave their rows' pages behind.
 sub crash_within
 {
 	my ($stream, $rows, $values) = @_;
 	my $writer = session($node);
-	my $file;
+
+	# near the end of a segment: positions that pipelines note while nothing is for them are 16 MB of log apart
+	sql(q{SELECT pg_switch_wal()});
+	sql(q{SELECT pg_logical_emit_message(false, 'filler', repeat('x', 14 * 1024 * 1024))});
+	sql(q{SELECT stream_ckpt.checkpoint(timeout => '1 min')});
+
 	my $first = sql('SELECT pg_walfile_name(pg_current_wal_insert_lsn())');
+	my $insert = "INSERT INTO $stream SELECT $values FROM generate_series(1, $rows) i";
+	my $file;
 
 	$writer->query('BEGIN');
-	for (;;)
-	{
-		$writer->query("INSERT INTO $stream SELECT $values FROM generate_series(1, $rows) i");
-		sql('CREATE TABLE flushed (); DROP TABLE flushed');
-		$file = sql('SELECT pg_walfile_name(pg_current_wal_flush_lsn())');
-		last if $file ne $first;
-	}
+	$writer->query($insert) until sql('SELECT pg_walfile_name(pg_current_wal_insert_lsn())') ne $first;
+	wait_for('the walwriter', sub { return ($file = sql('SELECT pg_walfile_name(pg_current_wal_flush_lsn())')) ne $first }, 30);
 	$node->stop('immediate');
 	$writer->close;
 	unlink $node->data_dir . "/pg_wal/$file" or die "could not remove segment $file: $!";
@@ -61,7 +64,7 @@ sub put
 foreach my $stream ('s', 'unread')
 {
 	# small rows in records of 32 kB, and rows that are records of their own
-	foreach my $data ([ 20000, 'i, repeat(md5(i::text), 3)' ], [ 30, q{i, (SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 5000) j)} ])
+	foreach my $data ([ 5000, 'i, repeat(md5(i::text), 3)' ], [ 5, q{i, (SELECT string_agg(md5((i * j)::text), '') FROM generate_series(1, 5000) j)} ])
 	{
 		put(1000);
 		crash_within($stream, @$data);
