@@ -54,6 +54,18 @@ INSERT INTO query VALUES
     ('any_less', 'SELECT id, k FROM a WHERE k < ANY (SELECT k FROM c)'),
     ('not_equal_all', 'SELECT id, k FROM a WHERE k <> ALL (SELECT DISTINCT k FROM b WHERE k < 5)'),
     ('in_limit', 'SELECT id, k FROM a WHERE k IN (SELECT k FROM b WHERE k IS NOT NULL ORDER BY k DESC LIMIT 1)'),
+    -- of several columns, and of rows that equal the outer one's
+    ('in_row', 'SELECT id, k, v FROM a WHERE (k, v) IN (SELECT k, w FROM b)'),
+    ('not_in_row', 'SELECT id, k, v FROM a WHERE (k, v) NOT IN (SELECT k, w FROM b WHERE k IS NOT NULL)'),
+    ('not_in_row_null', 'SELECT id, k, v FROM a WHERE (k, nullif(v, ''c'')) NOT IN (SELECT nullif(k, 3), nullif(w, ''b'') FROM b WHERE id % 7 = 1 OR k = 3)'),
+    ('not_in_row_empty', 'SELECT id, k FROM a WHERE (k, nullif(id % 3, 0)) NOT IN (SELECT k, id FROM b WHERE id < 0)'),
+    ('not_in_row_grouped', 'SELECT id, k, v FROM a WHERE (nullif(v, ''b''), k) NOT IN (SELECT w, nullif(k, 6) FROM b GROUP BY w, k HAVING count(*) > 2)'),
+    ('not_in_three', 'SELECT id, k FROM a WHERE (k, v, nullif(id % 4, 2)) NOT IN (SELECT nullif(k, 1), nullif(w, ''b''), nullif(id % 5, 2) FROM b WHERE id % 6 = 0)'),
+    ('not_equal_all_row', 'SELECT id, k FROM a WHERE NOT (k, id) IN (SELECT k, id FROM c)'),
+    ('not_in_equal', 'SELECT id, k FROM a WHERE id % 5 NOT IN (SELECT nullif(id % 7, 6) FROM b WHERE b.k = a.k)'),
+    ('not_in_equal_two', 'SELECT id, k, v FROM a WHERE nullif(id % 4, 3) NOT IN (SELECT c.id % 5 FROM b JOIN c USING (k) WHERE b.k = a.k AND b.w = a.v)'),
+    ('not_in_equal_row', 'SELECT id, k, v FROM a WHERE (nullif(id % 2, 1), nullif(v, ''c'')) NOT IN (SELECT nullif(b.id % 3, 2), nullif(w, ''b'') FROM b WHERE b.k = a.k AND b.id % 3 = 1)'),
+    ('all_less_equal', 'SELECT id, k FROM a WHERE id > ALL (SELECT nullif(c.id, 30) FROM c WHERE c.k = a.k)'),
     ('in_distinct', 'SELECT id, k FROM a WHERE k IN (SELECT DISTINCT b.k FROM b JOIN c USING (k))');
 SET search_path = live, res, stream_ckpt, public;
 CALL create_pipelines();
@@ -141,8 +153,10 @@ SELECT t.* FROM unnest(ARRAY[
     'SELECT id, (SELECT max(b.id + a.id) FROM b WHERE b.k = a.k) AS k FROM a',
     'SELECT id, ARRAY(SELECT id FROM b) AS k FROM a',
     'SELECT id FROM a WHERE (id, k) = (SELECT max(id), max(k) FROM b)',
-    'SELECT id FROM a WHERE (id, k) NOT IN (SELECT id, k FROM b)',
-    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE (id, k, v, n) NOT IN (SELECT id, k, w, 1 FROM b)',
+    'SELECT id FROM a WHERE NOT (id, k) < ANY (SELECT id, k FROM b)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id > a.id)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id GROUP BY k)',
     'SELECT id FROM a WHERE k IN (SELECT max(k) FROM b WHERE b.id = a.id)',
     'SELECT id FROM a WHERE k IN (SELECT k FROM b) OR id > 3',
     'SELECT k, count(*) AS n, (SELECT max(w) FROM b WHERE b.id = max(a.id)) AS m FROM a GROUP BY k',

@@ -506,14 +506,9 @@ join_destroy(SckptOperator *operator)
 	MemoryContextDelete(join->context);
 }
 
-typedef struct SplitContext
-{
-	int			nleft;
-} SplitContext;
-
 /* From Vars of the joined row to those of the sides' rows. */
 static Node *
-split_vars(Node *node, SplitContext *context)
+split_vars(Node *node, int *nleft)
 {
 	if (node == NULL)
 		return NULL;
@@ -521,26 +516,34 @@ split_vars(Node *node, SplitContext *context)
 	{
 		Var		   *var = copyObject((Var *) node);
 
-		var->varno = var->varattno > context->nleft ? INNER_VAR : OUTER_VAR;
-		if (var->varattno > context->nleft)
-			var->varattno -= context->nleft;
+		var->varno = var->varattno > *nleft ? INNER_VAR : OUTER_VAR;
+		if (var->varattno > *nleft)
+			var->varattno -= *nleft;
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, split_vars, (void *) context);
+	return expression_tree_mutator(node, split_vars, (void *) nleft);
 }
 
-static ExprState *
-prepare_condition(Node *node, SplitContext *context)
+ExprState *
+sckpt_join_prepare_condition(Node *node, int nleft)
 {
 	if (node == NULL)
 		return NULL;
-	return ExecInitQual(make_ands_implicit((Expr *) expression_planner((Expr *) split_vars(node, context))), NULL);
+	return ExecInitQual(make_ands_implicit((Expr *) expression_planner((Expr *) split_vars(node, &nleft))), NULL);
 }
 
-static ProjectionInfo *
-prepare_projection(List *targets, ExprContext *econtext)
+ExprState *
+sckpt_join_prepare_expr(Node *node, int nleft)
 {
-	targets = (List *) expression_planner((Expr *) targets);
+	if (node == NULL)
+		return NULL;
+	return ExecInitExpr(expression_planner((Expr *) split_vars(node, &nleft)), NULL);
+}
+
+ProjectionInfo *
+sckpt_join_prepare_projection(List *targets, int nleft, ExprContext *econtext)
+{
+	targets = (List *) expression_planner((Expr *) split_vars((Node *) targets, &nleft));
 	return ExecBuildProjectionInfo(targets, econtext, MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
 }
 
@@ -578,7 +581,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt join", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	SckptStreamJoin *join = palloc0(sizeof(SckptStreamJoin));
-	SplitContext split = {query->join->rows[0]->natts};
+	int			nleft = query->join->rows[0]->natts;
 
 	join->context = context;
 	join->row_context = AllocSetContextCreate(context, "stream_ckpt joined row", ALLOCSET_DEFAULT_SIZES);
@@ -594,11 +597,10 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->key_nulls = palloc0(query->join->nkeys * sizeof(bool));
 	for (int side = 0; side < 2; side++)
 		prepare_side(join, side);
-	join->condition = prepare_condition(query->join->condition, &split);
-	join->filter = prepare_condition(query->having, &split);
-	if (query->join->copies)
-		join->copies = ExecInitExpr(expression_planner((Expr *) split_vars(query->join->copies, &split)), NULL);
-	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
+	join->condition = sckpt_join_prepare_condition(query->join->condition, nleft);
+	join->filter = sckpt_join_prepare_condition(query->having, nleft);
+	join->copies = sckpt_join_prepare_expr(query->join->copies, nleft);
+	join->projection = sckpt_join_prepare_projection(query->targetlist, nleft, join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
 	join->operator.directory = join->lists;

@@ -44,6 +44,13 @@ typedef struct SckptJoinContext
 	SckptMakeLevel make;
 	void	   *arg;
 	Bitmapset  *over_stream;
+	List	   *items;			/* of the level's FROM, with inner joins taken apart */
+	List	   *tops;			/* the same, and the left sides of LEFT JOINs there, above which there is nothing else */
+	/* What no leaf takes is looked up for the joined rows (query_lookup.c): */
+	List	   *tables;			/* items of FROM, */
+	List	   *optional;		/* LEFT JOINs, of which the left side is another one or the joined rows, */
+	List	   *later;			/* conditions of WHERE, */
+	Relids		looked_up;		/* and which relations these are */
 	List	   *scalars;		/* SubLinks that have been joined, and the expressions that stand for them */
 	List	   *replacements;
 } SckptJoinContext;

@@ -6,8 +6,9 @@
  * EXISTS and IN become the right side of a semi join, NOT EXISTS of an anti join.  So does `x op ANY`, of which IN is one; `x op ALL` is NOT ANY of the operator's
  * negation.
  *
- * NOT IN is true where no row matches, and none is unknown, either: there are no rows, or x is not NULL and neither is any row's value.  How many rows there are, and
- * how many with a value, is one more row that the anti join's rows are joined with.
+ * NOT IN is true where no row matches, and none is unknown, either.  A row is unknown that is equal in the columns in which neither side is NULL: there is an anti
+ * join by each set of columns.  Where in no column both sides are there, counts of the rows with NULLs say so: one more row that the anti join's
+ * rows are joined with, for each outer row that it is correlated with.
  *
  * A scalar sub-select has one row at most.  One that depends on nothing outside is joined with each row: by an inner join if it always has a row, else by a left join.  A correlated
  * one must be an aggregate over rows that equalities with the outer row choose: it is grouped by what these compare, and joined on that; where there is
@@ -38,6 +39,11 @@
 #define HINT_SCALAR "Let it be an aggregate without GROUP BY, or add ORDER BY … LIMIT 1."
 #define REFUSE_CORRELATED "a correlated scalar sub-select over a stream other than an aggregate over rows that equal the outer row's"
 #define HINT_CORRELATED "Write (SELECT aggregate FROM stream WHERE stream.column = outer.column), or join a grouped sub-select in FROM."
+
+#define REFUSE_NOT_IN "a correlated sub-select of NOT IN over a stream other than over rows that equal the outer row's"
+#define HINT_NOT_IN "Use NOT EXISTS, if no column can be NULL."
+
+static Node *join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub, const char *construct, const char *hint);
 
 bool
 sckpt_sublink_find(Node *node, void *context)
@@ -188,23 +194,18 @@ int8_equal(Expr *left, Expr *right)
 }
 
 static Expr *
-count_of(Expr *arg)
+count_rows(void)
 {
 	Aggref	   *count = makeNode(Aggref);
 
-	count->aggfnoid = arg ? F_COUNT_ANY : F_COUNT_;
+	count->aggfnoid = F_COUNT_;
 	count->aggtype = INT8OID;
 	count->aggtranstype = InvalidOid;
-	count->aggstar = arg == NULL;
+	count->aggstar = true;
 	count->aggkind = AGGKIND_NORMAL;
 	count->aggsplit = AGGSPLIT_SIMPLE;
 	count->aggno = count->aggtransno = -1;
 	count->location = -1;
-	if (arg)
-	{
-		count->args = list_make1(makeTargetEntry(arg, 1, NULL, false));
-		count->aggargtypes = list_make1_oid(exprType((Node *) arg));
-	}
 	return (Expr *) count;
 }
 
@@ -231,47 +232,130 @@ select_from(Query *sub, List *targets)
 	return query;
 }
 
-/* NOT ANY of one column. */
+/* ---- NOT IN, NOT ANY ---- */
+
+#define MAX_COLUMNS 3			/* each subset of them is a join */
+
+/* A comparison of NOT ANY: of something outside with something over the sub-select's columns. */
+typedef struct Comparison
+{
+	OpExpr	   *op;
+	Node	   *outer;
+	Node	   *inner;			/* with Params for the columns */
+} Comparison;
+
+static Expr *
+null_test(Node *arg, NullTestType type)
+{
+	NullTest   *test = makeNode(NullTest);
+
+	test->arg = (Expr *) copyObject(arg);
+	test->nulltesttype = type;
+	test->location = -1;
+	return (Expr *) test;
+}
+
+static int
+read_comparisons(Node *test, Comparison *comparisons)
+{
+	List	   *parts = sckpt_join_conjuncts(test);
+	ListCell   *lc;
+
+	if (list_length(parts) > MAX_COLUMNS)
+		sckpt_query_refuse(psprintf("NOT IN over a stream with more than %d columns", MAX_COLUMNS), "Use NOT EXISTS, if no column can be NULL.");
+	foreach(lc, parts)
+	{
+		OpExpr	   *op = lfirst(lc);
+
+		if (!IsA(op, OpExpr) || list_length(op->args) != 2 || contain_volatile_functions((Node *) op))
+			sckpt_query_refuse("NOT of ANY or ALL over a stream that compares rows by another operator than =", "Compare column by column with NOT EXISTS.");
+		if (!op_strict(op->opno))
+			sckpt_query_refuse("NOT IN over a stream with an operator that is not strict", "Use NOT EXISTS.");
+		comparisons[foreach_current_index(lc)] = (Comparison)
+		{
+			op, linitial(op->args), lsecond(op->args)
+		};
+	}
+	return list_length(parts);
+}
+
+/*
+ * Does no row compare as unknown or true because of NULLs alone?  What a sub-select selects that aggregates over the rows: of the outer row the columns that are not NULL are
+ * some subset, and then no row must have NULLs in all of these.
+ */
+static Query *
+select_unknown(SubLink *sublink, Comparison *comparisons, int ncolumns)
+{
+	Query	   *sub = take_subselect(sublink);
+	List	   *columns = sub->targetList;
+	List	   *conditions = NIL;
+
+	if (!is_simple(sub))
+	{
+		/* Of all its rows. */
+		if (contain_vars_of_level((Node *) sub, 1))
+			sckpt_query_refuse(REFUSE_NOT_IN, HINT_NOT_IN);
+		IncrementVarSublevelsUp((Node *) sub, 1, 1);
+		columns = NIL;
+		for (int i = 1; i <= list_length(sub->targetList); i++)
+			columns = lappend(columns, makeTargetEntry(leaf_column(sub, 1, i), i, NULL, false));
+		sub = select_from(sub, NIL);
+	}
+	for (int subset = 0; subset < 1 << ncolumns; subset++)
+	{
+		List	   *other = NIL;
+		List	   *nulls = NIL;
+		Aggref	   *count = (Aggref *) count_rows();
+
+		for (int i = 0; i < ncolumns; i++)
+		{
+			bool		known = (subset & (1 << i)) != 0;
+			Node	   *outer = copyObject(comparisons[i].outer);
+
+			IncrementVarSublevelsUp(outer, 1, 0);
+			other = lappend(other, null_test(outer, known ? IS_NULL : IS_NOT_NULL));
+			if (known)
+				nulls = lappend(nulls, null_test(replace_params(comparisons[i].inner, columns), IS_NULL));
+		}
+		count->aggfilter = nulls ? make_ands_explicit(nulls) : NULL;
+		other = lappend(other, int8_equal((Expr *) count, make_int8(0)));
+		conditions = lappend(conditions, make_orclause(other));
+	}
+	sub->targetList = list_make1(makeTargetEntry(make_ands_explicit(conditions), 1, "known", false));
+	sub->hasAggs = true;
+	sub->sortClause = NIL;
+	return sub;
+}
+
+/*
+ * NOT ANY: no row compares as true or unknown.  A row and an outer row do by the columns in which neither is NULL, if these are equal; there is an anti join for each
+ * set of columns that this can be.  Where it is the empty one, counts of NULLs tell.
+ */
 static SckptJoinTree *
 join_not_any(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink)
 {
-	OpExpr	   *test = (OpExpr *) sublink->testexpr;
-	Query	   *sub = take_subselect(sublink);
-	Query	   *totals;
-	Expr	   *value;
-	Expr	   *known;
-	Expr	   *rows;
-	Expr	   *values;
-	NullTest   *null = makeNode(NullTest);
-	List	   *column;
-	int			index;
-	SckptJoinTree *leaf;
+	Comparison	comparisons[MAX_COLUMNS];
+	int			ncolumns = read_comparisons(sublink->testexpr, comparisons);
+	Query	   *unknown = select_unknown(sublink, comparisons, ncolumns);
+	Node	   *known;
 
-	if (!IsA(test, OpExpr) || list_length(test->args) != 2 || contain_volatile_functions((Node *) test))
-		sckpt_query_refuse("NOT IN over a stream with several columns", "Use NOT EXISTS, if no column can be NULL.");
-	if (!op_strict(test->opno))
-		sckpt_query_refuse("NOT IN over a stream with an operator that is not strict", "Use NOT EXISTS.");
-	if (contain_vars_of_level((Node *) sub, 1))
-		sckpt_query_refuse("a correlated sub-select of NOT IN over a stream", "Use NOT EXISTS, if no column can be NULL.");
-	tree = join_matches(context, tree, sublink, true);
+	for (int subset = (1 << ncolumns) - 1; subset > 0; subset--)
+	{
+		SubLink    *part = copyObject(sublink);
+		List	   *tests = NIL;
 
-	/* Of all its rows: how many, and how many with a value. */
-	IncrementVarSublevelsUp((Node *) sub, 1, 1);
-	column = list_make1(makeTargetEntry(leaf_column(sub, 1, 1), 1, NULL, false));
-	value = (Expr *) replace_params(lsecond(test->args), column);
-	totals = select_from(sub, list_make2(makeTargetEntry(count_of(NULL), 1, "rows", false),
-										 makeTargetEntry(count_of(value), 2, "values", false)));
-	totals->hasAggs = true;
-	leaf = add_leaf(context, totals, &index);
-	tree = sckpt_join_pair(JOIN_INNER, tree, leaf);
+		for (int i = 0; i < ncolumns; i++)
+		{
+			Comparison *one = &comparisons[i];
 
-	rows = leaf_column(totals, index, 1);
-	values = leaf_column(totals, index, 2);
-	null->arg = copyObject(linitial(test->args));
-	null->nulltesttype = IS_NOT_NULL;
-	null->location = -1;
-	known = make_andclause(list_make2(null, int8_equal(copyObject(rows), values)));
-	sckpt_join_restrict(tree, (Node *) make_orclause(list_make2(int8_equal(rows, make_int8(0)), known)));
+			tests = lappend(tests, (subset & (1 << i)) != 0 ? copyObject((Expr *) one->op) :
+							make_orclause(list_make2(null_test(one->outer, IS_NULL), null_test(one->inner, IS_NULL))));
+		}
+		part->testexpr = (Node *) make_ands_explicit(tests);
+		tree = join_matches(context, tree, part, true);
+	}
+	known = join_correlated(context, &tree, unknown, REFUSE_NOT_IN, HINT_NOT_IN);
+	sckpt_join_restrict(tree, known);
 	return tree;
 }
 
@@ -341,6 +425,8 @@ typedef struct AggregateContext
 {
 	Query	   *sub;			/* its target list gets the aggregates */
 	int			index;			/* its place in the level's range table */
+	const char *construct;		/* what is refused by which name */
+	const char *hint;
 } AggregateContext;
 
 /* What a correlated sub-select selects, over the columns of its groups. */
@@ -358,7 +444,7 @@ over_groups(Node *node, AggregateContext *context)
 		CoalesceExpr *empty;
 
 		if (aggref->agglevelsup != 0 || contain_vars_of_level(node, 1))
-			sckpt_query_refuse(REFUSE_CORRELATED, HINT_CORRELATED);
+			sckpt_query_refuse(context->construct, context->hint);
 		if (aggref->aggfnoid >= FirstNormalObjectId)
 			sckpt_query_refuse("an aggregate that is not PostgreSQL's own in a correlated sub-select over a stream",
 							   "Join a grouped sub-select in FROM.");
@@ -381,7 +467,7 @@ over_groups(Node *node, AggregateContext *context)
 		return node;
 	}
 	if (IsA(node, Var) || IsA(node, SubLink))
-		sckpt_query_refuse(REFUSE_CORRELATED, HINT_CORRELATED);
+		sckpt_query_refuse(context->construct, context->hint);
 	return expression_tree_mutator(node, over_groups, (void *) context);
 }
 
@@ -410,9 +496,9 @@ is_correlation(Node *qual, Node **inner, Node **outer)
 }
 
 static Node *
-join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub)
+join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub, const char *construct, const char *hint)
 {
-	AggregateContext aggregates = {sub, list_length(context->query->rtable) + 1};
+	AggregateContext aggregates = {sub, list_length(context->query->rtable) + 1, construct, hint};
 	Expr	   *target = list_length(sub->targetList) == 1 ? linitial_node(TargetEntry, sub->targetList)->expr : NULL;
 	List	   *quals = NIL;
 	List	   *rest = NIL;
@@ -424,7 +510,7 @@ join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub)
 
 	if (target == NULL || !sub->hasAggs || sub->groupClause || sub->groupingSets || sub->havingQual || sub->setOperations || sub->limitCount ||
 		sub->limitOffset || sub->distinctClause || sub->hasWindowFuncs || sub->hasTargetSRFs || sub->cteList)
-		sckpt_query_refuse(REFUSE_CORRELATED, HINT_CORRELATED);
+		sckpt_query_refuse(construct, hint);
 	sub->targetList = sub->sortClause = NIL;
 	foreach(lc, sub->jointree->fromlist)
 		sckpt_join_collect(lfirst(lc), &items, &quals);
@@ -446,7 +532,7 @@ join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub)
 			continue;
 		}
 		if (!is_correlation(qual, &inner, &outer))
-			sckpt_query_refuse(REFUSE_CORRELATED, HINT_CORRELATED);
+			sckpt_query_refuse(construct, hint);
 		key = makeTargetEntry((Expr *) copyObject(inner), number, psprintf("key%d", number), false);
 		key->ressortgroupref = number;
 		clause = makeNode(SortGroupClause);
@@ -468,9 +554,11 @@ join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub)
 	result = over_groups((Node *) target, &aggregates);
 	sub->hasSubLinks = checkExprHasSubLink((Node *) sub->targetList) || checkExprHasSubLink((Node *) sub->jointree);
 	if (contain_vars_of_level((Node *) sub, 1))
-		sckpt_query_refuse(REFUSE_CORRELATED, HINT_CORRELATED);
+		sckpt_query_refuse(construct, hint);
 	leaf = add_leaf(context, sub, &aggregates.index);
-	*tree = sckpt_join_pair(JOIN_LEFT, *tree, leaf);
+
+	/* Over all rows there is always one. */
+	*tree = sckpt_join_pair(conditions ? JOIN_LEFT : JOIN_INNER, *tree, leaf);
 	foreach(lc, conditions)
 		sckpt_join_place(*tree, lfirst(lc));
 	return result;
@@ -491,7 +579,7 @@ join_scalar(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink)
 	if (sublink->subLinkType != EXPR_SUBLINK)
 		sckpt_query_refuse("a sub-select over a stream of several columns", "Use a sub-select for each of them.");
 	if (contain_vars_of_level((Node *) sub, 1))
-		return join_correlated(context, tree, sub);
+		return join_correlated(context, tree, sub, REFUSE_CORRELATED, HINT_CORRELATED);
 	if (!has_one_row(sub, &always))
 		sckpt_query_refuse(REFUSE_SCALAR, HINT_SCALAR);
 	leaf = add_leaf(context, sub, &index);

@@ -174,10 +174,12 @@ sub semi_join
 	if (@ints && @theirs && chance(0.5))
 	{
 		my @how = ('IN', $g->{can}{not_in} ? 'NOT IN' : ());
+		my ($left, $right) = (pick(@ints)->{ref}, pick(@theirs)->{ref});
+		my @where = chance(0.6) ? Fuzz::Query::condition($other->{columns}, 1) : ();
 
-		push @{ $level->{semis} },
-		  { how => pick(@how), item => $other->{item}, left => pick(@ints)->{ref}, right => pick(@theirs)->{ref},
-			where => [ chance(0.6) ? Fuzz::Query::condition($other->{columns}, 1) : () ] };
+		($left, $right) = ("($left, " . pick(@ints)->{ref} . ')', "$right, " . pick(@theirs)->{ref}) if $g->{can}{not_in_rows} && chance(0.3);
+		push @where, pick(@ints)->{ref} . ' = ' . pick(@theirs)->{ref} if $g->{can}{not_in_rows} && chance(0.3);
+		push @{ $level->{semis} }, { how => pick(@how), item => $other->{item}, left => $left, right => $right, where => \@where };
 	}
 	else
 	{

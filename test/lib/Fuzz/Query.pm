@@ -507,7 +507,7 @@ sub add_conditions
 
 	push @{ $level->{where} }, condition($level->{columns}, 2) if chance(0.35);
 	push @{ $level->{where} }, condition($level->{columns}, 1) if chance(0.1);
-	if (!$level->{stages} && @ints && chance(0.06))
+	if ((!$level->{stages} || $g->{can}{lookup} && !@{ $level->{windows} }) && @ints && chance(0.06))
 	{
 		my $int = pick(@ints)->{ref};
 
@@ -541,7 +541,7 @@ sub linear_level
 	my @events = grep { $_->{event} } @{ $level->{columns} };
 
 	add_window($g, $level, pick(@events)) if !$level->{stages} && !$o{no_windows} && @events && chance($o{top} ? 0.3 : 0.12);
-	add_join($g, $level) if chance($level->{stages} ? 0.003 : 0.2);
+	add_join($g, $level) if chance($level->{stages} ? ($g->{can}{lookup} ? 0.2 : 0.003) : 0.2);
 	add_conditions($g, $level);
 	foreach my $c (@{ $level->{columns} })
 	{
@@ -598,7 +598,7 @@ sub grouped_level
 
 		add_window($g, $level, pick(@known), 1) if @known && chance(0.4);
 	}
-	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.003 : 0.2);
+	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? ($g->{can}{lookup} && !@{ $level->{windows} } ? 0.2 : 0.003) : 0.2);
 	add_conditions($g, $level);
 
 	# keys: bounds of windows, and some more
