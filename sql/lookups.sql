@@ -27,6 +27,7 @@ INSERT INTO query VALUES
     ('lateral', 'SELECT g.k, e.e, g.n FROM (SELECT k, array_agg(DISTINCT id) AS ids, count(*) AS n FROM a GROUP BY k) g, LATERAL unnest(g.ids) AS e (e) WHERE e.e % 2 = 0'),
     ('lateral_table', 'SELECT g.k, g.n, d.name FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g LEFT JOIN LATERAL (SELECT name FROM dims d WHERE d.k = g.k ORDER BY name LIMIT 1) d ON true'),
     ('with_query', 'WITH g AS (SELECT k, count(*) AS n FROM a GROUP BY k), t AS (SELECT k, string_agg(name, '','' ORDER BY name) AS names FROM dims GROUP BY k) SELECT g.k, g.n, t.names FROM g JOIN t USING (k)'),
+    ('nothing_selected', 'SELECT g.k, g.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g, LATERAL generate_series(1, g.n % 4) s'),
     -- sub-selects over tables
     ('listed', 'SELECT g.k, g.n, (SELECT max(name) FROM dims d WHERE d.k = g.k) AS m FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g'),
     ('where_exists', 'SELECT g.k, g.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g WHERE NOT EXISTS (SELECT FROM dims d WHERE d.k = g.n % 8) OR g.k IN (SELECT k FROM named)'),

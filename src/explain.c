@@ -282,7 +282,7 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 			put_line(rsinfo, "    Copies: each row so often as its counts say");
 		return;
 	}
-	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
+	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, join->mark ? "mark for each row, whether there is a match," : types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
 			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
 	for (int i = 0; i < join->nkeys; i++)
 		put_line(rsinfo, "    Key: %s = %s", column_words(join->names[join->columns[0][i] - 1]),

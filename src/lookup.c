@@ -622,7 +622,8 @@ lookup_unpack(SckptOperator *operator, bool elements, bool emitted, const char *
 	uint32		length;
 	char	   *image;
 
-	if (nresults == 0 || nresults > (uint64) (end - *cursor) + 1)
+	/* Of no column, they take no bytes. */
+	if (nresults == 0 || nresults > PG_UINT32_MAX || (lookup->sides[1].desc->natts > 0 && nresults > (uint64) (end - *cursor)))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("stored state of a pipeline is corrupted"),

@@ -137,6 +137,7 @@ typedef struct SckptJoin
 	 */
 	AttrNumber	due[2];
 	int64		delay[2];
+	AttrNumber	mark;			/* of a LEFT join: it gives each row of the left side once, beside NULLs and whether it has a match, in this column of the right side; 0: pairs */
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
 	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */

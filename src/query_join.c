@@ -276,6 +276,8 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 				add_column(&tree->sides[side]->columns, exprs[side]);
 		}
 	}
+	if (tree->mark && tree->sides[1]->leaf)
+		add_column(&tree->sides[1]->columns, makeBoolConst(true, false));
 	times[0] = sckpt_join_event_time(context, tree->sides[0]);
 	times[1] = sckpt_join_event_time(context, tree->sides[1]);
 	foreach(lc, tree->conditions)
@@ -338,7 +340,11 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	}
 
 	/* Its row, and what it is in words. */
+	if (tree->mark)
+		join->mark = side_column(tree->sides[1], makeBoolConst(true, false), context->final);
 	tree->columns = list_concat_copy(tree->sides[0]->columns, tree->sides[1]->columns);
+	if (tree->mark)
+		lfirst(list_nth_cell(tree->columns, list_length(tree->sides[0]->columns) + join->mark - 1)) = tree->mark;
 	row.columns = tree->columns;
 	join->names = palloc(Max(1, list_length(tree->columns)) * sizeof(char *));
 	level.query = context->query;
@@ -535,12 +541,12 @@ sckpt_join_make(Query *query, bool final, int *below, SckptMakeLevel make, void 
 			top = sckpt_sublink_join(&context, top, (SubLink *) match, negated);
 		else
 		{
-			node = sckpt_sublink_replace_scalars(&context, &top, node);
+			node = sckpt_sublink_replace(&context, &top, node, true);
 			sckpt_join_restrict(top, node);
 		}
 	}
-	query->targetList = (List *) sckpt_sublink_replace_scalars(&context, &top, (Node *) query->targetList);
-	query->havingQual = sckpt_sublink_replace_scalars(&context, &top, query->havingQual);
+	query->targetList = (List *) sckpt_sublink_replace(&context, &top, (Node *) query->targetList, false);
+	query->havingQual = sckpt_sublink_replace(&context, &top, query->havingQual, true);
 	if (top->leaf)
 		elog(ERROR, "a join of one stream");
 

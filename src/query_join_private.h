@@ -31,6 +31,7 @@ struct SckptJoinTree
 	SckptJoinTree *sides[2];
 	List	   *conditions;		/* whether two rows match */
 	List	   *filter;			/* on what comes out */
+	Var		   *mark;			/* of a LEFT join: its column that says whether there is a match; NULL: it gives pairs */
 	/* once it is made */
 	SckptQuery *first;			/* the stages below and its own */
 	SckptQuery *stage;			/* its own, or the linear source */
@@ -51,7 +52,7 @@ typedef struct SckptJoinContext
 	List	   *optional;		/* LEFT JOINs, of which the left side is another one or the joined rows, */
 	List	   *later;			/* conditions of WHERE, */
 	Relids		looked_up;		/* and which relations these are */
-	List	   *scalars;		/* SubLinks that have been joined, and the expressions that stand for them */
+	List	   *replaced;		/* SubLinks that have been joined, and the expressions that stand for them */
 	List	   *replacements;
 } SckptJoinContext;
 
@@ -82,9 +83,11 @@ extern bool sckpt_join_is_window_end(SckptJoinTree *side, AttrNumber column, int
 /* query_sublink.c */
 /* Is it EXISTS, ANY or ALL: is there a match? */
 extern bool sckpt_sublink_is_match(Node *node);
-/* Join what its sub-select reads. */
+/* Join what its sub-select reads, as a condition. */
 extern SckptJoinTree *sckpt_sublink_join(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, bool negated);
-/* Join what the scalar sub-selects in an expression read, and put columns in their place. */
-extern Node *sckpt_sublink_replace_scalars(SckptJoinContext *context, SckptJoinTree **tree, Node *node);
+/*
+ * Join what the sub-selects in an expression read, and put columns in their place.  `lax`: it is a condition, of which NULL means the same as false.
+ */
+extern Node *sckpt_sublink_replace(SckptJoinContext *context, SckptJoinTree **tree, Node *node, bool lax);
 
 #endif							/* SCKPT_QUERY_JOIN_PRIVATE_H */

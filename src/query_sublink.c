@@ -6,6 +6,9 @@
  * EXISTS and IN become the right side of a semi join, NOT EXISTS of an anti join.  So does `x op ANY`, of which IN is one; `x op ALL` is NOT ANY of the operator's
  * negation.
  *
+ * Where they are not conditions of their own, but below OR, in CASE or in the select list, they become marks: a join that gives each row once, and a column that says whether it
+ * has a match.
+ *
  * NOT IN is true where no row matches, and none is unknown, either.  A row is unknown that is equal in the columns in which neither side is NULL: there is an anti
  * join by each set of columns.  Where in no column both sides are there, counts of the rows with NULLs say so: one more row that the anti join's
  * rows are joined with, for each outer row that it is correlated with.
@@ -113,9 +116,23 @@ is_simple(Query *query)
 		query->limitCount == NULL && query->limitOffset == NULL && query->cteList == NIL && !query->hasWindowFuncs;
 }
 
-/* A sub-select of EXISTS or ANY becomes the right side of a join. */
+/* A column of a join that no relation has. */
+static void
+add_mark(SckptJoinContext *context, SckptJoinTree *join)
+{
+	RangeTblEntry *rte = makeNode(RangeTblEntry);
+	int			index = list_length(context->query->rtable) + 1;
+
+	rte->rtekind = RTE_RESULT;
+	rte->eref = makeAlias(psprintf("match of %d", index), NIL);
+	context->query->rtable = lappend(context->query->rtable, rte);
+	join->mark = makeVar(index, 1, BOOLOID, -1, InvalidOid, 0);
+	join->relids = bms_add_member(join->relids, index);
+}
+
+/* A sub-select of EXISTS or ANY becomes the right side of a join: SEMI, ANTI, or LEFT, which marks rows. */
 static SckptJoinTree *
-join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, bool negated)
+join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, JoinType type)
 {
 	Query	   *query = context->query;
 	Query	   *sub = take_subselect(sublink);
@@ -166,7 +183,9 @@ join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, b
 			targets = lappend(targets, makeTargetEntry(leaf_column(sub, index, foreach_current_index(lc) + 1), foreach_current_index(lc) + 1,
 													   NULL, false));
 	}
-	join = sckpt_join_pair(negated ? JOIN_ANTI : JOIN_SEMI, tree, right);
+	join = sckpt_join_pair(type, tree, right);
+	if (type == JOIN_LEFT)
+		add_mark(context, join);
 	foreach(lc, quals)
 	{
 		if (!list_member_ptr(inner, lfirst(lc)))
@@ -268,7 +287,7 @@ read_comparisons(Node *test, Comparison *comparisons)
 		OpExpr	   *op = lfirst(lc);
 
 		if (!IsA(op, OpExpr) || list_length(op->args) != 2 || contain_volatile_functions((Node *) op))
-			sckpt_query_refuse("NOT of ANY or ALL over a stream that compares rows by another operator than =", "Compare column by column with NOT EXISTS.");
+			sckpt_query_refuse("ANY or ALL over a stream that compares rows by another operator than =, under NOT or as a value,", "Compare column by column with NOT EXISTS.");
 		if (!op_strict(op->opno))
 			sckpt_query_refuse("NOT IN over a stream with an operator that is not strict", "Use NOT EXISTS.");
 		comparisons[foreach_current_index(lc)] = (Comparison)
@@ -330,14 +349,17 @@ select_unknown(SubLink *sublink, Comparison *comparisons, int ncolumns)
 /*
  * NOT ANY: no row compares as true or unknown.  A row and an outer row do by the columns in which neither is NULL, if these are equal; there is an anti join for each
  * set of columns that this can be.  Where it is the empty one, counts of NULLs tell.
+ *
+ * As a value: marks take the place of the anti joins; returns what says that there is a match, and in *none that no row compares as unknown.
  */
-static SckptJoinTree *
-join_not_any(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink)
+static Node *
+join_any(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink, bool value, Node **none)
 {
 	Comparison	comparisons[MAX_COLUMNS];
 	int			ncolumns = read_comparisons(sublink->testexpr, comparisons);
 	Query	   *unknown = select_unknown(sublink, comparisons, ncolumns);
-	Node	   *known;
+	Node	   *match = NULL;
+	List	   *known = NIL;
 
 	for (int subset = (1 << ncolumns) - 1; subset > 0; subset--)
 	{
@@ -352,35 +374,91 @@ join_not_any(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink)
 							make_orclause(list_make2(null_test(one->outer, IS_NULL), null_test(one->inner, IS_NULL))));
 		}
 		part->testexpr = (Node *) make_ands_explicit(tests);
-		tree = join_matches(context, tree, part, true);
+		*tree = join_matches(context, *tree, part, value ? JOIN_LEFT : JOIN_ANTI);
+		if (!value)
+			continue;
+		if (match == NULL)
+			match = (Node *) null_test((Node *) (*tree)->mark, IS_NOT_NULL);
+		else
+			known = lappend(known, null_test((Node *) (*tree)->mark, IS_NULL));
 	}
-	known = join_correlated(context, &tree, unknown, REFUSE_NOT_IN, HINT_NOT_IN);
-	sckpt_join_restrict(tree, known);
-	return tree;
+	known = lappend(known, join_correlated(context, tree, unknown, REFUSE_NOT_IN, HINT_NOT_IN));
+	*none = (Node *) make_ands_explicit(known);
+	return match;
+}
+
+/* Of ALL, ANY of the operator's negation. */
+static SubLink *
+negate_all(SubLink *sublink)
+{
+	OpExpr	   *test = (OpExpr *) sublink->testexpr;
+	Oid			negator = IsA(test, OpExpr) ? get_negator(test->opno) : InvalidOid;
+
+	if (!OidIsValid(negator))
+		sckpt_query_refuse("ALL over a stream with an operator that has no negator", "Use NOT EXISTS.");
+	sublink->subLinkType = ANY_SUBLINK;
+	test->opno = negator;
+	test->opfuncid = InvalidOid;
+	set_opfuncid(test);
+	return sublink;
 }
 
 SckptJoinTree *
 sckpt_sublink_join(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, bool negated)
 {
 	sublink = copyObject(sublink);
-	sublink->testexpr = sckpt_sublink_replace_scalars(context, &tree, sublink->testexpr);
+	sublink->testexpr = sckpt_sublink_replace(context, &tree, sublink->testexpr, false);
 	if (sublink->subLinkType == ALL_SUBLINK)
 	{
-		OpExpr	   *test = (OpExpr *) sublink->testexpr;
-		Oid			negator = IsA(test, OpExpr) ? get_negator(test->opno) : InvalidOid;
-
-		if (!OidIsValid(negator))
-			sckpt_query_refuse("ALL over a stream with an operator that has no negator", "Use NOT EXISTS.");
-		sublink->subLinkType = ANY_SUBLINK;
-		test = (OpExpr *) sublink->testexpr;
-		test->opno = negator;
-		test->opfuncid = InvalidOid;
-		set_opfuncid(test);
+		sublink = negate_all(sublink);
 		negated = !negated;
 	}
 	if (negated && sublink->subLinkType == ANY_SUBLINK)
-		return join_not_any(context, tree, sublink);
-	return join_matches(context, tree, sublink, negated);
+	{
+		Node	   *none;
+
+		(void) join_any(context, &tree, sublink, false, &none);
+		sckpt_join_restrict(tree, none);
+		return tree;
+	}
+	return join_matches(context, tree, sublink, negated ? JOIN_ANTI : JOIN_SEMI);
+}
+
+/* Where it is no condition of its own: its value, by marks. */
+static Node *
+join_value(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink, bool lax)
+{
+	bool		all = sublink->subLinkType == ALL_SUBLINK;
+	Node	   *none;
+	Node	   *match;
+	CaseExpr   *value;
+	CaseWhen   *when[2];
+
+	sublink = copyObject(sublink);
+	sublink->testexpr = sckpt_sublink_replace(context, tree, sublink->testexpr, false);
+	if (sublink->subLinkType == EXISTS_SUBLINK || (lax && !all))
+	{
+		*tree = join_matches(context, *tree, sublink, JOIN_LEFT);
+		return (Node *) null_test((Node *) (*tree)->mark, IS_NOT_NULL);
+	}
+	if (all)
+		sublink = negate_all(sublink);
+	match = join_any(context, tree, sublink, true, &none);
+	if (all && lax)
+		return (Node *) make_andclause(list_make2(make_notclause((Expr *) match), none));
+	value = makeNode(CaseExpr);
+	value->casetype = BOOLOID;
+	value->defresult = (Expr *) makeBoolConst(false, true);
+	value->location = -1;
+	for (int i = 0; i < 2; i++)
+	{
+		when[i] = makeNode(CaseWhen);
+		when[i]->expr = (Expr *) (i == 0 ? match : none);
+		when[i]->result = (Expr *) makeBoolConst((i == 0) != all, false);
+		when[i]->location = -1;
+	}
+	value->args = list_make2(when[0], when[1]);
+	return (Node *) value;
 }
 
 bool
@@ -574,8 +652,6 @@ join_scalar(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink)
 
 	if (sublink->subLinkType == ARRAY_SUBLINK)
 		sckpt_query_refuse("ARRAY(SELECT …) over a stream", "Use (SELECT array_agg(… ORDER BY …) …).");
-	if (sckpt_sublink_is_match((Node *) sublink))
-		sckpt_query_refuse("EXISTS or IN over a stream inside another condition", "Make it a condition of its own, joined by AND.");
 	if (sublink->subLinkType != EXPR_SUBLINK)
 		sckpt_query_refuse("a sub-select over a stream of several columns", "Use a sub-select for each of them.");
 	if (contain_vars_of_level((Node *) sub, 1))
@@ -587,16 +663,19 @@ join_scalar(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink)
 	return (Node *) leaf_column(sub, index, 1);
 }
 
-typedef struct ScalarContext
+typedef struct ReplaceContext
 {
 	SckptJoinContext *join;
 	SckptJoinTree **tree;
-} ScalarContext;
+	bool		lax;
+} ReplaceContext;
 
 static Node *
-replace_scalars(Node *node, ScalarContext *context)
+replace_sublinks(Node *node, ReplaceContext *context)
 {
 	SckptJoinContext *join = context->join;
+	bool		lax = context->lax;
+	Node	   *result;
 	ListCell   *ls;
 	ListCell   *lr;
 
@@ -604,25 +683,36 @@ replace_scalars(Node *node, ScalarContext *context)
 		return NULL;
 	if (IsA(node, SubLink) && sckpt_query_reads_stream(castNode(Query, ((SubLink *) node)->subselect)))
 	{
-		Node	   *result;
+		bool		loose = lax && ((SubLink *) node)->subLinkType != EXISTS_SUBLINK && sckpt_sublink_is_match(node);
 
-		forboth(ls, join->scalars, lr, join->replacements)
+		forboth(ls, join->replaced, lr, join->replacements)
 		{
 			if (equal(lfirst(ls), node))
 				return copyObject(lfirst(lr));
 		}
-		result = join_scalar(join, context->tree, (SubLink *) node);
-		join->scalars = lappend(join->scalars, copyObject(node));
-		join->replacements = lappend(join->replacements, copyObject(result));
+		if (sckpt_sublink_is_match(node))
+			result = join_value(join, context->tree, (SubLink *) node, lax);
+		else
+			result = join_scalar(join, context->tree, (SubLink *) node);
+
+		/* What is only good for a condition stands nowhere else. */
+		if (!loose)
+		{
+			join->replaced = lappend(join->replaced, copyObject(node));
+			join->replacements = lappend(join->replacements, copyObject(result));
+		}
 		return result;
 	}
-	return expression_tree_mutator(node, replace_scalars, (void *) context);
+	context->lax &= IsA(node, List) || is_andclause(node) || is_orclause(node);
+	result = expression_tree_mutator(node, replace_sublinks, (void *) context);
+	context->lax = lax;
+	return result;
 }
 
 Node *
-sckpt_sublink_replace_scalars(SckptJoinContext *context, SckptJoinTree **tree, Node *node)
+sckpt_sublink_replace(SckptJoinContext *context, SckptJoinTree **tree, Node *node, bool lax)
 {
-	ScalarContext scalars = {context, tree};
+	ReplaceContext replace = {context, tree, lax};
 
-	return sckpt_sublink_find(node, NULL) ? replace_scalars(node, &scalars) : node;
+	return sckpt_sublink_find(node, NULL) ? replace_sublinks(node, &replace) : node;
 }

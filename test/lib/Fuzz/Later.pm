@@ -188,6 +188,11 @@ sub semi_join
 		judged($level, $other) if $bounded;
 		push @{ $level->{semis} }, { how => pick('', 'NOT ') . 'EXISTS', item => $other->{item}, where => [$on] };
 	}
+	if ($g->{can}{mark} && chance(0.3))
+	{
+		$level->{semis}[-1]{or} = Fuzz::Query::condition($level->{columns}, 1);
+		$level->{semis}[-1]{not} = 'NOT ' if chance(0.2);
+	}
 	return;
 }
 
@@ -465,6 +470,13 @@ sub scalar_condition
 	if (chance(0.3) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
 	{
 		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), expr => pick('max(' . $of->('v') . ')', 'count(*)', 'min(' . $of->('d') . ')'), item => $other->{item} };
+	}
+	elsif ($g->{can}{mark} && chance(0.4) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
+	{
+		my ($int) = some(1, grep { $_ && $_ =~ /^\w+\.(?!id\b)\w+$/ } $level->{keys} ? () : map { $_->{ref} } grep { $_->{type} eq 'int' } @{ $level->{columns} });
+
+		push @{ $level->{scalars} },
+		  { name => Fuzz::Query::new_alias($g, 'v'), item => $other->{item}, $int && chance(0.7) ? (match => "$int " . pick('IN', 'NOT IN', '<= ANY', '> ALL'), expr => $of->('v')) : (match => 'EXISTS', expr => '') };
 	}
 	elsif ($level->{keys})
 	{
