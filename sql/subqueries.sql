@@ -86,6 +86,20 @@ INSERT INTO query VALUES
     ('or_grouped', 'SELECT g.k, g.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g WHERE g.n IN (SELECT count(*) FROM b GROUP BY k) OR g.k = 3'),
     ('or_any', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM c WHERE id > 50) OR k = 1'),
     ('or_join', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM b JOIN c USING (k) WHERE b.k = a.k AND c.id > b.id) OR v = ''a'''),
+    -- ARRAY(SELECT …), the only row, the first row
+    ('array_equal', 'SELECT id, k, ARRAY(SELECT b.id FROM b WHERE b.k = a.k AND b.w = ''a'' ORDER BY b.id DESC, b.ts) AS ids FROM a'),
+    ('array_all', 'SELECT id, ARRAY(SELECT x FROM c ORDER BY id) AS xs FROM a WHERE id % 4 = 0'),
+    ('array_unordered', 'SELECT id, cardinality(ARRAY(SELECT w FROM b WHERE b.k = a.k)) AS n FROM a'),
+    ('array_distinct', 'SELECT id, ARRAY(SELECT DISTINCT k FROM b ORDER BY k DESC) AS ks, ARRAY(SELECT id FROM b ORDER BY id DESC, ts, w LIMIT 3) AS ids FROM a'),
+    ('array_grouped', 'SELECT v, count(*) AS n, ARRAY(SELECT count(*) FROM b GROUP BY k ORDER BY 1) AS ns FROM a GROUP BY v'),
+    ('array_of_arrays', 'SELECT id, ARRAY(SELECT ARRAY[c.id, c.k] FROM c WHERE c.k = a.k ORDER BY c.id) AS pairs FROM a'),
+    ('array_empty', 'SELECT id, ARRAY(SELECT id FROM b WHERE id < 0) AS ids FROM a'),
+    ('array_any', 'SELECT id, k FROM a WHERE k = ANY (ARRAY(SELECT c.k FROM c WHERE c.id > 25 ORDER BY c.id))'),
+    ('only_equal', 'SELECT id, k, (SELECT c.x FROM c WHERE c.id = a.id) AS x, (SELECT c.k FROM c WHERE c.id = a.id AND c.k = a.k) AS same FROM a'),
+    ('only_one', 'SELECT id, (SELECT c.k FROM c WHERE c.id = 21) AS k FROM a WHERE id > (SELECT id - 15 FROM c WHERE id = 25 + 20)'),
+    ('only_group', 'SELECT id, (SELECT max(w) FROM b GROUP BY k HAVING k = 3) AS w FROM a'),
+    ('first_equal', 'SELECT id, k, (SELECT b.w || b.id FROM b WHERE b.k = a.k ORDER BY b.id DESC, b.ts, b.w LIMIT 1) AS w FROM a'),
+    ('first_two', 'SELECT id, k FROM a WHERE id > (SELECT b.id + 1 FROM b JOIN c USING (k) WHERE b.k = a.k AND b.w = a.v ORDER BY b.id, c.id LIMIT 1)'),
     ('in_distinct', 'SELECT id, k FROM a WHERE k IN (SELECT DISTINCT b.k FROM b JOIN c USING (k))');
 SET search_path = live, res, stream_ckpt, public;
 CALL create_pipelines();
@@ -156,6 +170,20 @@ SELECT checkpoint(interval '1 min');
 DELETE FROM query WHERE name NOT IN ('cross', 'having');
 SELECT * FROM differences();
 
+-- ---- More than one row: an error for whoever is asked for, and no other ----
+SELECT count(drop_pipeline('r_' || name)) FROM query;
+SELECT create_pipeline('res.r_only', 'SELECT a.id, (SELECT b.w FROM b WHERE b.k = a.k) AS w FROM a WHERE a.k > 100');
+INSERT INTO live.b VALUES (1, 101, 'one'), (2, 102, 'two'), (3, 102, 'too');
+INSERT INTO live.a VALUES (1, 101), (2, 103);
+SELECT checkpoint(interval '1 min');
+TABLE r_only ORDER BY id;
+INSERT INTO live.a VALUES (3, 102);
+\set VERBOSITY terse
+SELECT checkpoint(interval '1 min');
+\set VERBOSITY default
+SELECT status, error FROM pipelines WHERE pipeline = 'r_only';
+SELECT drop_pipeline('r_only');
+
 CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
@@ -165,13 +193,12 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 \x on
 SELECT t.* FROM unnest(ARRAY[
-    'SELECT id, (SELECT k FROM b) AS k FROM a',
-    'SELECT id, (SELECT k FROM b GROUP BY k) AS k FROM a',
-    'SELECT id, (SELECT k FROM b LIMIT 2) AS k FROM a',
-    'SELECT id, (SELECT b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT a.id + b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT k FROM b WHERE b.k = a.k LIMIT 2) AS k FROM a',
     'SELECT id, (SELECT max(b.id) FROM b WHERE b.k < a.k) AS k FROM a',
     'SELECT id, (SELECT max(b.id + a.id) FROM b WHERE b.k = a.k) AS k FROM a',
-    'SELECT id, ARRAY(SELECT id FROM b) AS k FROM a',
+    'SELECT id, ARRAY(SELECT id FROM b WHERE b.id < a.id) AS k FROM a',
+    'SELECT id, ARRAY(SELECT point(id, 0) FROM b) AS k FROM a',
     'SELECT id FROM a WHERE (id, k) = (SELECT max(id), max(k) FROM b)',
     'SELECT id FROM a WHERE (id, k, v, n) NOT IN (SELECT id, k, w, 1 FROM b)',
     'SELECT id FROM a WHERE NOT (id, k) < ANY (SELECT id, k FROM b)',

@@ -13,10 +13,6 @@
  * join by each set of columns.  Where in no column both sides are there, counts of the rows with NULLs say so: one more row that the anti join's
  * rows are joined with, for each outer row that it is correlated with.
  *
- * A scalar sub-select has one row at most.  One that depends on nothing outside is joined with each row: by an inner join if it always has a row, else by a left join.  A correlated
- * one must be an aggregate over rows that equalities with the outer row choose: it is grouped by what these compare, and joined on that; where there is
- * no such group, the aggregate is what it is over no rows.  In its place in the query stands the column then, wherever that is.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -38,15 +34,9 @@
 
 #include "query_join_private.h"
 
-#define REFUSE_SCALAR "a scalar sub-select over a stream that may have several rows"
-#define HINT_SCALAR "Let it be an aggregate without GROUP BY, or add ORDER BY … LIMIT 1."
-#define REFUSE_CORRELATED "a correlated scalar sub-select over a stream other than an aggregate over rows that equal the outer row's"
-#define HINT_CORRELATED "Write (SELECT aggregate FROM stream WHERE stream.column = outer.column), or join a grouped sub-select in FROM."
 
 #define REFUSE_NOT_IN "a correlated sub-select of NOT IN over a stream other than over rows that equal the outer row's"
 #define HINT_NOT_IN "Use NOT EXISTS, if no column can be NULL."
-
-static Node *join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub, const char *construct, const char *hint);
 
 bool
 sckpt_sublink_find(Node *node, void *context)
@@ -69,8 +59,8 @@ sckpt_sublink_in_level(Query *query)
 /* ---- Joining sub-selects ---- */
 
 /* Add a sub-select to the level's range table, as a leaf. */
-static SckptJoinTree *
-add_leaf(SckptJoinContext *context, Query *sub, int *index)
+SckptJoinTree *
+sckpt_sublink_add_leaf(SckptJoinContext *context, Query *sub, int *index)
 {
 	RangeTblRef *ref = sckpt_query_add_subselect(context->query, sub, true);
 
@@ -80,15 +70,15 @@ add_leaf(SckptJoinContext *context, Query *sub, int *index)
 }
 
 /* The column of such a leaf. */
-static Expr *
-leaf_column(Query *sub, int index, int number)
+Expr *
+sckpt_sublink_column(Query *sub, int index, int number)
 {
 	return (Expr *) makeVarFromTargetEntry(index, list_nth_node(TargetEntry, sub->targetList, number - 1));
 }
 
 /* A sub-select as one of FROM, which it may be: it depends on nothing outside. */
-static Query *
-take_subselect(SubLink *sublink)
+Query *
+sckpt_sublink_take(SubLink *sublink)
 {
 	Query	   *sub = copyObject(castNode(Query, sublink->subselect));
 
@@ -109,8 +99,8 @@ replace_params(Node *node, List *targets)
 	return expression_tree_mutator(node, replace_params, (void *) targets);
 }
 
-static bool
-is_simple(Query *query)
+bool
+sckpt_sublink_is_simple(Query *query)
 {
 	return !sckpt_query_is_grouped(query) && !query->hasTargetSRFs && query->setOperations == NULL && query->distinctClause == NIL &&
 		query->limitCount == NULL && query->limitOffset == NULL && query->cteList == NIL && !query->hasWindowFuncs;
@@ -135,7 +125,7 @@ static SckptJoinTree *
 join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, JoinType type)
 {
 	Query	   *query = context->query;
-	Query	   *sub = take_subselect(sublink);
+	Query	   *sub = sckpt_sublink_take(sublink);
 	List	   *quals = NIL;
 	List	   *inner = NIL;
 	List	   *targets = NIL;
@@ -143,7 +133,7 @@ join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, J
 	SckptJoinTree *join;
 	ListCell   *lc;
 
-	if (is_simple(sub) && !sckpt_sublink_in_level(sub))
+	if (sckpt_sublink_is_simple(sub) && !sckpt_sublink_in_level(sub))
 	{
 		int			offset = list_length(query->rtable);
 		List	   *items = NIL;
@@ -178,9 +168,9 @@ join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, J
 
 		if (contain_vars_of_level((Node *) sub, 1))
 			sckpt_query_refuse("a correlated sub-select over a stream in WHERE that groups, has LIMIT, or sub-selects of its own", "Join it in FROM.");
-		right = add_leaf(context, sub, &index);
+		right = sckpt_sublink_add_leaf(context, sub, &index);
 		foreach(lc, sub->targetList)
-			targets = lappend(targets, makeTargetEntry(leaf_column(sub, index, foreach_current_index(lc) + 1), foreach_current_index(lc) + 1,
+			targets = lappend(targets, makeTargetEntry(sckpt_sublink_column(sub, index, foreach_current_index(lc) + 1), foreach_current_index(lc) + 1,
 													   NULL, false));
 	}
 	join = sckpt_join_pair(type, tree, right);
@@ -196,8 +186,8 @@ join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, J
 	return join;
 }
 
-static Expr *
-make_int8(int64 value)
+Expr *
+sckpt_sublink_int8(int64 value)
 {
 	return (Expr *) makeConst(INT8OID, -1, InvalidOid, sizeof(int64), Int64GetDatum(value), false, FLOAT8PASSBYVAL);
 }
@@ -212,8 +202,8 @@ int8_equal(Expr *left, Expr *right)
 	return (Expr *) result;
 }
 
-static Expr *
-count_rows(void)
+Expr *
+sckpt_sublink_count(void)
 {
 	Aggref	   *count = makeNode(Aggref);
 
@@ -229,8 +219,8 @@ count_rows(void)
 }
 
 /* A query over a sub-select, with these columns. */
-static Query *
-select_from(Query *sub, List *targets)
+Query *
+sckpt_sublink_select_from(Query *sub, List *targets)
 {
 	Query	   *query = makeNode(Query);
 	RangeTblEntry *rte = makeNode(RangeTblEntry);
@@ -305,11 +295,11 @@ read_comparisons(Node *test, Comparison *comparisons)
 static Query *
 select_unknown(SubLink *sublink, Comparison *comparisons, int ncolumns)
 {
-	Query	   *sub = take_subselect(sublink);
+	Query	   *sub = sckpt_sublink_take(sublink);
 	List	   *columns = sub->targetList;
 	List	   *conditions = NIL;
 
-	if (!is_simple(sub))
+	if (!sckpt_sublink_is_simple(sub))
 	{
 		/* Of all its rows. */
 		if (contain_vars_of_level((Node *) sub, 1))
@@ -317,14 +307,14 @@ select_unknown(SubLink *sublink, Comparison *comparisons, int ncolumns)
 		IncrementVarSublevelsUp((Node *) sub, 1, 1);
 		columns = NIL;
 		for (int i = 1; i <= list_length(sub->targetList); i++)
-			columns = lappend(columns, makeTargetEntry(leaf_column(sub, 1, i), i, NULL, false));
-		sub = select_from(sub, NIL);
+			columns = lappend(columns, makeTargetEntry(sckpt_sublink_column(sub, 1, i), i, NULL, false));
+		sub = sckpt_sublink_select_from(sub, NIL);
 	}
 	for (int subset = 0; subset < 1 << ncolumns; subset++)
 	{
 		List	   *other = NIL;
 		List	   *nulls = NIL;
-		Aggref	   *count = (Aggref *) count_rows();
+		Aggref	   *count = (Aggref *) sckpt_sublink_count();
 
 		for (int i = 0; i < ncolumns; i++)
 		{
@@ -337,7 +327,7 @@ select_unknown(SubLink *sublink, Comparison *comparisons, int ncolumns)
 				nulls = lappend(nulls, null_test(replace_params(comparisons[i].inner, columns), IS_NULL));
 		}
 		count->aggfilter = nulls ? make_ands_explicit(nulls) : NULL;
-		other = lappend(other, int8_equal((Expr *) count, make_int8(0)));
+		other = lappend(other, int8_equal((Expr *) count, sckpt_sublink_int8(0)));
 		conditions = lappend(conditions, make_orclause(other));
 	}
 	sub->targetList = list_make1(makeTargetEntry(make_ands_explicit(conditions), 1, "known", false));
@@ -382,7 +372,7 @@ join_any(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink, bool
 		else
 			known = lappend(known, null_test((Node *) (*tree)->mark, IS_NULL));
 	}
-	known = lappend(known, join_correlated(context, tree, unknown, REFUSE_NOT_IN, HINT_NOT_IN));
+	known = lappend(known, sckpt_scalar_join_correlated(context, tree, unknown, REFUSE_NOT_IN, HINT_NOT_IN));
 	*none = (Node *) make_ands_explicit(known);
 	return match;
 }
@@ -468,200 +458,7 @@ sckpt_sublink_is_match(Node *node)
 								  ((SubLink *) node)->subLinkType == ALL_SUBLINK);
 }
 
-/* ---- Scalar sub-selects ---- */
-
-/* Has it one row at most?  *always: exactly one. */
-static bool
-has_one_row(Query *query, bool *always)
-{
-	RangeTblRef *ref;
-	Const	   *limit = (Const *) eval_const_expressions(NULL, query->limitCount);
-
-	*always = false;
-	if (query->setOperations || query->hasTargetSRFs)
-		return false;
-	if (limit && IsA(limit, Const) && !limit->constisnull && DatumGetInt64(limit->constvalue) == 1 && query->limitOption == LIMIT_OPTION_COUNT)
-		return true;
-	if (query->hasAggs && query->groupClause == NIL && query->groupingSets == NIL)
-	{
-		*always = query->havingQual == NULL && limit == NULL && query->limitOffset == NULL;
-		return true;
-	}
-
-	/* A projection of such a one. */
-	if (sckpt_query_has_state(query) || query->distinctClause || list_length(query->jointree->fromlist) != 1 ||
-		!IsA(linitial(query->jointree->fromlist), RangeTblRef))
-		return false;
-	ref = linitial(query->jointree->fromlist);
-	if (rt_fetch(ref->rtindex, query->rtable)->rtekind != RTE_SUBQUERY || !has_one_row(rt_fetch(ref->rtindex, query->rtable)->subquery, always))
-		return false;
-	*always &= query->jointree->quals == NULL;
-	return true;
-}
-
-typedef struct AggregateContext
-{
-	Query	   *sub;			/* its target list gets the aggregates */
-	int			index;			/* its place in the level's range table */
-	const char *construct;		/* what is refused by which name */
-	const char *hint;
-} AggregateContext;
-
-/* What a correlated sub-select selects, over the columns of its groups. */
-static Node *
-over_groups(Node *node, AggregateContext *context)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Aggref))
-	{
-		Aggref	   *aggref = (Aggref *) node;
-		List	  **targets = &context->sub->targetList;
-		int			number = list_length(*targets) + 1;
-		Expr	   *column;
-		CoalesceExpr *empty;
-
-		if (aggref->agglevelsup != 0 || contain_vars_of_level(node, 1))
-			sckpt_query_refuse(context->construct, context->hint);
-		if (aggref->aggfnoid >= FirstNormalObjectId)
-			sckpt_query_refuse("an aggregate that is not PostgreSQL's own in a correlated sub-select over a stream",
-							   "Join a grouped sub-select in FROM.");
-		*targets = lappend(*targets, makeTargetEntry(copyObject((Expr *) aggref), number, psprintf("aggregate%d", number), false));
-		column = leaf_column(context->sub, context->index, number);
-		if (aggref->aggfnoid != F_COUNT_ && aggref->aggfnoid != F_COUNT_ANY && aggref->aggfnoid != F_REGR_COUNT)
-			return (Node *) column;
-
-		/* All others are NULL over no rows. */
-		empty = makeNode(CoalesceExpr);
-		empty->coalescetype = INT8OID;
-		empty->args = list_make2(column, make_int8(0));
-		empty->location = -1;
-		return (Node *) empty;
-	}
-	if (IsA(node, Var) && ((Var *) node)->varlevelsup == 1)
-	{
-		node = copyObject(node);
-		((Var *) node)->varlevelsup = 0;
-		return node;
-	}
-	if (IsA(node, Var) || IsA(node, SubLink))
-		sckpt_query_refuse(context->construct, context->hint);
-	return expression_tree_mutator(node, over_groups, (void *) context);
-}
-
-/* An equality of something of the sub-select with something outside: its sides, the sub-select's first. */
-static bool
-is_correlation(Node *qual, Node **inner, Node **outer)
-{
-	OpExpr	   *op = (OpExpr *) qual;
-	Oid			equality;
-	bool		hashable;
-	int			side;
-
-	if (!IsA(qual, OpExpr) || list_length(op->args) != 2 || contain_volatile_functions(qual) || checkExprHasSubLink(qual))
-		return false;
-	side = contain_vars_of_level(linitial(op->args), 1) ? 1 : 0;
-	*inner = list_nth(op->args, side);
-	*outer = list_nth(op->args, 1 - side);
-	if (contain_vars_of_level(*inner, 1) || contain_vars_of_level(*outer, 0) || !contain_vars_of_level(*inner, 0))
-		return false;
-
-	/* What is equal must be one group. */
-	get_sort_group_operators(exprType(*inner), false, true, false, NULL, &equality, NULL, &hashable);
-	return hashable && op_hashjoinable(op->opno, exprType(linitial(op->args))) &&
-		(equality == op->opno || equality_ops_are_compatible(equality, op->opno)) &&
-		(!OidIsValid(op->inputcollid) || exprCollation(*inner) == op->inputcollid);
-}
-
-static Node *
-join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub, const char *construct, const char *hint)
-{
-	AggregateContext aggregates = {sub, list_length(context->query->rtable) + 1, construct, hint};
-	Expr	   *target = list_length(sub->targetList) == 1 ? linitial_node(TargetEntry, sub->targetList)->expr : NULL;
-	List	   *quals = NIL;
-	List	   *rest = NIL;
-	List	   *items = NIL;
-	List	   *conditions = NIL;
-	Node	   *result;
-	SckptJoinTree *leaf;
-	ListCell   *lc;
-
-	if (target == NULL || !sub->hasAggs || sub->groupClause || sub->groupingSets || sub->havingQual || sub->setOperations || sub->limitCount ||
-		sub->limitOffset || sub->distinctClause || sub->hasWindowFuncs || sub->hasTargetSRFs || sub->cteList)
-		sckpt_query_refuse(construct, hint);
-	sub->targetList = sub->sortClause = NIL;
-	foreach(lc, sub->jointree->fromlist)
-		sckpt_join_collect(lfirst(lc), &items, &quals);
-	quals = list_concat(quals, sckpt_join_conjuncts(sub->jointree->quals));
-	foreach(lc, quals)
-	{
-		Node	   *qual = lfirst(lc);
-		Node	   *inner;
-		Node	   *outer;
-		OpExpr	   *condition;
-		SortGroupClause *clause;
-		TargetEntry *key;
-		bool		first;
-		int			number = list_length(sub->targetList) + 1;
-
-		if (!contain_vars_of_level(qual, 1))
-		{
-			rest = lappend(rest, qual);
-			continue;
-		}
-		if (!is_correlation(qual, &inner, &outer))
-			sckpt_query_refuse(construct, hint);
-		key = makeTargetEntry((Expr *) copyObject(inner), number, psprintf("key%d", number), false);
-		key->ressortgroupref = number;
-		clause = makeNode(SortGroupClause);
-		clause->tleSortGroupRef = number;
-		get_sort_group_operators(exprType(inner), false, true, false, &clause->sortop, &clause->eqop, NULL, &clause->hashable);
-		sub->targetList = lappend(sub->targetList, key);
-		sub->groupClause = lappend(sub->groupClause, clause);
-
-		first = inner == linitial(((OpExpr *) qual)->args);
-		inner = (Node *) leaf_column(sub, aggregates.index, number);
-		outer = copyObject(outer);
-		IncrementVarSublevelsUp(outer, -1, 1);
-		condition = (OpExpr *) copyObject(qual);
-		condition->args = first ? list_make2(inner, outer) : list_make2(outer, inner);
-		conditions = lappend(conditions, condition);
-	}
-	sub->jointree = makeFromExpr(items, rest ? (Node *) make_ands_explicit(rest) : NULL);
-
-	result = over_groups((Node *) target, &aggregates);
-	sub->hasSubLinks = checkExprHasSubLink((Node *) sub->targetList) || checkExprHasSubLink((Node *) sub->jointree);
-	if (contain_vars_of_level((Node *) sub, 1))
-		sckpt_query_refuse(construct, hint);
-	leaf = add_leaf(context, sub, &aggregates.index);
-
-	/* Over all rows there is always one. */
-	*tree = sckpt_join_pair(conditions ? JOIN_LEFT : JOIN_INNER, *tree, leaf);
-	foreach(lc, conditions)
-		sckpt_join_place(*tree, lfirst(lc));
-	return result;
-}
-
-static Node *
-join_scalar(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink)
-{
-	Query	   *sub = take_subselect(sublink);
-	SckptJoinTree *leaf;
-	bool		always;
-	int			index;
-
-	if (sublink->subLinkType == ARRAY_SUBLINK)
-		sckpt_query_refuse("ARRAY(SELECT …) over a stream", "Use (SELECT array_agg(… ORDER BY …) …).");
-	if (sublink->subLinkType != EXPR_SUBLINK)
-		sckpt_query_refuse("a sub-select over a stream of several columns", "Use a sub-select for each of them.");
-	if (contain_vars_of_level((Node *) sub, 1))
-		return join_correlated(context, tree, sub, REFUSE_CORRELATED, HINT_CORRELATED);
-	if (!has_one_row(sub, &always))
-		sckpt_query_refuse(REFUSE_SCALAR, HINT_SCALAR);
-	leaf = add_leaf(context, sub, &index);
-	*tree = sckpt_join_pair(always ? JOIN_INNER : JOIN_LEFT, *tree, leaf);
-	return (Node *) leaf_column(sub, index, 1);
-}
+/* ---- In expressions ---- */
 
 typedef struct ReplaceContext
 {
@@ -693,7 +490,7 @@ replace_sublinks(Node *node, ReplaceContext *context)
 		if (sckpt_sublink_is_match(node))
 			result = join_value(join, context->tree, (SubLink *) node, lax);
 		else
-			result = join_scalar(join, context->tree, (SubLink *) node);
+			result = sckpt_scalar_join(join, context->tree, (SubLink *) node);
 
 		/* What is only good for a condition stands nowhere else. */
 		if (!loose)

@@ -471,6 +471,20 @@ sub scalar_condition
 	{
 		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), expr => pick('max(' . $of->('v') . ')', 'count(*)', 'min(' . $of->('d') . ')'), item => $other->{item} };
 	}
+	elsif ($g->{can}{rows_as_value} && chance(0.4) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
+	{
+		my ($int) = some(1, $level->{keys} ? () : map { $_->{ref} } grep { $_->{type} eq 'int' } @{ $level->{columns} });
+		my $how = pick('array', $int ? qw(array only first) : 'top');
+		my $value = $of->(pick(qw(id v k d)));
+		my $equal = $int ? ' WHERE ' . $of->($how eq 'only' ? 'id' : pick(qw(k v))) . " = $int" : '';
+		my %how = (
+			array => { match => 'ARRAY', rest => "$equal ORDER BY " . $of->('id') },
+			top => { match => 'ARRAY', rest => ' ORDER BY ' . $of->('id') . ' LIMIT ' . pick(1, 3) },
+			only => { rest => $equal },
+			first => { rest => "$equal ORDER BY " . $of->('id') . pick('', ' DESC') . ' LIMIT 1' });
+
+		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), item => $other->{item}, expr => $value, %{ $how{$how} } };
+	}
 	elsif ($g->{can}{mark} && chance(0.4) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
 	{
 		my ($int) = some(1, grep { $_ && $_ =~ /^\w+\.(?!id\b)\w+$/ } $level->{keys} ? () : map { $_->{ref} } grep { $_->{type} eq 'int' } @{ $level->{columns} });

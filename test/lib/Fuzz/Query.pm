@@ -6,7 +6,7 @@
 #	windows		[ { fn, args, alias, on, size, event => judged late, gap } ]
 #	joins		[ { text } or { type, item, on } ]: tables, functions, other streams
 #	semis		[ { how, item, where, and for IN left, right; or, not } ]: EXISTS, IN, NOT EXISTS, NOT IN, among the conditions, or in one with `or`
-#	scalars		[ { left, expr, item, having } or { name, expr, item, match } ]: left is compared with expr over an item; or it, or whether there is a match, is an output column
+#	scalars		[ { left, expr, item, having } or { name, expr, item, match, rest } ]: left is compared with expr over an item; or it, or whether there is a match, is an output column
 #	where		[ text ]
 #	keys		[ { expr, name, bound } ], undef without GROUP BY; sets: ROLLUP or CUBE of them
 #	targets		[ { expr, name, key } ]
