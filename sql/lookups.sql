@@ -122,6 +122,29 @@ SELECT checkpoint(interval '1 min');
 SELECT * FROM r_final ORDER BY 1, 2;
 SELECT e FROM explain_pipeline('r_final') e WHERE e ~ 'Stage|State|Sink';
 
+-- ---- Altered, with its state; forgotten; failing ----
+SELECT drop_pipeline('r_both'), drop_pipeline('r_final');
+SELECT create_pipeline('res.r_forgets', 'SELECT a.id, c.id AS c_id, t.name FROM a JOIN c ON a.k = c.k JOIN names t ON t.k = (a.id + c.id) % 4', state_ttl => '1 hour');
+SELECT create_pipeline('res.r_fails', 'SELECT g.k, 12 / t.k AS share FROM (SELECT k, count(*) AS n FROM c GROUP BY k) g JOIN names t ON t.k = g.k - 100 AND 10 / t.k < 100');
+SELECT alter_pipeline('r_sums', checkpoint_interval => '2 s');
+SELECT alter_pipeline('r_sums', 'SELECT q.k, q.n, t.name FROM (SELECT k, count(*) AS n FROM c GROUP BY k) q LEFT JOIN names t USING (k)');
+INSERT INTO live.c VALUES (9, 1, NULL), (10, 101, NULL);
+INSERT INTO live.a VALUES (1, 1, 'x', 1, '2024-03-01Z'), (3, 1, 'x', 1, '2024-03-01Z');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM r_sums ORDER BY k;
+SELECT * FROM r_forgets ORDER BY 1, 2;
+SELECT * FROM r_fails;
+INSERT INTO names VALUES (0, 'none');
+INSERT INTO live.c VALUES (11, 100, NULL);
+\set VERBOSITY terse
+SELECT checkpoint(interval '1 min');
+\set VERBOSITY default
+SELECT pipeline, status, error FROM pipelines ORDER BY 1;
+DELETE FROM names WHERE k = 0;
+SELECT resume_pipeline('r_fails');
+SELECT checkpoint(interval '1 min');
+SELECT * FROM r_fails;
+
 CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;

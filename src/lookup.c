@@ -5,7 +5,7 @@
  *		has been joined, grouped or ranked before.
  *
  * The rows that a barrier brings are numbered, and given to the stage's SQL as one relation: the tables are read once for all of them.  The SQL puts
- * out the columns that it has looked up, and the number of the row that they belong to.
+ * out the columns that it has looked up, and the number of the row that they belong to.  It is planned once for few rows, and once for many: a plan keeps what it expects.
  *
  * A table changes without telling.  So a row that is taken back must take back what it has looked up, not what it would look up now: where rows of the stage
  * below can be taken back, what each has given is kept.  An entry is
@@ -39,6 +39,7 @@
 
 #define RUN_BYTES (16 * 1024 * 1024)	/* of rows that wait for the SQL */
 #define STORE_KB (8 * 1024)
+#define FEW_ROWS 1000			/* so many are looked up otherwise than a backlog's */
 
 /* A row that has looked something up. */
 typedef struct KeptRow
@@ -82,7 +83,7 @@ typedef struct SckptLookup
 	bool		keeps;			/* rows can be taken back */
 	LookupSide	sides[2];
 	TupleDesc	numbered;		/* a row of the SQL's relation: the columns of a row, and its number */
-	SPIPlanPtr	plan;			/* NULL until first run */
+	SPIPlanPtr	plans[2];		/* for few rows and for many; NULL until first run */
 	Waiting    *waiting;		/* in `context` */
 	uint64		nwaiting;
 	uint64		space;
@@ -363,6 +364,7 @@ run(SckptLookup *lookup)
 	SPIExecuteOptions options = {0};
 	LookupSide *side = &lookup->sides[0];
 	int			natts = side->desc->natts;
+	SPIPlanPtr *plan = &lookup->plans[lookup->nwaiting > FEW_ROWS];
 	Tuplestorestate *rows;
 	int			rc;
 
@@ -385,18 +387,18 @@ run(SckptLookup *lookup)
 		tuplestore_putvalues(rows, lookup->numbered, values, side->nulls);
 	}
 	register_rows(lookup->numbered, rows, lookup->nwaiting);
-	if (lookup->plan == NULL)
+	if (*plan == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(lookup->query->join->lookup, 0, NULL);
+		SPIPlanPtr	prepared = SPI_prepare(lookup->query->join->lookup, 0, NULL);
 
-		if (plan == NULL)
+		if (prepared == NULL)
 			elog(ERROR, "could not prepare \"%s\": %s", lookup->query->join->lookup, SPI_result_code_string(SPI_result));
-		if (SPI_keepplan(plan) != 0)
+		if (SPI_keepplan(prepared) != 0)
 			elog(ERROR, "SPI_keepplan failed");
-		lookup->plan = plan;
+		*plan = prepared;
 	}
 	options.dest = (DestReceiver *) &dest;
-	rc = SPI_execute_plan_extended(lookup->plan, &options);
+	rc = SPI_execute_plan_extended(*plan, &options);
 	if (rc < 0)
 		elog(ERROR, "could not run \"%s\": %s", lookup->query->join->lookup, SPI_result_code_string(rc));
 	tuplestore_end(rows);
@@ -669,8 +671,11 @@ lookup_destroy(SckptOperator *operator)
 {
 	SckptLookup *lookup = (SckptLookup *) operator;
 
-	if (lookup->plan)
-		SPI_freeplan(lookup->plan);
+	for (int i = 0; i < lengthof(lookup->plans); i++)
+	{
+		if (lookup->plans[i])
+			SPI_freeplan(lookup->plans[i]);
+	}
 	sckpt_changes_destroy(lookup->changes);
 	sckpt_state_destroy(operator->state);
 	FreeExecutorState(lookup->estate);
