@@ -133,21 +133,6 @@ over_stage(Node *node, LookupContext *context)
 	return expression_tree_mutator(node, over_stage, (void *) context);
 }
 
-/* Sub-selects of a grouped level must be about its rows: within aggregates, or keys. */
-static bool
-refuse_over_groups(Node *node, Query *query)
-{
-	if (node == NULL || IsA(node, Aggref))
-		return false;
-	if (IsA(node, TargetEntry) && ((TargetEntry *) node)->ressortgroupref != 0 &&
-		get_sortgroupref_clause_noerr(((TargetEntry *) node)->ressortgroupref, query->groupClause))
-		return false;
-	if (IsA(node, SubLink))
-		sckpt_query_refuse("a sub-select in the target list or HAVING of a grouped query",
-						   "Group in a sub-select of FROM, and use it above.");
-	return expression_tree_walker(node, refuse_over_groups, (void *) query);
-}
-
 /* ---- The stage ---- */
 
 /* The stage's rows in the SQL: found by their name. */
@@ -209,11 +194,6 @@ sckpt_lookup_make(SckptLevel *level)
 	ListCell   *lc;
 
 	check_level(level);
-	if (sckpt_query_is_grouped(query))
-	{
-		(void) refuse_over_groups((Node *) query->targetList, query);
-		(void) refuse_over_groups(query->havingQual, query);
-	}
 	targets = (List *) over_stage((Node *) query->targetList, &context);
 	having = over_stage(query->havingQual, &context);
 

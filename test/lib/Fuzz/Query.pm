@@ -666,6 +666,13 @@ sub grouped_level
 		}
 		add_target($g, $level, { ref => $expr, type => $type, vague => $a->{vague} }, name => $prefix . new_alias($g, 'a'));
 	}
+	if ($g->{can}{lookup_group} && !$level->{session} && chance(0.1))
+	{
+		my @ints = grep { /^t\d+\.\w+$/ } map { $_->{ref} } grep { $_->{type} eq 'int' } @keys;
+
+		add_target($g, $level, { ref => '(SELECT max(name) FROM dim WHERE id = ' . pick(@ints) . ')', type => 'text' }, name => new_alias($g, 'a')) if @ints && chance(0.7);
+		push @{ $level->{having} }, 'count(*) ' . pick('>', '<=') . ' (SELECT min(m) FROM tag)' if chance(0.4);
+	}
 	if (chance(0.2))
 	{
 		push @{ $level->{having} }, condition([ @keys, @aggregates, { ref => 'count(*)', type => 'bigint' } ], 1);

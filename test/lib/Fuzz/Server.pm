@@ -25,6 +25,7 @@ my %examples = (
 	join => 'SELECT a.id, b.id AS other FROM a JOIN b ON a.k = b.k',
 	scalar => 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) / 10 FROM b)',
 	lookup => 'SELECT g.k, g.n, d.name FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g JOIN dim d ON d.id = g.k',
+	lookup_group => 'SELECT k, count(*) AS n, (SELECT max(name) FROM dim WHERE id = a.k) AS d FROM a GROUP BY k HAVING count(*) > (SELECT min(m) FROM tag)',
 	sets => 'SELECT k, j, count(*) AS n FROM a GROUP BY ROLLUP (k, j)',
 	plain_collect => 'SELECT k, array_agg(v) AS v FROM a GROUP BY k');
 
