@@ -85,6 +85,7 @@ INSERT INTO query VALUES
     ('group_list', 'SELECT k, count(*) AS n, EXISTS (SELECT FROM b WHERE b.k = a.k AND b.id > 40) AS e FROM a GROUP BY k'),
     ('or_of_join', 'SELECT a.id, b.id AS b_id FROM a JOIN b USING (k) WHERE EXISTS (SELECT FROM c WHERE c.k = a.k AND c.id = b.id) OR a.id > b.id'),
     ('or_grouped', 'SELECT g.k, g.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g WHERE g.n IN (SELECT count(*) FROM b GROUP BY k) OR g.k = 3'),
+    ('exists_limit', 'SELECT id, k FROM a WHERE EXISTS (SELECT DISTINCT w FROM b WHERE b.k = a.k ORDER BY w LIMIT 1) AND NOT EXISTS (SELECT 1 FROM c WHERE c.k = a.k GROUP BY x LIMIT 3)'),
     ('or_any', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM c WHERE id > 50) OR k = 1'),
     ('or_join', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM b JOIN c USING (k) WHERE b.k = a.k AND c.id > b.id) OR v = ''a'''),
     -- ARRAY(SELECT …), the only row, the first row
@@ -206,6 +207,9 @@ SELECT t.* FROM unnest(ARRAY[
     'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id > a.id)',
     'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id GROUP BY k)',
     'SELECT id FROM a WHERE k IN (SELECT max(k) FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM (SELECT FROM b WHERE b.id = a.id) x)',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM b LEFT JOIN c ON c.k = a.k WHERE c.id IS NULL)',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM b, generate_series(1, a.k) s WHERE b.k = s)',
     'SELECT id, (k, v) < ANY (SELECT k, w FROM b) AS l FROM a',
     'SELECT k % 2 AS p, (SELECT max(w) FROM b WHERE b.k = a.k % 2) AS m FROM a GROUP BY 1',
     'SELECT name FROM dim WHERE k = (SELECT max(k) FROM b)']) WITH ORDINALITY c (c, i),

@@ -458,7 +458,13 @@ lower_sublinks(Node *node, void *context)
 	if (node == NULL)
 		return false;
 	if (IsA(node, SubLink) && IsA(((SubLink *) node)->subselect, Query))
-		sckpt_query_lower((Query *) ((SubLink *) node)->subselect);
+	{
+		Query	   *sub = (Query *) ((SubLink *) node)->subselect;
+
+		if (((SubLink *) node)->subLinkType == EXISTS_SUBLINK)
+			sckpt_sublink_simplify_exists(sub);
+		sckpt_query_lower(sub);
+	}
 	return expression_tree_walker(node, lower_sublinks, context);
 }
 

@@ -253,6 +253,8 @@ extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **expr
 /* query_sublink.c */
 /* Is there a sub-select over a stream in it? */
 extern bool sckpt_sublink_find(Node *node, void *context);
+/* Leave out of the sub-select of EXISTS what does not matter to whether there is a row. */
+extern void sckpt_sublink_simplify_exists(Query *sub);
 /* In WHERE, HAVING or the target list of a level? */
 extern bool sckpt_sublink_in_level(Query *query);
 

@@ -120,6 +120,50 @@ add_mark(SckptJoinContext *context, SckptJoinTree *join)
 	join->relids = bms_add_member(join->relids, index);
 }
 
+void
+sckpt_sublink_simplify_exists(Query *sub)
+{
+	Const	   *limit = (Const *) eval_const_expressions(NULL, sub->limitCount);
+
+	if (limit && IsA(limit, Const) && (limit->constisnull || DatumGetInt64(limit->constvalue) > 0) && sub->limitOffset == NULL)
+		sub->limitCount = NULL;
+	if (sub->limitCount || sub->limitOffset || sub->setOperations || sub->hasTargetSRFs || sub->hasWindowFuncs)
+		return;
+	sub->sortClause = sub->distinctClause = NIL;
+	sub->hasDistinctOn = false;
+	if (!sub->hasAggs && sub->havingQual == NULL && sub->groupingSets == NIL)
+		sub->groupClause = NIL;
+}
+
+/* What is outside may be named in conditions, but not in items of FROM: these are the right side's alone. */
+static void
+refuse_correlated_items(Query *sub)
+{
+	bool		found = false;
+	ListCell   *lc;
+
+	foreach(lc, sub->rtable)
+	{
+		RangeTblEntry *rte = lfirst(lc);
+
+		found |= contain_vars_of_level((Node *) rte->functions, 1) || contain_vars_of_level((Node *) rte->values_lists, 1) ||
+			contain_vars_of_level((Node *) rte->tablefunc, 1) ||
+			(rte->rtekind == RTE_SUBQUERY && contain_vars_of_level((Node *) rte->subquery, 2));
+	}
+	foreach(lc, sub->jointree->fromlist)
+	{
+		List	   *items = NIL;
+		List	   *quals = NIL;
+		ListCell   *li;
+
+		sckpt_join_collect(lfirst(lc), &items, &quals);
+		foreach(li, items)
+			found |= contain_vars_of_level(lfirst(li), 1);
+	}
+	if (found)
+		sckpt_query_refuse("FROM of a sub-select over a stream that names what is outside", "Name it in WHERE of the sub-select.");
+}
+
 /* A sub-select of EXISTS or ANY becomes the right side of a join: SEMI, ANTI, or LEFT, which marks rows. */
 static SckptJoinTree *
 join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, JoinType type)
@@ -139,6 +183,7 @@ join_matches(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, J
 		List	   *items = NIL;
 		Relids		relids = NULL;
 
+		refuse_correlated_items(sub);
 		OffsetVarNodes((Node *) sub, offset, 0);
 		IncrementVarSublevelsUp((Node *) sub, -1, 1);
 		sckpt_append_range_table(query, sub);
