@@ -5,7 +5,7 @@
  *		has been joined, grouped or ranked before.
  *
  * The rows that a barrier brings are numbered, and given to the stage's SQL as one relation: the tables are read once for all of them.  The SQL puts
- * out the columns that it has looked up, and the number of the row that they belong to.  It is planned once for few rows, and once for many: a plan keeps what it expects.
+ * out the columns that it has looked up, and the number of the row that they belong to.  It is planned for few rows and for more: a plan keeps what it expects.
  *
  * A table changes without telling.  So a row that is taken back must take back what it has looked up, not what it would look up now: where rows of the stage
  * below can be taken back, what each has given is kept.  An entry is
@@ -39,7 +39,7 @@
 
 #define RUN_BYTES (16 * 1024 * 1024)	/* of rows that wait for the SQL */
 #define STORE_KB (8 * 1024)
-#define FEW_ROWS 1000			/* so many are looked up otherwise than a backlog's */
+#define PLANS 4					/* for up to 1,000 rows, 10,000, 100,000, and more */
 
 /* A row that has looked something up. */
 typedef struct KeptRow
@@ -83,7 +83,7 @@ typedef struct SckptLookup
 	bool		keeps;			/* rows can be taken back */
 	LookupSide	sides[2];
 	TupleDesc	numbered;		/* a row of the SQL's relation: the columns of a row, and its number */
-	SPIPlanPtr	plans[2];		/* for few rows and for many; NULL until first run */
+	SPIPlanPtr	plans[PLANS];	/* for few rows and for more; NULL until first run */
 	Waiting    *waiting;		/* in `context` */
 	uint64		nwaiting;
 	uint64		space;
@@ -364,12 +364,14 @@ run(SckptLookup *lookup)
 	SPIExecuteOptions options = {0};
 	LookupSide *side = &lookup->sides[0];
 	int			natts = side->desc->natts;
-	SPIPlanPtr *plan = &lookup->plans[lookup->nwaiting > FEW_ROWS];
+	SPIPlanPtr *plan = lookup->plans;
 	Tuplestorestate *rows;
 	int			rc;
 
 	if (lookup->nwaiting == 0)
 		return;
+	for (uint64 few = 1000; lookup->nwaiting > few && plan < &lookup->plans[PLANS - 1]; few *= 10)
+		plan++;
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	rows = tuplestore_begin_heap(false, false, STORE_KB);
