@@ -173,6 +173,9 @@ SELECT t.* FROM unnest(ARRAY[
     LATERAL try(format('SELECT create_pipeline(''res.refused'', %L)', q)) t;
 SELECT t.* FROM try($$SELECT create_pipeline('res.refused', 'SELECT g.k, t.name FROM (SELECT k, count(*) AS n FROM c GROUP BY k) g JOIN names t USING (k)', on_error => 'dead_letter')$$) t;
 SELECT t.* FROM try($$SELECT create_pipeline('res.refused', 'SELECT g.k, t.name FROM (SELECT k, count(*) AS n FROM c GROUP BY k) g JOIN names t USING (k)', sink => 'plain.a')$$) t;
+SELECT create_pipeline('res.r_kept', 'SELECT k, count(*) AS n FROM c GROUP BY k', on_error => 'dead_letter');
+SELECT t.* FROM try($$SELECT alter_pipeline('r_kept', 'SELECT g.k, t.name FROM (SELECT k, count(*) AS n FROM c GROUP BY k) g JOIN names t USING (k)', reset_state => true)$$) t;
+SELECT t.* FROM try($$SELECT alter_pipeline('r_sums', on_error => 'dead_letter')$$) t;
 SET ROLE looker;
 SELECT t.* FROM try($$SELECT create_pipeline('res.refused', 'SELECT g.k, t.name FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g JOIN names t USING (k)')$$) t;
 RESET ROLE;
