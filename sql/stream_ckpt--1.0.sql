@@ -494,6 +494,11 @@ END;
 COMMENT ON FUNCTION stream_ckpt.cumulate(timestamp, interval, interval, timestamp) IS
 'the windows that contain ts; they grow by step up to size, then start anew';
 
+CREATE FUNCTION stream_ckpt.only_row(value anyelement, rows bigint) RETURNS anyelement
+AS 'MODULE_PATHNAME', 'stream_ckpt_only_row' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION stream_ckpt.only_row(anyelement, bigint) IS
+'what a scalar sub-select over a stream gives: the value, or an error when it is of several rows';
+
 CREATE FUNCTION stream_ckpt.session_valid(gap interval) RETURNS boolean
 AS 'MODULE_PATHNAME', 'stream_ckpt_session_valid' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION stream_ckpt.session_valid(interval) IS

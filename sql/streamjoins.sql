@@ -231,7 +231,6 @@ SELECT t.* FROM unnest(ARRAY[
     $$SELECT alter_pipeline('r_left_on', query => 'SELECT l.id AS a_id, r.id AS b_id, l.v, r.w FROM live.a l LEFT JOIN live.b r ON l.k = r.k AND r.id > 2')$$,
     $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k', emit => 'final')$$,
     $$SELECT alter_pipeline('r_inner_on', state_ttl => '1 h')$$,
-    $$SELECT create_pipeline('x', 'SELECT a.id FROM a WHERE EXISTS (SELECT FROM b WHERE b.k = a.k) OR a.id > 3')$$,
     $$SELECT create_pipeline('x', 'SELECT a.id FROM a JOIN b ON a.k = b.k, LATERAL (SELECT c.id FROM c WHERE c.k = a.k) y')$$,
     $$SELECT create_pipeline('x', 'SELECT a.id FROM dim FULL JOIN (a JOIN b ON a.k = b.k) ON dim.k = a.k')$$,
     $$SELECT create_pipeline('x', 'SELECT a FROM a JOIN b ON a.k = b.k')$$,

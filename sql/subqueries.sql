@@ -43,6 +43,7 @@ INSERT INTO query VALUES
     ('correlated_count', 'SELECT a.id, (SELECT count(*) + coalesce(sum(b.id), 0) + a.id FROM b WHERE a.k = b.k AND b.w <> ''b'') AS n FROM a'),
     ('correlated_two', 'SELECT a.id FROM a WHERE (SELECT count(*) FROM b JOIN c USING (k) WHERE b.k = a.k AND b.id % 4 = a.id % 4) > 1'),
     ('correlated_group', 'SELECT k, count(*) AS n, (SELECT count(*) FROM b WHERE b.k = a.k) AS m FROM a GROUP BY k'),
+    ('correlated_aggregate', 'SELECT k, count(*) AS n, (SELECT max(w) FROM b WHERE b.id = max(a.id)) AS m FROM a GROUP BY k'),
     ('correlated_having', 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) FROM b WHERE b.k = a.k)'),
     -- NOT IN, ANY, ALL
     ('not_in', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE k IS NOT NULL)'),
@@ -54,6 +55,53 @@ INSERT INTO query VALUES
     ('any_less', 'SELECT id, k FROM a WHERE k < ANY (SELECT k FROM c)'),
     ('not_equal_all', 'SELECT id, k FROM a WHERE k <> ALL (SELECT DISTINCT k FROM b WHERE k < 5)'),
     ('in_limit', 'SELECT id, k FROM a WHERE k IN (SELECT k FROM b WHERE k IS NOT NULL ORDER BY k DESC LIMIT 1)'),
+    -- of several columns, and of rows that equal the outer one's
+    ('in_row', 'SELECT id, k, v FROM a WHERE (k, v) IN (SELECT k, w FROM b)'),
+    ('not_in_row', 'SELECT id, k, v FROM a WHERE (k, v) NOT IN (SELECT k, w FROM b WHERE k IS NOT NULL)'),
+    ('not_in_row_null', 'SELECT id, k, v FROM a WHERE (k, nullif(v, ''c'')) NOT IN (SELECT nullif(k, 3), nullif(w, ''b'') FROM b WHERE id % 7 = 1 OR k = 3)'),
+    ('not_in_row_empty', 'SELECT id, k FROM a WHERE (k, nullif(id % 3, 0)) NOT IN (SELECT k, id FROM b WHERE id < 0)'),
+    ('not_in_row_grouped', 'SELECT id, k, v FROM a WHERE (nullif(v, ''b''), k) NOT IN (SELECT w, nullif(k, 6) FROM b GROUP BY w, k HAVING count(*) > 2)'),
+    ('not_in_three', 'SELECT id, k FROM a WHERE (k, v, nullif(id % 4, 2)) NOT IN (SELECT nullif(k, 1), nullif(w, ''b''), nullif(id % 5, 2) FROM b WHERE id % 6 = 0)'),
+    ('not_equal_all_row', 'SELECT id, k FROM a WHERE NOT (k, id) IN (SELECT k, id FROM c)'),
+    ('not_in_equal', 'SELECT id, k FROM a WHERE id % 5 NOT IN (SELECT nullif(id % 7, 6) FROM b WHERE b.k = a.k)'),
+    ('not_in_equal_two', 'SELECT id, k, v FROM a WHERE nullif(id % 4, 3) NOT IN (SELECT c.id % 5 FROM b JOIN c USING (k) WHERE b.k = a.k AND b.w = a.v)'),
+    ('not_in_equal_row', 'SELECT id, k, v FROM a WHERE (nullif(id % 2, 1), nullif(v, ''c'')) NOT IN (SELECT nullif(b.id % 3, 2), nullif(w, ''b'') FROM b WHERE b.k = a.k AND b.id % 3 = 1)'),
+    ('all_less_equal', 'SELECT id, k FROM a WHERE id > ALL (SELECT nullif(c.id, 30) FROM c WHERE c.k = a.k)'),
+    -- below OR, in CASE, in the select list
+    ('or_in', 'SELECT id, k FROM a WHERE k IN (SELECT k FROM b) OR id > 30'),
+    ('or_exists', 'SELECT id, k, v FROM a WHERE EXISTS (SELECT FROM b WHERE b.k = a.k AND b.w = a.v) OR NOT EXISTS (SELECT FROM c WHERE c.k = a.k)'),
+    ('or_not_in', 'SELECT id, k FROM a WHERE k NOT IN (SELECT k FROM b WHERE id % 20 <> 3) OR v = ''b'''),
+    ('not_in_or', 'SELECT id, k FROM a WHERE NOT (k IN (SELECT nullif(k, 4) FROM b WHERE id % 3 = 0) OR id % 2 = 0)'),
+    ('list_exists', 'SELECT id, EXISTS (SELECT FROM b WHERE b.k = a.k AND b.id > a.id) AS e FROM a'),
+    ('list_in', 'SELECT id, k, k IN (SELECT k FROM b WHERE k IS NOT NULL) AS i, k IN (SELECT nullif(k, 2) FROM b WHERE id % 3 = 0) AS n FROM a'),
+    ('list_not_in', 'SELECT id, k, k NOT IN (SELECT nullif(k, 2) FROM b WHERE id % 3 = 0) AS i, k NOT IN (SELECT k FROM b WHERE id < 0) AS t FROM a'),
+    ('list_row', 'SELECT id, (k, nullif(v, ''c'')) IN (SELECT nullif(k, 3), nullif(w, ''b'') FROM b WHERE id % 7 = 1 OR k = 3) AS i FROM a'),
+    ('list_equal', 'SELECT id, k, id % 5 IN (SELECT nullif(id % 7, 6) FROM b WHERE b.k = a.k) AS i FROM a'),
+    ('list_all', 'SELECT id, k, k > ALL (SELECT nullif(k, 6) FROM c) AS m, k <= ANY (SELECT k FROM c WHERE id > 30) AS s FROM a'),
+    ('case_exists', 'SELECT id, CASE WHEN EXISTS (SELECT FROM b WHERE b.k = a.k) THEN ''both'' WHEN k IN (SELECT k FROM c) THEN ''c'' ELSE v END AS w FROM a'),
+    ('count_exists', 'SELECT v, count(*) FILTER (WHERE EXISTS (SELECT FROM b WHERE b.k = a.k)) AS n, sum(CASE WHEN k IN (SELECT k FROM c) THEN id END) AS s FROM a GROUP BY v'),
+    ('key_exists', 'SELECT EXISTS (SELECT FROM b WHERE b.k = a.k) AS e, count(*) AS n FROM a GROUP BY 1'),
+    ('having_or', 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > 4 OR k IN (SELECT k FROM c)'),
+    ('group_list', 'SELECT k, count(*) AS n, EXISTS (SELECT FROM b WHERE b.k = a.k AND b.id > 40) AS e FROM a GROUP BY k'),
+    ('or_of_join', 'SELECT a.id, b.id AS b_id FROM a JOIN b USING (k) WHERE EXISTS (SELECT FROM c WHERE c.k = a.k AND c.id = b.id) OR a.id > b.id'),
+    ('or_grouped', 'SELECT g.k, g.n FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g WHERE g.n IN (SELECT count(*) FROM b GROUP BY k) OR g.k = 3'),
+    ('exists_limit', 'SELECT id, k FROM a WHERE EXISTS (SELECT DISTINCT w FROM b WHERE b.k = a.k ORDER BY w LIMIT 1) AND NOT EXISTS (SELECT 1 FROM c WHERE c.k = a.k GROUP BY x LIMIT 3)'),
+    ('or_any', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM c WHERE id > 50) OR k = 1'),
+    ('or_join', 'SELECT id, k FROM a WHERE EXISTS (SELECT FROM b JOIN c USING (k) WHERE b.k = a.k AND c.id > b.id) OR v = ''a'''),
+    -- ARRAY(SELECT …), the only row, the first row
+    ('array_equal', 'SELECT id, k, ARRAY(SELECT b.id FROM b WHERE b.k = a.k AND b.w = ''a'' ORDER BY b.id DESC, b.ts) AS ids FROM a'),
+    ('array_all', 'SELECT id, ARRAY(SELECT x FROM c ORDER BY id) AS xs FROM a WHERE id % 4 = 0'),
+    ('array_unordered', 'SELECT id, cardinality(ARRAY(SELECT w FROM b WHERE b.k = a.k)) AS n FROM a'),
+    ('array_distinct', 'SELECT id, ARRAY(SELECT DISTINCT k FROM b ORDER BY k DESC) AS ks, ARRAY(SELECT id FROM b ORDER BY id DESC, ts, w LIMIT 3) AS ids FROM a'),
+    ('array_grouped', 'SELECT v, count(*) AS n, ARRAY(SELECT count(*) FROM b GROUP BY k ORDER BY 1) AS ns FROM a GROUP BY v'),
+    ('array_of_arrays', 'SELECT id, ARRAY(SELECT ARRAY[c.id, c.k] FROM c WHERE c.k = a.k ORDER BY c.id) AS pairs FROM a'),
+    ('array_empty', 'SELECT id, ARRAY(SELECT id FROM b WHERE id < 0) AS ids FROM a'),
+    ('array_any', 'SELECT id, k FROM a WHERE k = ANY (ARRAY(SELECT c.k FROM c WHERE c.id > 25 ORDER BY c.id))'),
+    ('only_equal', 'SELECT id, k, (SELECT c.x FROM c WHERE c.id = a.id) AS x, (SELECT c.k FROM c WHERE c.id = a.id AND c.k = a.k) AS same FROM a'),
+    ('only_one', 'SELECT id, (SELECT c.k FROM c WHERE c.id = 21) AS k FROM a WHERE id > (SELECT id - 15 FROM c WHERE id = 25 + 20)'),
+    ('only_group', 'SELECT id, (SELECT max(w) FROM b GROUP BY k HAVING k = 3) AS w FROM a'),
+    ('first_equal', 'SELECT id, k, (SELECT b.w || b.id FROM b WHERE b.k = a.k ORDER BY b.id DESC, b.ts, b.w LIMIT 1) AS w FROM a'),
+    ('first_two', 'SELECT id, k FROM a WHERE id > (SELECT b.id + 1 FROM b JOIN c USING (k) WHERE b.k = a.k AND b.w = a.v ORDER BY b.id, c.id LIMIT 1)'),
     ('in_distinct', 'SELECT id, k FROM a WHERE k IN (SELECT DISTINCT b.k FROM b JOIN c USING (k))');
 SET search_path = live, res, stream_ckpt, public;
 CALL create_pipelines();
@@ -140,6 +188,20 @@ CALL resume_until_done();
 DELETE FROM query WHERE name NOT IN ('cross', 'having');
 SELECT * FROM differences();
 
+-- ---- More than one row: an error for whoever is asked for, and no other ----
+SELECT count(drop_pipeline('r_' || name)) FROM query;
+SELECT create_pipeline('res.r_only', 'SELECT a.id, (SELECT b.w FROM b WHERE b.k = a.k) AS w FROM a WHERE a.k > 100');
+INSERT INTO live.b VALUES (1, 101, 'one'), (2, 102, 'two'), (3, 102, 'too');
+INSERT INTO live.a VALUES (1, 101), (2, 103);
+SELECT checkpoint(interval '1 min');
+TABLE r_only ORDER BY id;
+INSERT INTO live.a VALUES (3, 102);
+\set VERBOSITY terse
+SELECT checkpoint(interval '1 min');
+\set VERBOSITY default
+SELECT status, error FROM pipelines WHERE pipeline = 'r_only';
+SELECT drop_pipeline('r_only');
+
 CREATE FUNCTION try(command text, OUT code text, OUT message text, OUT hint text) LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE command;
@@ -149,22 +211,24 @@ EXCEPTION WHEN OTHERS THEN
 END $$;
 \x on
 SELECT t.* FROM unnest(ARRAY[
-    'SELECT id, (SELECT k FROM b) AS k FROM a',
-    'SELECT id, (SELECT k FROM b GROUP BY k) AS k FROM a',
-    'SELECT id, (SELECT k FROM b LIMIT 2) AS k FROM a',
-    'SELECT id, (SELECT b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT a.id + b.id FROM b WHERE b.k = a.k) AS k FROM a',
+    'SELECT id, (SELECT k FROM b WHERE b.k = a.k LIMIT 2) AS k FROM a',
     'SELECT id, (SELECT max(b.id) FROM b WHERE b.k < a.k) AS k FROM a',
     'SELECT id, (SELECT max(b.id + a.id) FROM b WHERE b.k = a.k) AS k FROM a',
-    'SELECT id, ARRAY(SELECT id FROM b) AS k FROM a',
+    'SELECT id, ARRAY(SELECT id FROM b WHERE b.id < a.id) AS k FROM a',
+    'SELECT id, ARRAY(SELECT point(id, 0) FROM b) AS k FROM a',
     'SELECT id FROM a WHERE (id, k) = (SELECT max(id), max(k) FROM b)',
-    'SELECT id FROM a WHERE (id, k) NOT IN (SELECT id, k FROM b)',
-    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id)',
+    'SELECT id FROM a WHERE (id, k, v, n) NOT IN (SELECT id, k, w, 1 FROM b)',
+    'SELECT id FROM a WHERE NOT (id, k) < ANY (SELECT id, k FROM b)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id > a.id)',
+    'SELECT id FROM a WHERE k NOT IN (SELECT k FROM b WHERE b.id = a.id GROUP BY k)',
     'SELECT id FROM a WHERE k IN (SELECT max(k) FROM b WHERE b.id = a.id)',
-    'SELECT id FROM a WHERE k IN (SELECT k FROM b) OR id > 3',
-    'SELECT k, count(*) AS n, (SELECT max(w) FROM b WHERE b.id = max(a.id)) AS m FROM a GROUP BY k',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM (SELECT FROM b WHERE b.id = a.id) x)',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM b LEFT JOIN c ON c.k = a.k WHERE c.id IS NULL)',
+    'SELECT id FROM a WHERE EXISTS (SELECT FROM b, generate_series(1, a.k) s WHERE b.k = s)',
+    'SELECT id, (k, v) < ANY (SELECT k, w FROM b) AS l FROM a',
     'SELECT k % 2 AS p, (SELECT max(w) FROM b WHERE b.k = a.k % 2) AS m FROM a GROUP BY 1',
-    'SELECT name FROM dim WHERE k = (SELECT max(k) FROM b)',
-    'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT max(k) FROM dim)']) WITH ORDINALITY c (c, i),
+    'SELECT name FROM dim WHERE k = (SELECT max(k) FROM b)']) WITH ORDINALITY c (c, i),
     try(format('SELECT create_pipeline(''x'', %L)', c)) t ORDER BY i;
 SELECT t.* FROM unnest(ARRAY[
     'SELECT window_start, count(*) AS n FROM a, tumble(ts, ''5 s'') GROUP BY 1 HAVING count(*) > (SELECT count(*) FROM b)',

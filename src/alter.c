@@ -314,6 +314,7 @@ change(FunctionCallInfo fcinfo, SckptPipeline *old, bool state)
 	before = analyze(old);
 	after = analyze(new);
 	check_query(old, new, after);
+	sckpt_pipeline_check_frames(after, new->keep_dead);
 	if (!reset)
 		sckpt_alter_check_state(old, before, after, old->final, new->final);
 	store_definition(fcinfo, new, after);

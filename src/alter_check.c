@@ -90,7 +90,7 @@ same_join(SckptQuery *old, SckptQuery *new)
 	SckptJoin  *b = new->join;
 	int			column = 0;
 
-	if (a == NULL || b == NULL || a->type != b->type || a->retracts != b->retracts || a->nkeys != b->nkeys || a->unites != b->unites ||
+	if (a == NULL || b == NULL || a->type != b->type || a->retracts != b->retracts || a->nkeys != b->nkeys || a->unites != b->unites || a->mark != b->mark ||
 		!equal(a->copies, b->copies) || strcmp(a->canonical, b->canonical) != 0 ||
 		!equal(old->targetlist, new->targetlist) || !equal(old->having, new->having))
 		return false;

@@ -19,6 +19,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "lookup.h"
 #include "pipeline.h"
 #include "query.h"
 #include "shared.h"
@@ -54,10 +55,12 @@ put_line(ReturnSetInfo *rsinfo, const char *format,...)
 }
 
 static void
-explain_source(ReturnSetInfo *rsinfo, const char *sql)
+explain_source(ReturnSetInfo *rsinfo, SckptQuery *lookup, const char *sql)
 {
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	if (lookup)
+		sckpt_lookup_register(lookup, NULL);
 	if (SPI_execute(psprintf("EXPLAIN %s", sql), false, 0) != SPI_OK_UTILITY)
 		elog(ERROR, "could not explain \"%s\"", sql);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -223,7 +226,7 @@ static void
 explain_plan(ReturnSetInfo *rsinfo, SckptQuery *query)
 {
 	put_line(rsinfo, "    Plan:");
-	explain_source(rsinfo, query->source);
+	explain_source(rsinfo, NULL, query->source);
 }
 
 /* Where a side's rows come from. */
@@ -256,6 +259,17 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 	SckptJoin  *join = stage->join;
 	int			nleft = join->rows[0]->natts;
 
+	if (join->lookup)
+	{
+		put_line(rsinfo, "  Stage %d: look-up in tables for the rows of %s", number, side_name(first, stage, 0));
+		put_line(rsinfo, "    Plan:");
+		explain_source(rsinfo, stage, join->lookup);
+		if (stage->having)
+			put_line(rsinfo, "    Filter: a condition on its rows");
+		put_line(rsinfo, join->changes[0] ? "    State: rows of %s with what they have found, as long as it has them" : "    State: none, since rows of %s stay",
+				 side_name(first, stage, 0));
+		return;
+	}
 	if (join->unites)
 	{
 		char	   *other = side_name(first, stage, 1);
@@ -268,7 +282,7 @@ explain_join(ReturnSetInfo *rsinfo, SckptQuery *first, SckptQuery *stage, int nu
 			put_line(rsinfo, "    Copies: each row so often as its counts say");
 		return;
 	}
-	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
+	put_line(rsinfo, "  Stage %d: %s of %s and %s%s", number, join->mark ? "mark for each row, whether there is a match," : types[join->type], side_name(first, stage, 0), side_name(first, stage, 1),
 			 join->changes[0] || join->changes[1] ? ", over rows that can be taken back" : "");
 	for (int i = 0; i < join->nkeys; i++)
 		put_line(rsinfo, "    Key: %s = %s", column_words(join->names[join->columns[0][i] - 1]),

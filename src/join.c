@@ -9,6 +9,8 @@
  *
  * Without a key all rows are in one list, and each that comes meets all of the other side: one of the sides must be small.
  *
+ * One that marks (a LEFT join) hands on each row of its left side once, with the news whether it matches anything.
+ *
  * Rows with a NULL in their key match nothing and are not kept: on a side that keeps rows without a match they are handed on at once.
  *
  * One that unites (query_settle.c) keeps no rows at all: it hands all of them on at once.
@@ -121,6 +123,16 @@ put_alone(SckptStreamJoin *join, int side, TupleTableSlot *row, int64 weight)
 		put(join, join->sides[0].nothing, row, weight);
 }
 
+/* A row that knows its matches, if it is handed on as it is, or is no longer. */
+static void
+put_known(SckptStreamJoin *join, int side, TupleTableSlot *row, bool matched, int64 weight)
+{
+	if (join->marked)
+		put(join, row, matched ? join->marked : join->sides[1].nothing, weight);
+	else if ((join->join->type == JOIN_SEMI) == matched)
+		put_alone(join, side, row, weight);
+}
+
 /* The other side's row, in its `stored` slot, has got `change` more matches. */
 static void
 change_matches(SckptStreamJoin *join, int side, SckptRef ref, SckptJoinRow *row, int64 change)
@@ -134,10 +146,8 @@ change_matches(SckptStreamJoin *join, int side, SckptRef ref, SckptJoinRow *row,
 	touch(join, ref, row);
 	if (before == after)
 		return;
-	if (join->join->type == JOIN_SEMI)
-		put_alone(join, side, join->sides[side].stored, after ? row->weight : -row->weight);
-	else if (join->sides[side].keeps)
-		put_alone(join, side, join->sides[side].stored, after ? -row->weight : row->weight);
+	put_known(join, side, join->sides[side].stored, before, -row->weight);
+	put_known(join, side, join->sides[side].stored, after, row->weight);
 }
 
 /* The pairs of a row, in the slot of its side, with the rows of a list; returns the total weight of what it matches. */
@@ -170,8 +180,8 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 	}
 	ExecClearTuple(other->stored);
 	ResetExprContext(join->econtext);
-	if (side->counts && (join->join->type == JOIN_SEMI) == (matches != 0))
-		put_alone(join, number, side->incoming, weight);
+	if (side->counts)
+		put_known(join, number, side->incoming, matches != 0, weight);
 	return matches;
 }
 
@@ -506,14 +516,9 @@ join_destroy(SckptOperator *operator)
 	MemoryContextDelete(join->context);
 }
 
-typedef struct SplitContext
-{
-	int			nleft;
-} SplitContext;
-
 /* From Vars of the joined row to those of the sides' rows. */
 static Node *
-split_vars(Node *node, SplitContext *context)
+split_vars(Node *node, int *nleft)
 {
 	if (node == NULL)
 		return NULL;
@@ -521,26 +526,34 @@ split_vars(Node *node, SplitContext *context)
 	{
 		Var		   *var = copyObject((Var *) node);
 
-		var->varno = var->varattno > context->nleft ? INNER_VAR : OUTER_VAR;
-		if (var->varattno > context->nleft)
-			var->varattno -= context->nleft;
+		var->varno = var->varattno > *nleft ? INNER_VAR : OUTER_VAR;
+		if (var->varattno > *nleft)
+			var->varattno -= *nleft;
 		return (Node *) var;
 	}
-	return expression_tree_mutator(node, split_vars, (void *) context);
+	return expression_tree_mutator(node, split_vars, (void *) nleft);
 }
 
-static ExprState *
-prepare_condition(Node *node, SplitContext *context)
+ExprState *
+sckpt_join_prepare_condition(Node *node, int nleft)
 {
 	if (node == NULL)
 		return NULL;
-	return ExecInitQual(make_ands_implicit((Expr *) expression_planner((Expr *) split_vars(node, context))), NULL);
+	return ExecInitQual(make_ands_implicit((Expr *) expression_planner((Expr *) split_vars(node, &nleft))), NULL);
 }
 
-static ProjectionInfo *
-prepare_projection(List *targets, ExprContext *econtext)
+ExprState *
+sckpt_join_prepare_expr(Node *node, int nleft)
 {
-	targets = (List *) expression_planner((Expr *) targets);
+	if (node == NULL)
+		return NULL;
+	return ExecInitExpr(expression_planner((Expr *) split_vars(node, &nleft)), NULL);
+}
+
+ProjectionInfo *
+sckpt_join_prepare_projection(List *targets, int nleft, ExprContext *econtext)
+{
+	targets = (List *) expression_planner((Expr *) split_vars((Node *) targets, &nleft));
 	return ExecBuildProjectionInfo(targets, econtext, MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
 }
 
@@ -578,13 +591,13 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt join", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 	SckptStreamJoin *join = palloc0(sizeof(SckptStreamJoin));
-	SplitContext split = {query->join->rows[0]->natts};
+	int			nleft = query->join->rows[0]->natts;
 
 	join->context = context;
 	join->row_context = AllocSetContextCreate(context, "stream_ckpt joined row", ALLOCSET_DEFAULT_SIZES);
 	join->query = query;
 	join->join = query->join;
-	join->pairs = query->join->type != JOIN_SEMI && query->join->type != JOIN_ANTI;
+	join->pairs = query->join->type != JOIN_SEMI && query->join->type != JOIN_ANTI && query->join->mark == 0;
 	join->estate = CreateExecutorState();
 	join->econtext = CreateExprContext(join->estate);
 	join->key = sckpt_group_key_create(query->join->keys, query->join->nkeys, context);
@@ -594,11 +607,17 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->key_nulls = palloc0(query->join->nkeys * sizeof(bool));
 	for (int side = 0; side < 2; side++)
 		prepare_side(join, side);
-	join->condition = prepare_condition(query->join->condition, &split);
-	join->filter = prepare_condition(query->having, &split);
-	if (query->join->copies)
-		join->copies = ExecInitExpr(expression_planner((Expr *) split_vars(query->join->copies, &split)), NULL);
-	join->projection = prepare_projection((List *) split_vars((Node *) query->targetlist, &split), join->econtext);
+	if (query->join->mark)
+	{
+		join->marked = MakeSingleTupleTableSlot(join->sides[1].desc, &TTSOpsVirtual);
+		ExecStoreAllNullTuple(join->marked);
+		join->marked->tts_values[query->join->mark - 1] = BoolGetDatum(true);
+		join->marked->tts_isnull[query->join->mark - 1] = false;
+	}
+	join->condition = sckpt_join_prepare_condition(query->join->condition, nleft);
+	join->filter = sckpt_join_prepare_condition(query->having, nleft);
+	join->copies = sckpt_join_prepare_expr(query->join->copies, nleft);
+	join->projection = sckpt_join_prepare_projection(query->targetlist, nleft, join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
 	join->lists = sckpt_state_create(context);
 	join->operator.directory = join->lists;

@@ -24,7 +24,7 @@ sckpt_join_describe(SckptOperator *operator, bool elements, StringInfo buf)
 	};
 	int			column = 0;
 
-	appendStringInfo(buf, "join\t%s\t%s\n", join->join->unites ? "unites" : types[join->join->type], join->join->canonical);
+	appendStringInfo(buf, "join\t%s\t%s\n", join->join->unites ? "unites" : join->join->mark ? "mark" : types[join->join->type], join->join->canonical);
 	for (int side = 0; side < 2; side++)
 	{
 		TupleDesc	desc = join->sides[side].desc;

@@ -78,7 +78,8 @@ typedef struct SckptStreamJoin
 	SckptQuery *query;
 	SckptJoin  *join;
 	SckptJoinSide sides[2];
-	bool		pairs;			/* hands on pairs: not of semi and anti joins */
+	bool		pairs;			/* hands on pairs: not of semi and anti joins, and marks */
+	TupleTableSlot *marked;		/* what stands beside a row with a match instead of NULLs; NULL: nothing does */
 	SckptGroupKey *key;
 	SckptGroupKey *route;		/* the routing keys; NULL: it is not spread over tasks */
 	Datum	   *key_values;

@@ -48,6 +48,7 @@
 
 #include "catalog.h"
 #include "hook.h"
+#include "lookup.h"
 #include "note.h"
 #include "pipeline.h"
 #include "query.h"
@@ -374,6 +375,17 @@ create_result(RangeVar *relation, SckptQuery *query, bool final)
 	return relid;
 }
 
+static void
+explain_lookup(SckptQuery *stage)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	sckpt_lookup_register(stage, NULL);
+	if (SPI_execute(psprintf("EXPLAIN %s", stage->join->lookup), false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not plan \"%s\"", stage->join->lookup);
+	SPI_finish();
+}
+
 /* Have PostgreSQL plan what will be run, and check the caller's privileges on what it reads and writes. */
 void
 sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final)
@@ -394,6 +406,8 @@ sckpt_pipeline_check_plans(SckptQuery *query, Oid result, bool final)
 		}
 		if (stage->source)
 			sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", stage->source), SPI_OK_UTILITY);
+		if (stage->join && stage->join->lookup)
+			explain_lookup(stage);
 	}
 	if (!last->grouped || final)
 		sckpt_pipeline_run_sql(psprintf("EXPLAIN %s", sckpt_result_check_sql(result, last->result)), SPI_OK_UTILITY);
@@ -522,6 +536,11 @@ sckpt_pipeline_check_frames(SckptQuery *query, bool keep_dead)
 			ereport(ERROR,
 					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 					 errmsg("on_error => 'dead_letter' for window functions over rows is not supported"),
+					 errhint("What fails may be the result of several rows. Leave the argument out.")));
+		if (stage->join && stage->join->lookup)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("on_error => 'dead_letter' for a table joined with a sub-select or several streams is not supported"),
 					 errhint("What fails may be the result of several rows. Leave the argument out.")));
 	}
 }

@@ -640,6 +640,9 @@ sckpt_query_side_grows(SckptQuery *first, SckptQuery *stage, int side)
 		if (below->target != stage || below->side != side)
 			continue;
 
+		if (below->join && below->join->lookup)
+			return sckpt_query_side_grows(first, below, 0);
+
 		/* Groups have a row each, the pairs of a join stay when it frees its own rows. */
 		return below->join ? !below->join->forgets[0] && !below->join->forgets[1] : below->final;
 	}

@@ -116,6 +116,9 @@ typedef struct SckptSetColumns
 	Oid			order;			/* sort operator of a set kept in order; InvalidOid: it is not */
 } SckptSetColumns;
 
+/* The name of the relation with a stage's rows in its SQL: no name that a table would have. */
+#define SCKPT_LOOKUP_ROWS "rows of a stage"
+
 /* What makes a stage a join.  Its row is the left side's columns, then the right side's. */
 typedef struct SckptJoin
 {
@@ -134,9 +137,12 @@ typedef struct SckptJoin
 	 */
 	AttrNumber	due[2];
 	int64		delay[2];
+	AttrNumber	mark;			/* of a LEFT join: it gives each row of the left side once, beside NULLs and whether it has a match, in this column of the right side; 0: pairs */
 	bool		window;			/* it is the end of a window, which closes for both sides */
 	AttrNumber	judged[2];		/* column of the leaf's row with its event time, of which rows are dropped that are late; 0: none */
 	bool		forgets[2];		/* a side's rows are of a source, nothing frees them, and there is a state_ttl */
+	struct SckptQuery *looked;	/* of one with a lookup: the stage below */
+	char	   *lookup;			/* SQL over the left side's rows (SCKPT_LOOKUP_ROWS), whose columns are the right side; it unites, too; NULL: none */
 	bool		unites;			/* nothing matches: it puts out the rows of both sides, each beside NULLs (query_settle.c) */
 	bool		settled;		/* it hands its rows on at barriers only */
 	Node	   *copies;			/* over the row: it counts so often; NULL: once */

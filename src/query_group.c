@@ -131,7 +131,7 @@ read_key(SckptLevel *level, SckptKey *key, SortGroupClause *clause, List *target
 	{
 		SckptKey   *below = sckpt_level_below_key(level, key->expr);
 
-		key->below = below ? below - level->input->keys + 1 : 0;
+		key->below = below && level->input->join == NULL ? below - level->input->keys + 1 : 0;
 	}
 	key->canonical = sckpt_level_canonical(level, key->expr);
 }

@@ -45,7 +45,7 @@ need(SckptJoinTree *tree, Node *node)
 		need(tree->sides[1], node);
 		return;
 	}
-	foreach(lc, pull_var_clause(node, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS | PVC_RECURSE_PLACEHOLDERS))
+	foreach(lc, pull_vars_of_level(node, 0))
 	{
 		Var		   *var = lfirst(lc);
 
@@ -56,6 +56,7 @@ need(SckptJoinTree *tree, Node *node)
 		if (var->varattno == 0)
 			sckpt_query_refuse("a whole row in a join of streams", "Name its columns.");
 		var = copyObject(var);
+		var->varlevelsup = 0;
 		var->location = -1;
 		add_column(&tree->columns, (Node *) var);
 	}
@@ -90,6 +91,8 @@ typedef struct RowContext
 {
 	List	   *columns;
 	int			varno;
+	Relids		others;			/* relations that stay beside it */
+	int			sublevels_up;	/* in a sub-select, so far down */
 } RowContext;
 
 static Node *
@@ -97,16 +100,27 @@ over_row(Node *node, RowContext *context)
 {
 	if (node == NULL)
 		return NULL;
-	if (IsA(node, SubLink))
-		sckpt_query_refuse("a sub-select in a query over a join of streams", "Join the result with the table in a view.");
-	if (IsA(node, Var) && ((Var *) node)->varlevelsup == 0)
+	if (IsA(node, Query))
 	{
-		Var		   *var = (Var *) node;
-		int			number = column_number(context->columns, node);
+		Query	   *query;
 
+		context->sublevels_up++;
+		query = query_tree_mutator((Query *) node, over_row, context, 0);
+		context->sublevels_up--;
+		return (Node *) query;
+	}
+	if (IsA(node, Var) && ((Var *) node)->varlevelsup == context->sublevels_up)
+	{
+		Var		   *var = copyObject((Var *) node);
+		int			number;
+
+		if (bms_is_member(var->varno, context->others))
+			return (Node *) var;
+		var->varlevelsup = 0;
+		number = column_number(context->columns, (Node *) var);
 		if (number == 0)
 			elog(ERROR, "column of a join not found");
-		return (Node *) makeVar(context->varno, number, var->vartype, var->vartypmod, var->varcollid, 0);
+		return (Node *) makeVar(context->varno, number, var->vartype, var->vartypmod, var->varcollid, context->sublevels_up);
 	}
 	return expression_tree_mutator(node, over_row, (void *) context);
 }
@@ -175,7 +189,7 @@ static int
 side_column(SckptJoinTree *side, Node *expr, bool final)
 {
 	int			number = column_number(side->columns, expr);
-	RowContext	row = {side->columns, 1};
+	RowContext	row = {side->columns, 1, NULL, 0};
 
 	if (number > 0)
 		return number;
@@ -234,7 +248,7 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	List	   *residual = NIL;
 	List	   *filter;
 	int			maxkeys = list_length(tree->conditions);
-	RowContext	row = {NIL, 1};
+	RowContext	row = {NIL, 1, NULL, 0};
 	SckptLevel	level = {NULL};
 	Var		   *times[2];
 	bool		bounded[2] = {false, false};
@@ -262,6 +276,8 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 				add_column(&tree->sides[side]->columns, exprs[side]);
 		}
 	}
+	if (tree->mark && tree->sides[1]->leaf)
+		add_column(&tree->sides[1]->columns, makeBoolConst(true, false));
 	times[0] = sckpt_join_event_time(context, tree->sides[0]);
 	times[1] = sckpt_join_event_time(context, tree->sides[1]);
 	foreach(lc, tree->conditions)
@@ -324,7 +340,11 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	}
 
 	/* Its row, and what it is in words. */
+	if (tree->mark)
+		join->mark = side_column(tree->sides[1], makeBoolConst(true, false), context->final);
 	tree->columns = list_concat_copy(tree->sides[0]->columns, tree->sides[1]->columns);
+	if (tree->mark)
+		lfirst(list_nth_cell(tree->columns, list_length(tree->sides[0]->columns) + join->mark - 1)) = tree->mark;
 	row.columns = tree->columns;
 	join->names = palloc(Max(1, list_length(tree->columns)) * sizeof(char *));
 	level.query = context->query;
@@ -338,6 +358,8 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 									makeTargetEntry((Expr *) makeVar(1, number + 1, exprType(expr), exprTypmod(expr), exprCollation(expr), 0),
 													number + 1, psprintf("j%d", number + 1), false));
 	}
+	if (checkExprHasSubLink((Node *) residual) || checkExprHasSubLink((Node *) tree->filter))
+		sckpt_query_refuse("a sub-select over tables in a condition over several streams", "Use it in WHERE of the whole query, or join the table.");
 	join->condition = residual ? over_row((Node *) make_ands_explicit(residual), &row) : NULL;
 	join->canonical = residual ? sckpt_level_canonical(&level, (Node *) make_ands_explicit(residual)) : "";
 	filter = (List *) over_row((Node *) tree->filter, &row);
@@ -372,10 +394,101 @@ make_join_stage(SckptJoinContext *context, SckptJoinTree *tree)
 	tree->stage = settle(context, stage, filter);
 }
 
-SckptQuery *
-sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
+/* ---- What is looked up for joined rows ---- */
+
+/*
+ * Conditions of WHERE that look into tables, or are not immutable, and that no item of FROM with one stream at most can have: they wait for
+ * the joined rows.
+ */
+static List *
+take_later(SckptJoinContext *context, List *items, List **quals)
 {
-	SckptJoinContext context = {query, final, make, arg, NULL, NIL, NIL};
+	List	   *later = NIL;
+	List	   *now = NIL;
+	ListCell   *lc;
+	ListCell   *li;
+
+	foreach(lc, *quals)
+	{
+		Node	   *qual = lfirst(lc);
+		Relids		relids = sckpt_join_relations(qual);
+		Relids		streams = NULL;
+
+		foreach(li, items)
+		{
+			Relids		own = NULL;
+			int			count = sckpt_join_count_streams(context, lfirst(li), &own);
+
+			if (count > 0 && bms_overlap(own, relids))
+				streams = bms_add_member(streams, count > 1 ? 0 : foreach_current_index(li) + 1);
+		}
+		if ((checkExprHasSubLink(qual) || contain_volatile_functions(qual) || sckpt_level_looks_up(qual, NULL)) &&
+			(bms_is_member(0, streams) || bms_num_members(streams) > 1))
+			later = lappend(later, qual);
+		else
+			now = lappend(now, qual);
+	}
+	*quals = now;
+	return later;
+}
+
+/* Does a sub-select over a stream name what is looked up only later? */
+static bool
+sublink_reads(Node *node, SckptJoinContext *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, SubLink) && sckpt_sublink_find(node, NULL))
+		return bms_overlap(sckpt_join_relations(node), context->looked_up);
+	return expression_tree_walker(node, sublink_reads, context);
+}
+
+static void
+need_of_relation(SckptJoinTree *top, RangeTblEntry *rte)
+{
+	ListCell   *lc;
+
+	need(top, (Node *) rte->functions);
+	need(top, (Node *) rte->values_lists);
+	need(top, (Node *) rte->tablefunc);
+	foreach(lc, rte->rtekind == RTE_SUBQUERY ? pull_vars_of_level((Node *) rte->subquery, 1) : NIL)
+	{
+		Var		   *var = copyObject(lfirst_node(Var, lc));
+
+		var->varlevelsup = 0;
+		need(top, (Node *) var);
+	}
+}
+
+/* The same entry, over the joined row. */
+static void
+range_over_row(RangeTblEntry *rte, RowContext *row)
+{
+	rte->functions = (List *) over_row((Node *) rte->functions, row);
+	rte->values_lists = (List *) over_row((Node *) rte->values_lists, row);
+	rte->tablefunc = (TableFunc *) over_row((Node *) rte->tablefunc, row);
+	if (rte->rtekind == RTE_SUBQUERY)
+		rte->subquery = (Query *) over_row((Node *) rte->subquery, row);
+}
+
+/* LEFT JOINs of tables to an item, in their order, the first one innermost. */
+static Node *
+put_optional(Node *item, List *joins)
+{
+	ListCell   *lc;
+
+	foreach(lc, joins)
+	{
+		lfirst_node(JoinExpr, lc)->larg = item;
+		item = lfirst(lc);
+	}
+	return item;
+}
+
+SckptQuery *
+sckpt_join_make(Query *query, bool final, int *below, SckptMakeLevel make, void *arg)
+{
+	SckptJoinContext context = {.query = query, .final = final, .make = make, .arg = arg};
 	List	   *items = NIL;
 	List	   *quals = NIL;
 	List	   *sublinks = NIL;
@@ -411,7 +524,13 @@ sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 	}
 	foreach(lc, sublinks)
 		quals = list_delete_ptr(quals, lfirst(lc));
+	context.items = items;
+	context.tops = list_copy(items);
+	context.later = take_later(&context, items, &quals);
 	top = sckpt_join_build(&context, items, quals);
+	if (sublink_reads((Node *) list_make3(sublinks, query->targetList, query->havingQual), &context))
+		sckpt_query_refuse("a sub-select over a stream that is correlated with a table joined with several streams",
+						   "Join the table with one of the streams, in a sub-select.");
 	foreach(lc, sublinks)
 	{
 		Node	   *node = lfirst(lc);
@@ -422,21 +541,25 @@ sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 			top = sckpt_sublink_join(&context, top, (SubLink *) match, negated);
 		else
 		{
-			node = sckpt_sublink_replace_scalars(&context, &top, node);
+			node = sckpt_sublink_replace(&context, &top, node, true);
 			sckpt_join_restrict(top, node);
 		}
 	}
-	query->targetList = (List *) sckpt_sublink_replace_scalars(&context, &top, (Node *) query->targetList);
-	query->havingQual = sckpt_sublink_replace_scalars(&context, &top, query->havingQual);
+	query->targetList = (List *) sckpt_sublink_replace(&context, &top, (Node *) query->targetList, false);
+	query->havingQual = sckpt_sublink_replace(&context, &top, query->havingQual, true);
 	if (top->leaf)
 		elog(ERROR, "a join of one stream");
 
 	need(top, (Node *) query->targetList);
 	need(top, query->havingQual);
+	need(top, (Node *) context.later);
+	need(top, (Node *) context.optional);
+	for (int i = -1; (i = bms_next_member(context.looked_up, i)) >= 0;)
+		need_of_relation(top, rt_fetch(i, query->rtable));
 	need_conditions(top, top);
 	make_join_stage(&context, top);
 
-	/* From here on the level reads one sub-select. */
+	/* From here on the level reads one sub-select, and the tables that no leaf has. */
 	inner = makeNode(Query);
 	inner->commandType = CMD_SELECT;
 	inner->canSetTag = true;
@@ -449,16 +572,36 @@ sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg)
 	rte->inFromCl = true;
 	foreach(lc, inner->targetList)
 		rte->eref->colnames = lappend(rte->eref->colnames, makeString(lfirst_node(TargetEntry, lc)->resname));
+	query->rtable = lappend(query->rtable, rte);
+	*below = list_length(query->rtable);
 	row = (RowContext)
 	{
-		top->columns, 1
+		top->columns, *below, context.looked_up, 0
 	};
 	query->targetList = (List *) over_row((Node *) query->targetList, &row);
 	query->havingQual = over_row(query->havingQual, &row);
-	query->rtable = list_make1(rte);
+	context.later = (List *) over_row((Node *) context.later, &row);
+	context.optional = (List *) over_row((Node *) context.optional, &row);
+	context.tables = (List *) over_row((Node *) context.tables, &row);
+	for (int i = 1; i < *below; i++)
+	{
+		RangeTblEntry **relation = (RangeTblEntry **) &lfirst(list_nth_cell(query->rtable, i - 1));
+
+		if (!bms_is_member(i, context.looked_up))
+		{
+			*relation = makeNode(RangeTblEntry);
+			(*relation)->rtekind = RTE_RESULT;
+			(*relation)->eref = makeAlias("none", NIL);
+		}
+		else
+			range_over_row(*relation, &row);
+	}
 	ref = makeNode(RangeTblRef);
-	ref->rtindex = 1;
-	query->jointree = makeFromExpr(list_make1(ref), NULL);
-	query->hasSubLinks = false;
+	ref->rtindex = *below;
+	query->jointree = makeFromExpr(lcons(put_optional((Node *) ref, context.optional), context.tables),
+								   context.later ? (Node *) make_ands_explicit(context.later) : NULL);
+	sckpt_level_renew_joins(query);
+	query->hasSubLinks = checkExprHasSubLink((Node *) query->targetList) || checkExprHasSubLink(query->havingQual) ||
+		checkExprHasSubLink((Node *) query->jointree);
 	return top->first;
 }

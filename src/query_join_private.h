@@ -31,6 +31,7 @@ struct SckptJoinTree
 	SckptJoinTree *sides[2];
 	List	   *conditions;		/* whether two rows match */
 	List	   *filter;			/* on what comes out */
+	Var		   *mark;			/* of a LEFT join: its column that says whether there is a match; NULL: it gives pairs */
 	/* once it is made */
 	SckptQuery *first;			/* the stages below and its own */
 	SckptQuery *stage;			/* its own, or the linear source */
@@ -44,7 +45,14 @@ typedef struct SckptJoinContext
 	SckptMakeLevel make;
 	void	   *arg;
 	Bitmapset  *over_stream;
-	List	   *scalars;		/* SubLinks that have been joined, and the expressions that stand for them */
+	List	   *items;			/* of the level's FROM, with inner joins taken apart */
+	List	   *tops;			/* the same, and the left sides of LEFT JOINs there, above which there is nothing else */
+	/* What no leaf takes is looked up for the joined rows (query_lookup.c): */
+	List	   *tables;			/* items of FROM, */
+	List	   *optional;		/* LEFT JOINs, of which the left side is another one or the joined rows, */
+	List	   *later;			/* conditions of WHERE, */
+	Relids		looked_up;		/* and which relations these are */
+	List	   *replaced;		/* SubLinks that have been joined, and the expressions that stand for them */
 	List	   *replacements;
 } SckptJoinContext;
 
@@ -73,11 +81,31 @@ extern void sckpt_join_read_bound(Node *qual, Var **times, bool *known, int64 *d
 extern bool sckpt_join_is_window_end(SckptJoinTree *side, AttrNumber column, int64 *delay);
 
 /* query_sublink.c */
+/* Add a sub-select to the level's range table, as a leaf; a column of such a one. */
+extern SckptJoinTree *sckpt_sublink_add_leaf(SckptJoinContext *context, Query *sub, int *index);
+extern Expr *sckpt_sublink_column(Query *sub, int index, int number);
+/* A sub-select as one of FROM. */
+extern Query *sckpt_sublink_take(SubLink *sublink);
+/* Does it only filter and compute? */
+extern bool sckpt_sublink_is_simple(Query *query);
+/* A query over a sub-select, with these columns. */
+extern Query *sckpt_sublink_select_from(Query *sub, List *targets);
+/* count(*), and a number. */
+extern Expr *sckpt_sublink_count(void);
+extern Expr *sckpt_sublink_int8(int64 value);
 /* Is it EXISTS, ANY or ALL: is there a match? */
 extern bool sckpt_sublink_is_match(Node *node);
-/* Join what its sub-select reads. */
+/* Join what its sub-select reads, as a condition. */
 extern SckptJoinTree *sckpt_sublink_join(SckptJoinContext *context, SckptJoinTree *tree, SubLink *sublink, bool negated);
-/* Join what the scalar sub-selects in an expression read, and put columns in their place. */
-extern Node *sckpt_sublink_replace_scalars(SckptJoinContext *context, SckptJoinTree **tree, Node *node);
+/*
+ * Join what the sub-selects in an expression read, and put columns in their place.  `lax`: it is a condition, of which NULL means the same as false.
+ */
+extern Node *sckpt_sublink_replace(SckptJoinContext *context, SckptJoinTree **tree, Node *node, bool lax);
+
+/* query_scalar.c */
+/* Join what a sub-select reads that is a value, and return what stands in its place. */
+extern Node *sckpt_scalar_join(SckptJoinContext *context, SckptJoinTree **tree, SubLink *sublink);
+/* The same of one that selects an aggregate over rows that equal the outer row's, or else is refused with these words. */
+extern Node *sckpt_scalar_join_correlated(SckptJoinContext *context, SckptJoinTree **tree, Query *sub, const char *construct, const char *hint);
 
 #endif							/* SCKPT_QUERY_JOIN_PRIVATE_H */

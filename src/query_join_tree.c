@@ -248,13 +248,14 @@ lateral_of(SckptJoinContext *context, Node *item)
 	return result;
 }
 
-/* Put an item without a stream to the leaf that it goes with. */
-static void
-attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals)
+/* Put an item without a stream to the leaf that it goes with; false: there is none. */
+static bool
+attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals, bool outermost)
 {
 	Relids		own = NULL;
 	Relids		lateral = lateral_of(context, item);
 	SckptJoinTree *found = NULL;
+	bool		elsewhere = false;
 	ListCell   *lt;
 	ListCell   *lc;
 
@@ -263,6 +264,12 @@ attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals)
 	{
 		SckptJoinTree *tree = lfirst(lt);
 
+		foreach(lc, quals)
+		{
+			Relids		relids = sckpt_join_relations(lfirst(lc));
+
+			elsewhere |= outermost && bms_overlap(relids, own) && bms_overlap(relids, tree->relids);
+		}
 		if (!tree->leaf)
 			continue;
 		if (lateral && bms_is_subset(lateral, tree->relids))
@@ -278,9 +285,7 @@ attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals)
 		if (found)
 			break;
 	}
-	if (found == NULL && lateral != NULL)
-		sckpt_query_refuse("LATERAL over several streams", "Let it depend on one of the streams, or on none.");
-	if (found == NULL)
+	if (found == NULL && lateral == NULL && !elsewhere)
 	{
 		foreach(lt, trees)
 		{
@@ -289,9 +294,10 @@ attach_table(SckptJoinContext *context, List *trees, Node *item, List *quals)
 		}
 	}
 	if (found == NULL)
-		sckpt_query_refuse("a table joined with a join of streams", "Join it with one of the streams, in a sub-select.");
+		return false;
 	found->items = lappend(found->items, item);
 	found->relids = bms_union(found->relids, own);
+	return true;
 }
 
 /*
@@ -353,7 +359,14 @@ sckpt_join_build(SckptJoinContext *context, List *items, List *quals)
 			trees = lappend(trees, build(context, lfirst(lc)));
 	}
 	foreach(lc, tables)
-		attach_table(context, trees, lfirst(lc), quals);
+	{
+		if (attach_table(context, trees, lfirst(lc), quals, items == context->items))
+			continue;
+		if (items != context->items)
+			sckpt_query_refuse("a table joined with several streams on a side of an outer join", "Join it in a sub-select.");
+		context->tables = lappend(context->tables, lfirst(lc));
+		(void) sckpt_join_count_streams(context, lfirst(lc), &context->looked_up);
+	}
 
 	/* What equalities hold together first; then what has none is joined with it, row by row. */
 	while (trees != NIL)
@@ -377,7 +390,12 @@ sckpt_join_build(SckptJoinContext *context, List *items, List *quals)
 		}
 	}
 	foreach(lc, quals)
-		sckpt_join_restrict(result, lfirst(lc));
+	{
+		if (bms_overlap(sckpt_join_relations(lfirst(lc)), context->looked_up))
+			context->later = lappend(context->later, lfirst(lc));
+		else
+			sckpt_join_restrict(result, lfirst(lc));
+	}
 	return result;
 }
 
@@ -419,10 +437,21 @@ build(SckptJoinContext *context, Node *node)
 	if (join->jointype == JOIN_LEFT && sckpt_join_count_streams(context, join->rarg, &side) == 0)
 	{
 		Relids		of = bms_difference(sckpt_join_relations(join->quals), side);
+		bool		top = list_member_ptr(context->tops, node);
 
+		if (top)
+			context->tops = lappend(context->tops, join->larg);
 		result = build(context, join->larg);
 		if (attach_optional(result, join, of, side))
 			return result;
+		if (top)
+		{
+			join = copyObject(join);
+			join->larg = NULL;
+			context->optional = lappend(context->optional, join);
+			context->looked_up = bms_union(context->looked_up, side);
+			return result;
+		}
 	}
 	side = NULL;
 	if (sckpt_join_count_streams(context, join->larg, &side) == 0 || sckpt_join_count_streams(context, join->rarg, &side) == 0)

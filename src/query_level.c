@@ -549,11 +549,25 @@ refuse_whole_row(Node *node, WholeRowContext *context)
 }
 
 void
+sckpt_level_renew_joins(Query *query)
+{
+	int			joins = list_length(query->rtable);
+	ListCell   *lc;
+
+	foreach(lc, query->jointree->fromlist)
+		renew_joins(query, lfirst(lc));
+	for (int i = 1; i <= joins; i++)
+	{
+		if (rt_fetch(i, query->rtable)->rtekind == RTE_JOIN)
+			blank_relation(query, i);
+	}
+}
+
+void
 sckpt_level_flatten(SckptLevel *level)
 {
 	Query	   *query = level->query;
 	List	   *windows = flatten_query(query);
-	int			joins = list_length(query->rtable);
 	ListCell   *lc;
 
 	/* Before joins take their columns. */
@@ -572,13 +586,7 @@ sckpt_level_flatten(SckptLevel *level)
 			level->place = sckpt_union_names_streams(rte->subquery) ? sckpt_union_add_columns(rte) : 0;
 		}
 	}
-	foreach(lc, query->jointree->fromlist)
-		renew_joins(query, lfirst(lc));
-	for (int i = 1; i <= joins; i++)
-	{
-		if (rt_fetch(i, query->rtable)->rtekind == RTE_JOIN)
-			blank_relation(query, i);
-	}
+	sckpt_level_renew_joins(query);
 	foreach(lc, windows)
 	{
 		SckptLevelWindow *window = palloc0(sizeof(SckptLevelWindow));

@@ -88,8 +88,27 @@ typedef struct SplitContext
 static void
 refuse_split(void)
 {
-	sckpt_query_refuse("a rank over groups, or a sub-select over a stream, beside anything but group keys and aggregates",
+	sckpt_query_refuse("a rank over groups, or a sub-select, beside anything but group keys and aggregates",
 					   "Group in a sub-select, and rank, or use the sub-select, above it.");
+}
+
+/* An aggregate of the level becomes a column of the sub-select that groups. */
+static Node *
+aggregate_column(Node *node, SplitContext *context)
+{
+	int			number = list_length(context->targets) + 1;
+	ListCell   *lc;
+
+	node = copyObject(node);
+	IncrementVarSublevelsUp(node, -context->sublevels_up, context->sublevels_up);
+	foreach(lc, context->targets)
+	{
+		if (equal(node, lfirst_node(TargetEntry, lc)->expr))
+			number = lfirst_node(TargetEntry, lc)->resno;
+	}
+	if (number > list_length(context->targets))
+		context->targets = lappend(context->targets, makeTargetEntry((Expr *) node, number, psprintf("aggregate%d", number), false));
+	return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), context->sublevels_up);
 }
 
 /* What is computed over groups, in terms of a sub-select that groups. */
@@ -114,7 +133,9 @@ split_mutator(Node *node, SplitContext *context)
 			context->sublevels_up--;
 			return (Node *) query;
 		}
-		if (IsA(node, Aggref) && ((Aggref *) node)->agglevelsup >= context->sublevels_up)
+		if (IsA(node, Aggref) && ((Aggref *) node)->agglevelsup == context->sublevels_up)
+			return aggregate_column(node, context);
+		if (IsA(node, Aggref) && ((Aggref *) node)->agglevelsup > context->sublevels_up)
 			refuse_split();
 		if (!IsA(node, Var) || var->varlevelsup != context->sublevels_up)
 			return expression_tree_mutator(node, split_mutator, context);
@@ -136,14 +157,8 @@ split_mutator(Node *node, SplitContext *context)
 			return (Node *) makeVar(1, entry->resno, exprType(node), exprTypmod(node), exprCollation(node), 0);
 	}
 	if (IsA(node, Aggref))
-	{
-		int			number = list_length(context->targets) + 1;
-
-		context->targets = lappend(context->targets,
-								   makeTargetEntry((Expr *) copyObject(node), number, psprintf("aggregate%d", number), false));
-		return (Node *) makeVar(1, number, exprType(node), exprTypmod(node), exprCollation(node), 0);
-	}
-	if (IsA(node, SubLink) && sckpt_query_reads_stream(castNode(Query, ((SubLink *) node)->subselect)))
+		return aggregate_column(node, context);
+	if (IsA(node, SubLink))
 	{
 		SubLink    *sublink = copyObject((SubLink *) node);
 
@@ -153,7 +168,7 @@ split_mutator(Node *node, SplitContext *context)
 		context->sublevels_up--;
 		return (Node *) sublink;
 	}
-	if (IsA(node, Var) || IsA(node, SubLink) || IsA(node, GroupingFunc))
+	if (IsA(node, Var) || IsA(node, GroupingFunc))
 		refuse_split();
 	return expression_tree_mutator(node, split_mutator, context);
 }
@@ -163,12 +178,12 @@ find_sublink_over_groups(Node *node, void *context)
 {
 	if (node == NULL || IsA(node, Aggref))
 		return false;
-	if (IsA(node, SubLink) && sckpt_sublink_find(node, NULL))
+	if (IsA(node, SubLink))
 		return true;
 	return expression_tree_walker(node, find_sublink_over_groups, context);
 }
 
-/* Has a grouped level a sub-select over a stream that is about its groups: not in GROUP BY? */
+/* Has a grouped level a sub-select that is about its groups: not in GROUP BY? */
 static bool
 has_sublink_over_groups(Query *query)
 {
@@ -187,7 +202,7 @@ has_sublink_over_groups(Query *query)
 	return find_sublink_over_groups(query->havingQual, NULL);
 }
 
-/* What is over groups, ranks and sub-selects over streams, goes above a sub-select that groups. */
+/* What is over groups, ranks and sub-selects, goes above a sub-select that groups. */
 static void
 split_group(Query *query)
 {
@@ -443,7 +458,13 @@ lower_sublinks(Node *node, void *context)
 	if (node == NULL)
 		return false;
 	if (IsA(node, SubLink) && IsA(((SubLink *) node)->subselect, Query))
-		sckpt_query_lower((Query *) ((SubLink *) node)->subselect);
+	{
+		Query	   *sub = (Query *) ((SubLink *) node)->subselect;
+
+		if (((SubLink *) node)->subLinkType == EXISTS_SUBLINK)
+			sckpt_sublink_simplify_exists(sub);
+		sckpt_query_lower(sub);
+	}
 	return expression_tree_walker(node, lower_sublinks, context);
 }
 

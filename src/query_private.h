@@ -90,6 +90,8 @@ extern bool sckpt_level_over_stream(RangeTblEntry *rte);
 extern void sckpt_level_flatten_join_aliases(Query *query);
 /* Put WITH queries over a stream where they are used. */
 extern void sckpt_level_inline_ctes(Query *query);
+/* Give joins of FROM new entries in the range table, once what they join has changed. */
+extern void sckpt_level_renew_joins(Query *query);
 /* Flatten level->query; find the stream, or the stage below, and the windows. */
 extern void sckpt_level_flatten(SckptLevel *level);
 
@@ -251,6 +253,8 @@ extern void sckpt_query_find_routes(SckptQuery *first, Query *query, Node **expr
 /* query_sublink.c */
 /* Is there a sub-select over a stream in it? */
 extern bool sckpt_sublink_find(Node *node, void *context);
+/* Leave out of the sub-select of EXISTS what does not matter to whether there is a row. */
+extern void sckpt_sublink_simplify_exists(Query *sub);
 /* In WHERE, HAVING or the target list of a level? */
 extern bool sckpt_sublink_in_level(Query *query);
 
@@ -259,8 +263,11 @@ extern bool sckpt_sublink_in_level(Query *query);
 extern bool sckpt_join_is(Query *query);
 /* What makes stages of a level below; returns the first one.  `track`: its rows are to say where they came from. */
 typedef SckptQuery *(*SckptMakeLevel) (void *arg, Query *query, bool track);
-/* Make stages of the joins; the level reads one sub-select instead, the last of them, from then on.  Returns the first one. */
-extern SckptQuery *sckpt_join_make(Query *query, bool final, SckptMakeLevel make, void *arg);
+/*
+ * Make stages of the joins; the level reads one sub-select instead, *below in its range table, the last of them, from then on, and the tables that are
+ * joined with none of the streams alone.  Returns the first one.
+ */
+extern SckptQuery *sckpt_join_make(Query *query, bool final, int *below, SckptMakeLevel make, void *arg);
 
 /* query_settle.c */
 /* A stage that unites rows of two kinds, or has those of one; what feeds it is still to be said. */
@@ -271,6 +278,12 @@ extern void sckpt_settle_feed(SckptQuery *stage, SckptQuery *below, int side, bo
 extern bool sckpt_settle_needed(SckptQuery *stage, Node *node);
 /* Then: a stage above it where it cannot. */
 extern SckptQuery *sckpt_settle_above(SckptQuery *stage, bool final);
+
+/* query_lookup.c */
+/* Does a level over a stage look into tables? */
+extern bool sckpt_lookup_is(SckptLevel *level);
+/* Put a stage that does between level->input and the level. */
+extern void sckpt_lookup_make(SckptLevel *level);
 
 /* query_setop.c */
 /* Make stages of UNION ALL with parts that are not linear; returns the first one. */

@@ -92,15 +92,13 @@ fold(SckptLevel *level, SckptQuery *stage)
 	Query	   *query = level->query;
 	FoldContext context = {level->below, NIL};
 	Node	   *condition = query->jointree->quals;
-	const char *below = stage->join ? "a join of streams" : "a grouped sub-select";
+	const char *below = stage->join && !stage->join->lookup ? "a join of streams" : "a grouped sub-select";
 
 	if (level->windows != NIL)
 		sckpt_query_refuse("a window over a grouped sub-select in a query without grouping",
 						   "Group by the window, or select the columns of the sub-select only.");
 	if (query->hasTargetSRFs)
 		sckpt_query_refuse(psprintf("a set-returning function over %s", below), "Use it in a query over the result table.");
-	if (query->hasSubLinks)
-		sckpt_query_refuse(psprintf("a sub-select in a query over %s", below), "Join the result with the table in a view.");
 	sckpt_query_refuse_clock((Node *) query->targetList, psprintf("the target list of a query over %s", below));
 	sckpt_query_refuse_clock(condition, "WHERE");
 	if (contain_volatile_functions((Node *) query->targetList) || contain_volatile_functions(condition))
@@ -146,9 +144,6 @@ fold(SckptLevel *level, SckptQuery *stage)
 static void
 check_above(SckptLevel *level)
 {
-	if (list_length(level->query->jointree->fromlist) != 1 ||
-		!IsA(linitial(level->query->jointree->fromlist), RangeTblRef))
-		sckpt_query_refuse("a join above a grouped sub-select", "Join the result with the table in a view.");
 	if (rt_fetch(level->below, level->query->rtable)->lateral &&
 		contain_vars_of_level((Node *) rt_fetch(level->below, level->query->rtable)->subquery, 1))
 		sckpt_query_refuse("a grouped LATERAL sub-select over a stream", "Put the columns it needs into the sub-select.");
@@ -259,22 +254,15 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 	}
 	if (sckpt_join_is(query))
 	{
-		first = sckpt_join_make(query, context->final, make_leaf, context);
+		first = sckpt_join_make(query, context->final, &level.below, make_leaf, context);
 		if (context->track)
 			forget_rows(first);
-		level.below = 1;
 		level.input = sckpt_query_last(first);
 	}
 	else
 		sckpt_level_flatten(&level);
 	if (sckpt_query_is_ranked(query))
 		ranks = sckpt_rank_take_clauses(&level, above);
-	if (first && ranks == NULL && !sckpt_query_is_grouped(query))
-	{
-		fold(&level, level.input);
-		return first;
-	}
-
 	if (level.below && first == NULL)
 	{
 		Query	   *subquery = rt_fetch(level.below, query->rtable)->subquery;
@@ -284,11 +272,13 @@ make_level(StagesContext *context, Query *query, SckptLevel *above, bool place)
 		sckpt_query_take_ctes(subquery, query);
 		first = make_level(context, subquery, &level, false);
 		level.input = sckpt_query_last(first);
-		if (ranks == NULL && !sckpt_query_is_grouped(query))
-		{
-			fold(&level, level.input);
-			return first;
-		}
+	}
+	if (sckpt_lookup_is(&level))
+		sckpt_lookup_make(&level);
+	if (first && ranks == NULL && !sckpt_query_is_grouped(query))
+	{
+		fold(&level, level.input);
+		return first;
 	}
 
 	stage = palloc0(sizeof(SckptQuery));

@@ -288,15 +288,24 @@ SckptKey *
 sckpt_level_below_key(SckptLevel *level, Node *node)
 {
 	Var		   *var = (Var *) node;
-	TargetEntry *target;
+	SckptQuery *input = level->input;
 
 	if (level->below == 0 || node == NULL || !IsA(var, Var) || var->varno != level->below ||
 		var->varlevelsup != 0 || var->varattno <= 0 || var->varattno > list_length(level->input->targetlist))
 		return NULL;
-	target = list_nth(level->input->targetlist, var->varattno - 1);
-	if (!IsA(target->expr, Var) || ((Var *) target->expr)->varattno > level->input->nkeys)
-		return NULL;
-	return &level->input->keys[((Var *) target->expr)->varattno - 1];
+	for (;;)
+	{
+		var = (Var *) list_nth_node(TargetEntry, input->targetlist, var->varattno - 1)->expr;
+		if (!IsA(var, Var))
+			return NULL;
+		if (input->join == NULL || input->join->lookup == NULL)
+			return var->varattno <= input->nkeys ? &input->keys[var->varattno - 1] : NULL;
+
+		/* What is looked up for its rows does not change when they close. */
+		if (var->varattno > input->join->rows[0]->natts)
+			return NULL;
+		input = input->join->looked;
+	}
 }
 
 void

@@ -35,6 +35,7 @@
 #include "join.h"
 #include "lag.h"
 #include "linear.h"
+#include "lookup.h"
 #include "part.h"
 #include "progress.h"
 #include "record.h"
@@ -348,7 +349,8 @@ add_operators(SckptTask *task)
 		query->number = -1;
 		if (nspread > 0 && query->spread != (task->number >= 0))
 			continue;
-		add_operator(task, query, query->join ? sckpt_join_create(query, task->run_context) :
+		add_operator(task, query, query->join && query->join->lookup ? sckpt_lookup_create(query, task->run_context) :
+					 query->join ? sckpt_join_create(query, task->run_context) :
 					 query->framing ? sckpt_frame_create(query, task->run_context) :
 					 sckpt_aggregate_create(query, task->run_context));
 		task->results |= query->above == NULL;

@@ -174,10 +174,12 @@ sub semi_join
 	if (@ints && @theirs && chance(0.5))
 	{
 		my @how = ('IN', $g->{can}{not_in} ? 'NOT IN' : ());
+		my ($left, $right) = (pick(@ints)->{ref}, pick(@theirs)->{ref});
+		my @where = chance(0.6) ? Fuzz::Query::condition($other->{columns}, 1) : ();
 
-		push @{ $level->{semis} },
-		  { how => pick(@how), item => $other->{item}, left => pick(@ints)->{ref}, right => pick(@theirs)->{ref},
-			where => [ chance(0.6) ? Fuzz::Query::condition($other->{columns}, 1) : () ] };
+		($left, $right) = ("($left, " . pick(@ints)->{ref} . ')', "$right, " . pick(@theirs)->{ref}) if $g->{can}{not_in_rows} && chance(0.3);
+		push @where, pick(@ints)->{ref} . ' = ' . pick(@theirs)->{ref} if $g->{can}{not_in_rows} && chance(0.3);
+		push @{ $level->{semis} }, { how => pick(@how), item => $other->{item}, left => $left, right => $right, where => \@where };
 	}
 	else
 	{
@@ -185,6 +187,11 @@ sub semi_join
 
 		judged($level, $other) if $bounded;
 		push @{ $level->{semis} }, { how => pick('', 'NOT ') . 'EXISTS', item => $other->{item}, where => [$on] };
+	}
+	if ($g->{can}{mark} && chance(0.3))
+	{
+		$level->{semis}[-1]{or} = Fuzz::Query::condition($level->{columns}, 1);
+		$level->{semis}[-1]{not} = 'NOT ' if chance(0.2);
 	}
 	return;
 }
@@ -463,6 +470,27 @@ sub scalar_condition
 	if (chance(0.3) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
 	{
 		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), expr => pick('max(' . $of->('v') . ')', 'count(*)', 'min(' . $of->('d') . ')'), item => $other->{item} };
+	}
+	elsif ($g->{can}{rows_as_value} && chance(0.4) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
+	{
+		my ($int) = some(1, $level->{keys} ? () : map { $_->{ref} } grep { $_->{type} eq 'int' } @{ $level->{columns} });
+		my $how = pick('array', $int ? qw(array only first) : 'top');
+		my $value = $of->(pick(qw(id v k d)));
+		my $equal = $int ? ' WHERE ' . $of->($how eq 'only' ? 'id' : pick(qw(k v))) . " = $int" : '';
+		my %how = (
+			array => { match => 'ARRAY', rest => "$equal ORDER BY " . $of->('id') },
+			top => { match => 'ARRAY', rest => ' ORDER BY ' . $of->('id') . ' LIMIT ' . pick(1, 3) },
+			only => { rest => $equal },
+			first => { rest => "$equal ORDER BY " . $of->('id') . pick('', ' DESC') . ' LIMIT 1' });
+
+		push @{ $level->{scalars} }, { name => Fuzz::Query::new_alias($g, 'v'), item => $other->{item}, expr => $value, %{ $how{$how} } };
+	}
+	elsif ($g->{can}{mark} && chance(0.4) && !(grep { $_->{name} =~ /^approx_/ } @{ $level->{outs} }))
+	{
+		my ($int) = some(1, grep { $_ && $_ =~ /^\w+\.(?!id\b)\w+$/ } $level->{keys} ? () : map { $_->{ref} } grep { $_->{type} eq 'int' } @{ $level->{columns} });
+
+		push @{ $level->{scalars} },
+		  { name => Fuzz::Query::new_alias($g, 'v'), item => $other->{item}, $int && chance(0.7) ? (match => "$int " . pick('IN', 'NOT IN', '<= ANY', '> ALL'), expr => $of->('v')) : (match => 'EXISTS', expr => '') };
 	}
 	elsif ($level->{keys})
 	{

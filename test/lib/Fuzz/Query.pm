@@ -5,8 +5,8 @@
 #				bounded: the conditions of a join say how far apart its event times can be from others, so its rows may be late for it
 #	windows		[ { fn, args, alias, on, size, event => judged late, gap } ]
 #	joins		[ { text } or { type, item, on } ]: tables, functions, other streams
-#	semis		[ { how, item, where, and for IN left, right } ]: EXISTS, IN, NOT EXISTS, NOT IN, among the conditions
-#	scalars		[ { left, expr, item, having } or { name, expr, item } ]: left is compared with expr over an item; or it is an output column
+#	semis		[ { how, item, where, and for IN left, right; or, not } ]: EXISTS, IN, NOT EXISTS, NOT IN, among the conditions, or in one with `or`
+#	scalars		[ { left, expr, item, having } or { name, expr, item, match, rest } ]: left is compared with expr over an item; or it, or whether there is a match, is an output column
 #	where		[ text ]
 #	keys		[ { expr, name, bound } ], undef without GROUP BY; sets: ROLLUP or CUBE of them
 #	targets		[ { expr, name, key } ]
@@ -507,7 +507,7 @@ sub add_conditions
 
 	push @{ $level->{where} }, condition($level->{columns}, 2) if chance(0.35);
 	push @{ $level->{where} }, condition($level->{columns}, 1) if chance(0.1);
-	if (!$level->{stages} && @ints && chance(0.06))
+	if ((!$level->{stages} || $g->{can}{lookup} && !@{ $level->{windows} }) && @ints && chance(0.06))
 	{
 		my $int = pick(@ints)->{ref};
 
@@ -541,7 +541,7 @@ sub linear_level
 	my @events = grep { $_->{event} } @{ $level->{columns} };
 
 	add_window($g, $level, pick(@events)) if !$level->{stages} && !$o{no_windows} && @events && chance($o{top} ? 0.3 : 0.12);
-	add_join($g, $level) if chance($level->{stages} ? 0.003 : 0.2);
+	add_join($g, $level) if chance($level->{stages} ? ($g->{can}{lookup} ? 0.2 : 0.003) : 0.2);
 	add_conditions($g, $level);
 	foreach my $c (@{ $level->{columns} })
 	{
@@ -598,7 +598,7 @@ sub grouped_level
 
 		add_window($g, $level, pick(@known), 1) if @known && chance(0.4);
 	}
-	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? 0.003 : 0.2);
+	add_join($g, $level) if !$level->{session} && chance($level->{stages} ? ($g->{can}{lookup} && !@{ $level->{windows} } ? 0.2 : 0.003) : 0.2);
 	add_conditions($g, $level);
 
 	# keys: bounds of windows, and some more
@@ -665,6 +665,13 @@ sub grouped_level
 			$a = { vague => $type eq 'numeric' } if defined $value;
 		}
 		add_target($g, $level, { ref => $expr, type => $type, vague => $a->{vague} }, name => $prefix . new_alias($g, 'a'));
+	}
+	if ($g->{can}{lookup_group} && !$level->{session} && chance(0.1))
+	{
+		my @ints = grep { /^t\d+\.\w+$/ } map { $_->{ref} } grep { $_->{type} eq 'int' } @keys;
+
+		add_target($g, $level, { ref => '(SELECT max(name) FROM dim WHERE id = ' . pick(@ints) . ')', type => 'text' }, name => new_alias($g, 'a')) if @ints && chance(0.7);
+		push @{ $level->{having} }, 'count(*) ' . pick('>', '<=') . ' (SELECT min(m) FROM tag)' if chance(0.4);
 	}
 	if (chance(0.2))
 	{

@@ -142,10 +142,12 @@ sub level
 	{
 		my $rows = 'FROM ' . item($r, $_->{item}) . (@{ $_->{where} } ? ' WHERE ' . join(' AND ', @{ $_->{where} }) : '');
 
-		push @where, $_->{how} =~ /EXISTS/ ? "$_->{how} (SELECT $rows)" : "$_->{left} $_->{how} (SELECT $_->{right} $rows)";
+		my $match = $_->{how} =~ /EXISTS/ ? "$_->{how} (SELECT $rows)" : "$_->{left} $_->{how} (SELECT $_->{right} $rows)";
+
+		push @where, $_->{or} ? ($_->{not} || '') . "($match OR $_->{or})" : $match;
 	}
 	my ($having, $compared) = map { my $having = $_; [ map { "$_->{left} (SELECT $_->{expr} FROM " . item($r, $_->{item}) . ')' } grep { $_->{left} && !$_->{having} == !$having } @{ $level->{scalars} || [] } ] } 1, 0;
-	$list .= ', (SELECT ' . $_->{expr} . ' FROM ' . item($r, $_->{item}) . ") AS $_->{name}" foreach grep { $_->{name} } @{ $level->{scalars} || [] };
+	$list .= ', ' . ($_->{match} || '') . ' (SELECT ' . $_->{expr} . ' FROM ' . item($r, $_->{item}) . ($_->{rest} || '') . ") AS $_->{name}" foreach grep { $_->{name} } @{ $level->{scalars} || [] };
 	push @where, @$compared;
 	if ($session && !$r->{live}) { ($from, @where) = (islands($r, $level, $session, $from, @where)); }
 	else

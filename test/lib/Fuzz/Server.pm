@@ -18,9 +18,14 @@ my %examples = (
 	union_distinct => 'SELECT k FROM a UNION SELECT k FROM b',
 	frames => 'SELECT id, sum(v) OVER (PARTITION BY k ORDER BY id ROWS 2 PRECEDING) AS s, lag(v) OVER (PARTITION BY k ORDER BY id) AS l FROM a',
 	not_in => 'SELECT id FROM a WHERE k NOT IN (SELECT v FROM b)',
+	not_in_rows => 'SELECT id FROM a WHERE (k, v) NOT IN (SELECT v, k FROM b WHERE b.k = a.k)',
+	mark => 'SELECT id, EXISTS (SELECT FROM b WHERE b.k = a.k) AS m FROM a WHERE k IN (SELECT v FROM c) OR v = 1',
+	rows_as_value => 'SELECT id, ARRAY(SELECT b.id FROM b WHERE b.k = a.k ORDER BY b.id) AS r, (SELECT c.v FROM c WHERE c.id = a.k) AS o FROM a',
 	setop => 'SELECT k FROM a EXCEPT SELECT k FROM b',
 	join => 'SELECT a.id, b.id AS other FROM a JOIN b ON a.k = b.k',
 	scalar => 'SELECT k, count(*) AS n FROM a GROUP BY k HAVING count(*) > (SELECT count(*) / 10 FROM b)',
+	lookup => 'SELECT g.k, g.n, d.name FROM (SELECT k, count(*) AS n FROM a GROUP BY k) g JOIN dim d ON d.id = g.k',
+	lookup_group => 'SELECT k, count(*) AS n, (SELECT max(name) FROM dim WHERE id = a.k) AS d FROM a GROUP BY k HAVING count(*) > (SELECT min(m) FROM tag)',
 	sets => 'SELECT k, j, count(*) AS n FROM a GROUP BY ROLLUP (k, j)',
 	plain_collect => 'SELECT k, array_agg(v) AS v FROM a GROUP BY k');
 
