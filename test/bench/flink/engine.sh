@@ -100,7 +100,7 @@ start_jvm()
 # flink_start SLOTS
 flink_start()
 {
-    local rpc rest gateway slots=$1 jvm settings log4j
+    local rpc rest gateway slots=$1 jvm settings
     local jvm_options=()
     flink_conf=$scratch/flink/conf
     flink_all=() flink_pids=()
