@@ -35,7 +35,7 @@ flink_install()
                 note "== Downloading $name, 330 MB"
                 # a wheel is an archive; Python runs nothing of it
                 rm -rf "${cache:?}/wheel"
-                python3 -m pip download -q --no-deps --dest "$cache/wheel" "$name" >&2 || die "$name cannot be downloaded"
+                python3 -m pip download -q --no-deps --dest "$cache/wheel" "$name" </dev/null >&2 || die "$name cannot be downloaded"
                 file=$(ls "$cache"/wheel/*)
                 is_whole "$file" "$sum" || die "$name is not what it was (SHA-256)"
                 rm -rf "${cache:?}/$flink_version"

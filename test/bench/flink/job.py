@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """job.py GATEWAY CLUSTER TIMEOUT < STATEMENTS
 
 Runs SQL statements, each ended by a semicolon at the end of its line, in a

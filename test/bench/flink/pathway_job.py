@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """pathway_job.py QUERY DIRECTORY STATE [OUTPUT]
 
 One of the queries in Pathway's own words, over the files of DIRECTORY, with
