@@ -1,0 +1,4 @@
+-- Every bid.
+-- reads: bid
+SELECT auction, bidder, price, date_time, extra
+FROM bid
