@@ -406,18 +406,12 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 	entry->flags &= ~SCKPT_ENTRY_REWRITE;
 }
 
-/* Take a row in: find or add its group, which may be `likely`, and advance the aggregates. */
-static inline void
-take_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values, bool *nulls, uint32 segment, int32 weight)
+/* The group of a row, which may be `likely`; added if need be, and marked as changed. */
+static inline SckptRef
+place_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values, bool *nulls)
 {
 	SckptRef	ref;
-	SckptEntry *entry;
 
-	if (agg->extended)
-	{
-		take_extended(agg, hash, values, nulls, segment, weight);
-		return;
-	}
 	agg->key_values = values;
 	agg->key_nulls = nulls;
 	if (likely_group != SCKPT_NO_REF && is_group(agg, likely_group))
@@ -434,14 +428,73 @@ take_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values,
 	}
 	else if (unlikely(agg->undo))
 		sckpt_undo_entry(agg, ref);
+	sckpt_state_mark_dirty(agg->operator.state, ref);
+	((SckptEntry *) sckpt_state_address(agg->operator.state, ref))->flags &= ~SCKPT_ENTRY_REWRITE;
+	return ref;
+}
+
+/* Take a row in: find or add its group, and advance the aggregates. */
+static inline void
+take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
+{
+	SckptRef	ref;
+	SckptEntry *entry;
+
+	if (agg->extended)
+	{
+		take_extended(agg, hash, values, nulls, segment, weight);
+		return;
+	}
+	ref = place_row(agg, hash, SCKPT_NO_REF, values, nulls);
 	entry = sckpt_state_address(agg->operator.state, ref);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		if (passes_filter(&agg->calls[i], values, nulls))
 			advance(agg, i, ref, entry, values, nulls);
 	}
-	sckpt_state_mark_dirty(agg->operator.state, ref);
-	entry->flags &= ~SCKPT_ENTRY_REWRITE;
+}
+
+/* Advance one aggregate by all rows of the block, whose groups are known. */
+static void
+advance_block(SckptAggregate *agg, int index, int n)
+{
+	SckptAggCall *call = &agg->calls[index];
+	Size		value_offset = SCKPT_ENTRY_HEADER + index * sizeof(SckptAggValue);
+	Size		flags_offset = agg->flags_offset + index;
+	const Datum *values = agg->block_values;
+	const bool *nulls = agg->block_nulls;
+	int			column = call->nargs > 0 ? call->args[0] - 1 : -1;
+	bool		plain = call->plain != SCKPT_AGG_CALLED && call->filter == 0;
+
+	for (int i = 0; i < n; i++, values += agg->ncolumns, nulls += agg->ncolumns)
+	{
+		SckptEntry *entry = agg->block_entries[i];
+		SckptAggValue *value = (SckptAggValue *) ((char *) entry + value_offset);
+		float8		sum;
+
+		/* The two that nearly every query has, without a call for each row. */
+		if (plain && *((uint8 *) entry + flags_offset) == 0)
+		{
+			if (column >= 0 && nulls[column])
+				continue;
+			if (call->plain == SCKPT_AGG_COUNT && DatumGetInt64(value->value) != PG_INT64_MAX)
+			{
+				value->value = Int64GetDatum(DatumGetInt64(value->value) + 1);
+				continue;
+			}
+			if (call->plain == SCKPT_AGG_SUM_FLOAT8)
+			{
+				sum = DatumGetFloat8(value->value) + DatumGetFloat8(values[column]);
+				if (likely(!isinf(sum)))
+				{
+					value->value = Float8GetDatum(sum);
+					continue;
+				}
+			}
+		}
+		if (passes_filter(call, values, nulls))
+			advance(agg, index, agg->block_refs[i], entry, values, nulls);
+	}
 }
 
 static void
@@ -454,8 +507,20 @@ take_block(SckptAggregate *agg)
 	for (int i = 0; i < n; i++)
 		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
 	for (int i = 0; i < n; i++)
-		take_row(agg, agg->block_hashes[i], agg->block_refs[i], agg->block_values + i * agg->ncolumns,
-				 agg->block_nulls + i * agg->ncolumns, agg->block_segments[i], 1);
+	{
+		Datum	   *values = agg->block_values + i * agg->ncolumns;
+		bool	   *nulls = agg->block_nulls + i * agg->ncolumns;
+
+		if (agg->extended)
+		{
+			take_extended(agg, agg->block_hashes[i], values, nulls, agg->block_segments[i], 1);
+			continue;
+		}
+		agg->block_refs[i] = place_row(agg, agg->block_hashes[i], agg->block_refs[i], values, nulls);
+		agg->block_entries[i] = sckpt_state_address(agg->operator.state, agg->block_refs[i]);
+	}
+	for (int i = 0; i < agg->ncalls && !agg->extended; i++)
+		advance_block(agg, i, n);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
@@ -510,7 +575,7 @@ take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weigh
 	}
 
 	hash = sckpt_group_key_hash(agg->key, slot->tts_values, slot->tts_isnull);
-	take_row(agg, hash, SCKPT_NO_REF, slot->tts_values, slot->tts_isnull, segment, weight);
+	take_row(agg, hash, slot->tts_values, slot->tts_isnull, segment, weight);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(agg->row_context);
 }
@@ -734,6 +799,7 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	{
 		agg->block_hashes = palloc(BLOCK_ROWS * sizeof(uint32));
 		agg->block_refs = palloc(BLOCK_ROWS * sizeof(SckptRef));
+		agg->block_entries = palloc(BLOCK_ROWS * sizeof(SckptEntry *));
 		agg->block_segments = palloc(BLOCK_ROWS * sizeof(uint32));
 		agg->block_values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
 		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));

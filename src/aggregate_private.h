@@ -231,7 +231,8 @@ typedef struct SckptAggregate
 	int			ncolumns;		/* of the source */
 	int			nblock;
 	uint32	   *block_hashes;
-	SckptRef   *block_refs;		/* an entry with this hash, when the block was begun, or none */
+	SckptRef   *block_refs;		/* an entry with this hash, or none; then the row's group */
+	SckptEntry **block_entries; /* the same, found */
 	Datum	   *block_values;	/* ncolumns for each row */
 	bool	   *block_nulls;
 	uint32	   *block_segments;
