@@ -622,6 +622,14 @@ aggregate_start(SckptOperator *operator)
 		sckpt_state_mark_dirty(operator->state, sckpt_aggregate_add_group(agg, hash));
 }
 
+static uint64
+aggregate_order(SckptOperator *operator, SckptRef ref)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	return sckpt_group_key_order(agg->key, entry_key(agg, (SckptEntry *) sckpt_state_address(operator->state, ref)));
+}
+
 static uint32
 aggregate_route(SckptOperator *operator, SckptRef ref)
 {
@@ -834,6 +842,8 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	}
 	agg->operator.end_results = sckpt_aggregate_end_results;
 	agg->operator.key_row = sckpt_aggregate_key_row;
+	if (agg->key->order != SCKPT_ORDER_NONE)
+		agg->operator.order = aggregate_order;
 	agg->operator.key_json = sckpt_aggregate_key_json;
 	agg->operator.hand_on = sckpt_aggregate_hand_on;
 	agg->operator.route = aggregate_route;

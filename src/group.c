@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "common/hashfn.h"
+#include "port/pg_bswap.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -129,6 +130,66 @@ equal_is_image(const SckptKey *key)
 		DatumGetBool(OidFunctionCall1Coll(function, key->collation, ObjectIdGetDatum(input)));
 }
 
+static SckptGroupOrder
+order_of(Oid type)
+{
+	switch (getBaseType(type))
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case DATEOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+			return SCKPT_ORDER_SIGNED;
+		case OIDOID:
+			return SCKPT_ORDER_UNSIGNED;
+		case FLOAT8OID:
+			return SCKPT_ORDER_FLOAT8;
+		case TEXTOID:
+		case VARCHAROID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case UUIDOID:
+			return SCKPT_ORDER_BYTES;
+	}
+	return SCKPT_ORDER_NONE;
+}
+
+uint64
+sckpt_group_key_order(SckptGroupKey *key, const char *stored)
+{
+	const char *data = stored + key->bitmap_bytes;
+	unsigned char bytes[sizeof(uint64)] = {0};
+	uint64		order;
+	Datum		value;
+	Size		len;
+
+	if (key->order == SCKPT_ORDER_NONE || att_isnull(0, (const bits8 *) stored))
+		return PG_UINT64_MAX;
+	value = sckpt_column_read(&key->columns[0].form, &data);
+	switch (key->order)
+	{
+		case SCKPT_ORDER_SIGNED:
+			return (uint64) by_value_image(value, key->columns[0].form.length) ^ (UINT64CONST(1) << 63);
+		case SCKPT_ORDER_UNSIGNED:
+			return (uint32) value;
+		case SCKPT_ORDER_FLOAT8:
+			/* All bits of a negative number are turned round, of others the sign. */
+			order = (uint64) value;
+			return order >> 63 ? ~order : order | (UINT64CONST(1) << 63);
+		case SCKPT_ORDER_BYTES:
+			len = key->columns[0].form.length > 0 ? key->columns[0].form.length : VARSIZE_ANY_EXHDR(DatumGetPointer(value));
+			memcpy(bytes, key->columns[0].form.length > 0 ? DatumGetPointer(value) : VARDATA_ANY(DatumGetPointer(value)), Min(len, sizeof(bytes)));
+			memcpy(&order, bytes, sizeof(order));
+			return pg_ntoh64(order);
+		case SCKPT_ORDER_NONE:
+			break;
+	}
+	return PG_UINT64_MAX;
+}
+
 SckptGroupKey *
 sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext context)
 {
@@ -136,6 +197,7 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 	SckptGroupKey *key = palloc0(sizeof(SckptGroupKey));
 
 	key->ncolumns = ncolumns;
+	key->order = ncolumns > 0 ? order_of(columns[0].type) : SCKPT_ORDER_NONE;
 	key->bitmap_bytes = BITMAPLEN(ncolumns);
 	key->desc = CreateTemplateTupleDesc(ncolumns);
 	key->columns = palloc0(Max(1, ncolumns) * sizeof(SckptGroupColumn));

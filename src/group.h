@@ -34,12 +34,23 @@ typedef struct SckptGroupColumn
 	SckptCodec	codec;
 } SckptGroupColumn;
 
+/* How the first column's values become numbers that are, roughly, in its order. */
+typedef enum SckptGroupOrder
+{
+	SCKPT_ORDER_NONE,
+	SCKPT_ORDER_SIGNED,
+	SCKPT_ORDER_UNSIGNED,
+	SCKPT_ORDER_FLOAT8,
+	SCKPT_ORDER_BYTES			/* the first ones, also where a collation says otherwise about some */
+} SckptGroupOrder;
+
 typedef struct SckptGroupKey
 {
 	int			ncolumns;
 	int			bitmap_bytes;
 	TupleDesc	desc;
 	SckptGroupColumn *columns;
+	SckptGroupOrder order;
 } SckptGroupKey;
 
 /* Of these columns: type, typmod, collation and equality count; without an equality operator it is that of the bytes. */
@@ -55,6 +66,11 @@ extern bool sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const 
 extern Size sckpt_group_key_size(SckptGroupKey *key, Size offset, const Datum *values, const bool *nulls);
 /* Store into so many zeroed bytes. */
 extern void sckpt_group_key_store(SckptGroupKey *key, char *stored, Datum *values, bool *nulls);
+/*
+ * Where a stored key is in the order of its first column, NULLs last: not exactly, so that it is good only for visiting an index with some
+ * locality.  The same for all keys if nothing is known about the type.
+ */
+extern uint64 sckpt_group_key_order(SckptGroupKey *key, const char *stored);
 /* The order of two values' images, which are flat. */
 extern int	sckpt_group_compare_images(const SckptGroupColumn *column, Datum a, Datum b);
 /* By-reference values point into the stored bytes. */

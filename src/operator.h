@@ -152,6 +152,8 @@ struct SckptOperator
 	void		(*end_results) (SckptOperator *operator);
 	/* An entry's key: as columns of a result row in `slot` (the others NULL), and as a jsonb object, of what has a name. */
 	void		(*key_row) (SckptOperator *operator, SckptRef ref, TupleTableSlot *slot);
+	/* Where an entry is, roughly, in the order of the result's key: for the sake of the key's index, never for the result's. NULL: who knows. */
+	uint64		(*order) (SckptOperator *operator, SckptRef ref);
 	Datum		(*key_json) (SckptOperator *operator, SckptRef ref);
 
 	/*

@@ -438,7 +438,7 @@ snapshot_results(SckptTask *task, int number)
 		vacancies = sckpt_vacancies_create(task, sink);
 	}
 
-	sckpt_state_arrange_dirty(state);
+	sckpt_state_arrange_dirty(state, last->order, last);
 
 	/* Where keys never change and nothing is taken back, a walk is saved. */
 	if (last->moved || task->last->ttl > 0 || task->last->retracting)

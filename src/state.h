@@ -257,10 +257,12 @@ sckpt_state_first_dirty(SckptState *state)
 }
 
 /*
- * Bring the dirty list into the order in which the sink's rows are best visited: entries with result rows by their block, or nearly, then
- * the others as they were marked.  The cost is two walks over the list.
+ * Bring the dirty list into the order in which the sink is best visited: entries with result rows by their block, or nearly, then
+ * the others by `order`, or without it as they were marked.  The cost is some walks over the list, and 32 MB of memory at most.
  */
-extern void sckpt_state_arrange_dirty(SckptState *state);
+struct SckptOperator;
+typedef uint64 (*SckptStateOrder) (struct SckptOperator *operator, SckptRef ref);
+extern void sckpt_state_arrange_dirty(SckptState *state, SckptStateOrder order, struct SckptOperator *operator);
 
 static inline uint64
 sckpt_state_dirty_count(SckptState *state)
