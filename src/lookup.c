@@ -73,7 +73,7 @@ typedef struct LookupSide
 	bool	   *nulls;
 } LookupSide;
 
-typedef struct SckptLookup
+typedef struct LookupOperator
 {
 	SckptOperator operator;
 	MemoryContext context;
@@ -93,17 +93,17 @@ typedef struct SckptLookup
 	ExprState  *copies;
 	ProjectionInfo *projection;
 	SckptChanges *changes;
-} SckptLookup;
+} LookupOperator;
 
 /* Takes what the SQL puts out. */
 typedef struct LookupReceiver
 {
 	DestReceiver pub;
-	SckptLookup *lookup;
+	LookupOperator *lookup;
 } LookupReceiver;
 
 static inline KeptRow *
-row_at(SckptLookup *lookup, SckptRef ref)
+row_at(LookupOperator *lookup, SckptRef ref)
 {
 	return (KeptRow *) sckpt_state_address(lookup->operator.state, ref);
 }
@@ -169,7 +169,7 @@ make_image(MinimalTuple row, MinimalTuple *results, uint32 nresults, uint32 *len
 }
 
 static SckptRef
-find_kept(SckptLookup *lookup, uint32 hash, const char *image, uint32 length)
+find_kept(LookupOperator *lookup, uint32 hash, const char *image, uint32 length)
 {
 	SckptProbe	probe;
 	SckptRef	ref;
@@ -185,7 +185,7 @@ find_kept(SckptLookup *lookup, uint32 hash, const char *image, uint32 length)
 }
 
 static SckptRef
-add_kept(SckptLookup *lookup, uint32 hash, const char *image, uint32 length, uint32 nresults)
+add_kept(LookupOperator *lookup, uint32 hash, const char *image, uint32 length, uint32 nresults)
 {
 	SckptRef	ref = sckpt_state_insert(lookup->operator.state, hash, KEPT_HEADER - SCKPT_ENTRY_HEADER + length);
 	KeptRow    *row = row_at(lookup, ref);
@@ -197,7 +197,7 @@ add_kept(SckptLookup *lookup, uint32 hash, const char *image, uint32 length, uin
 }
 
 static void
-weigh(SckptLookup *lookup, SckptRef ref, int64 change)
+weigh(LookupOperator *lookup, SckptRef ref, int64 change)
 {
 	KeptRow    *row = row_at(lookup, ref);
 
@@ -214,7 +214,7 @@ weigh(SckptLookup *lookup, SckptRef ref, int64 change)
 
 /* Hand on a row with what it has found. */
 static void
-put(SckptLookup *lookup, MinimalTuple row, MinimalTuple found, int64 weight)
+put(LookupOperator *lookup, MinimalTuple row, MinimalTuple found, int64 weight)
 {
 	ResetExprContext(lookup->econtext);
 	ExecStoreMinimalTuple(row, lookup->sides[0].slot, false);
@@ -240,7 +240,7 @@ put(SckptLookup *lookup, MinimalTuple row, MinimalTuple found, int64 weight)
 
 /* A row is taken back, with what it has found. */
 static void
-take_back(SckptLookup *lookup, MinimalTuple row, int64 weight)
+take_back(LookupOperator *lookup, MinimalTuple row, int64 weight)
 {
 	uint32		hash = row_hash(row);
 	SckptProbe	probe;
@@ -270,7 +270,7 @@ take_back(SckptLookup *lookup, MinimalTuple row, int64 weight)
 static bool
 receive_row(TupleTableSlot *slot, DestReceiver *self)
 {
-	SckptLookup *lookup = ((LookupReceiver *) self)->lookup;
+	LookupOperator *lookup = ((LookupReceiver *) self)->lookup;
 	LookupSide *side = &lookup->sides[1];
 	int			natts = side->desc->natts;
 	MemoryContext old;
@@ -358,7 +358,7 @@ sckpt_lookup_register(SckptQuery *query, Tuplestorestate *rows)
 
 /* Run the SQL over the rows that wait. */
 static void
-run(SckptLookup *lookup)
+run(LookupOperator *lookup)
 {
 	LookupReceiver dest = {{receive_row, receive_startup, receive_nothing, receive_nothing, DestNone}, lookup};
 	SPIExecuteOptions options = {0};
@@ -451,7 +451,7 @@ lookup_nothing(SckptOperator *operator)
 static void
 lookup_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 {
-	SckptLookup *lookup = (SckptLookup *) operator;
+	LookupOperator *lookup = (LookupOperator *) operator;
 	LookupSide *side = &lookup->sides[0];
 	MemoryContext old = MemoryContextSwitchTo(lookup->row_context);
 	MinimalTuple row;
@@ -487,7 +487,7 @@ lookup_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 static void
 lookup_end_rows(SckptOperator *operator)
 {
-	run((SckptLookup *) operator);
+	run((LookupOperator *) operator);
 }
 
 /* Rows come at barriers only: there is nothing to be tried. */
@@ -528,7 +528,7 @@ lookup_find(SckptOperator *operator, Datum *values, bool *nulls)
 static void
 lookup_remove(SckptOperator *operator, bool elements, SckptRef ref)
 {
-	sckpt_state_remove(operator->state, ref, KEPT_HEADER - SCKPT_ENTRY_HEADER + row_at((SckptLookup *) operator, ref)->length);
+	sckpt_state_remove(operator->state, ref, KEPT_HEADER - SCKPT_ENTRY_HEADER + row_at((LookupOperator *) operator, ref)->length);
 }
 
 /* ---- As bytes ---- */
@@ -536,7 +536,7 @@ lookup_remove(SckptOperator *operator, bool elements, SckptRef ref)
 static void
 lookup_describe(SckptOperator *operator, bool elements, StringInfo buf)
 {
-	SckptLookup *lookup = (SckptLookup *) operator;
+	LookupOperator *lookup = (LookupOperator *) operator;
 
 	appendStringInfo(buf, "lookup\t%s\n", lookup->query->join->canonical);
 	for (int side = 0; side < 2; side++)
@@ -589,7 +589,7 @@ unpack_tuple(LookupSide *side, const char **cursor, const char *end)
 static bool
 lookup_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo buf)
 {
-	SckptLookup *lookup = (SckptLookup *) operator;
+	LookupOperator *lookup = (LookupOperator *) operator;
 	KeptRow    *row = (KeptRow *) entry;
 	MinimalTuple tuple = (MinimalTuple) image_of(row);
 	MemoryContext old = MemoryContextSwitchTo(lookup->row_context);
@@ -615,7 +615,7 @@ lookup_begin_unpack(SckptOperator *operator, bool elements, const SckptTimes *ti
 static SckptRef
 lookup_unpack(SckptOperator *operator, bool elements, bool emitted, const char **cursor, const char *end)
 {
-	SckptLookup *lookup = (SckptLookup *) operator;
+	LookupOperator *lookup = (LookupOperator *) operator;
 	MemoryContext old = MemoryContextSwitchTo(lookup->row_context);
 	int64		weight = sckpt_codec_read_int(cursor, end);
 	MinimalTuple row = unpack_tuple(&lookup->sides[0], cursor, end);
@@ -671,7 +671,7 @@ lookup_mergeable(SckptOperator *operator)
 static void
 lookup_destroy(SckptOperator *operator)
 {
-	SckptLookup *lookup = (SckptLookup *) operator;
+	LookupOperator *lookup = (LookupOperator *) operator;
 
 	for (int i = 0; i < lengthof(lookup->plans); i++)
 	{
@@ -689,7 +689,7 @@ sckpt_lookup_create(SckptQuery *query, MemoryContext parent)
 {
 	MemoryContext context = AllocSetContextCreate(parent, "stream_ckpt lookup", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	SckptLookup *lookup = palloc0(sizeof(SckptLookup));
+	LookupOperator *lookup = palloc0(sizeof(LookupOperator));
 	int			nleft = query->join->rows[0]->natts;
 
 	lookup->context = context;
