@@ -224,7 +224,9 @@ foreach my $point (@points)
 		{
 			provoke($point, $name);
 			last if killed($offset);
-			insert();    # it may have come by before it knew
+			# it may have come by before it knew; then the savepoint is there, and another of its name would be refused before it gets so far
+			try_psql($node, 'postgres', "SELECT stream_ckpt.drop_savepoint('$name', 'kept')") if $point eq 'savepoint';
+			insert();
 		}
 		my $hit = killed($offset);
 		set_fault($node, '');
