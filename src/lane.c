@@ -564,7 +564,7 @@ sckpt_lane_read(SckptLane *lane, bool *delivered)
 			}
 			if (full.fed || batch->bytes >= BATCH_BYTES)
 				break;
-			if (batch->nxids >= 10000)
+			if (batch->nxids >= BATCH_TRANSACTIONS)
 				break;
 		}
 		else

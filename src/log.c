@@ -17,8 +17,8 @@
  *	 that a PREPARE record has named.  Its messages come before it, so whoever
  *	 has read a message has read the PREPARE record too.
  *
- * Of messages of streams that nobody here reads only the places are kept, as
- * a stub each: who reads may change until the commit.
+ * Of messages of streams that nobody here reads only the places are kept: who
+ * reads may change until the commit.
  *
  *-------------------------------------------------------------------------
  */
@@ -76,7 +76,7 @@ typedef union MessageHead
 } MessageHead;
 
 /*
- * If the record at hand is a message of ours, in this database, return it; as a stub, if nobody wants its stream.  Nothing is believed
+ * If the record at hand is a message of ours, in this database, return it; without its data, if nobody wants its stream.  Nothing is believed
  * because of the name alone: SQL can write a message with any text as prefix, but none with these bytes after a NUL.
  */
 static SckptLogMessage *
@@ -537,7 +537,7 @@ pop_scanned(SckptLog *log)
 	return message;
 }
 
-/* The next message of the members, or its stub. */
+/* The next message of the members, with or without data. */
 static SckptLogMessage *
 next_of_members(SckptLog *log)
 {
@@ -580,13 +580,13 @@ sckpt_log_next_message(SckptLog *log)
 		return NULL;
 	if (!log->merged)
 		begin_merge(log);
-	while ((message = next_of_members(log)) != NULL && message->stub)
+	while ((message = next_of_members(log)) != NULL && message->empty)
 	{
-		SckptLogMessage *stub = message;
+		SckptLogMessage *place = message;
 
 		/* Its stream may be wanted by now. */
-		message = list_member_oid(log->streams, stub->stream) ? read_place(log, stub->xid, stub->lsn) : NULL;
-		sckpt_log_free_message(stub);
+		message = list_member_oid(log->streams, place->stream) ? read_place(log, place->xid, place->lsn) : NULL;
+		sckpt_log_free_message(place);
 		if (message)
 			break;
 	}

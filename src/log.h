@@ -36,7 +36,7 @@ typedef struct SckptLogMessage
 	SckptLogStore *store;		/* it belongs to */
 	Oid			stream;
 	uint32		len;			/* bytes of payload */
-	bool		stub;			/* there are no data, as nobody wanted them: never handed out */
+	bool		empty;			/* there are no data, as nobody wanted them: never handed out */
 	char		data[FLEXIBLE_ARRAY_MEMBER] pg_attribute_aligned(MAXIMUM_ALIGNOF);
 } SckptLogMessage;
 

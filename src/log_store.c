@@ -210,7 +210,7 @@ static void
 add_tapped(SckptLogStore *store, SckptLogXact *xact, SckptLogMessage *message)
 {
 	message->next = NULL;
-	if (message->stub)
+	if (message->empty)
 	{
 		sckpt_log_free_message(message);
 		return;
@@ -348,31 +348,31 @@ sckpt_log_store_note_dropped(SckptLogStore *store, TransactionId xid)
 }
 
 static inline bool
-is_usual(uint32 len, bool stub)
+is_usual(uint32 len, bool empty)
 {
-	return !stub && len >= USUAL_MIN_BYTES && len <= USUAL_MAX_BYTES;
+	return !empty && len >= USUAL_MIN_BYTES && len <= USUAL_MAX_BYTES;
 }
 
 SckptLogMessage *
-sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, Oid stream, uint32 len, bool stub)
+sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, Oid stream, uint32 len, bool empty)
 {
 	SckptLogMessage *message = store->spare;
 
-	if (message && is_usual(len, stub))
+	if (message && is_usual(len, empty))
 	{
 		store->spare = message->next;
 		store->nspare--;
 	}
 	else
 		message = MemoryContextAlloc(store->context, offsetof(SckptLogMessage, data) +
-									 (is_usual(len, stub) ? USUAL_MAX_BYTES : stub ? 0 : len));
+									 (is_usual(len, empty) ? USUAL_MAX_BYTES : empty ? 0 : len));
 	message->next = NULL;
 	message->xid = xid;
 	message->lsn = lsn;
 	message->store = store;
 	message->stream = stream;
 	message->len = len;
-	message->stub = stub;
+	message->empty = empty;
 	return message;
 }
 
@@ -381,7 +381,7 @@ sckpt_log_free_message(SckptLogMessage *message)
 {
 	SckptLogStore *store = message->store;
 
-	if (!is_usual(message->len, message->stub) || store->nspare == MAX_SPARE)
+	if (!is_usual(message->len, message->empty) || store->nspare == MAX_SPARE)
 	{
 		pfree(message);
 		return;

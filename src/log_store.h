@@ -68,9 +68,9 @@ extern uint64 sckpt_log_store_count(SckptLogStore *store);
 extern XLogRecPtr sckpt_log_store_first_lsn(SckptLogStore *store);
 extern Size sckpt_log_store_memory(SckptLogStore *store);
 
-/* Memory for a message, or for a stub of one. */
+/* Memory for a message, or for one that has no data. */
 extern SckptLogMessage *sckpt_log_store_make_message(SckptLogStore *store, TransactionId xid, XLogRecPtr lsn, Oid stream, uint32 len,
-													 bool stub);
+													 bool empty);
 /* Keep a message of an open xid, or what is to be kept of it; it belongs to the store from now on.  Called in the order of the log. */
 extern void sckpt_log_store_add(SckptLogStore *store, SckptLogMessage *message);
 /* Let go of memory that is kept for messages to come. */

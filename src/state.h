@@ -90,7 +90,7 @@ extern void sckpt_state_destroy(SckptState *state);
 
 /*
  * What the inline functions below need of a store: SckptState starts with it.
- * Nobody else looks into it.
+ * Nobody else but state_order.c looks into it.
  */
 typedef struct SckptStateBase
 {

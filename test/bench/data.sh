@@ -48,7 +48,7 @@ COPY (SELECT i, floor(random() * 800) / 8 FROM generate_series(1, $PART) i ORDER
 CREATE PROCEDURE taken_in(name text, n bigint) LANGUAGE plpgsql AS \$\$
 BEGIN
     WHILE (SELECT status <> 'failed' AND rows_in < n FROM stream_ckpt.tasks WHERE pipeline = name) LOOP
-        PERFORM pg_sleep(0.001);
+        PERFORM pg_sleep(0.001);    -- the condition is a query: there is nothing to be woken by
         COMMIT;
     END LOOP;
 END \$\$;
