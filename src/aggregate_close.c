@@ -126,11 +126,12 @@ static void
 leave_empty(SckptAggregate *agg)
 {
 	SckptState *state = agg->operator.state;
-	SckptEntry *entry;
+	uint32		at = 0;
 
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	for (SckptRef ref; (ref = sckpt_state_next_dirty(state, &at)) != SCKPT_NO_REF;)
 	{
-		entry = sckpt_state_address(state, ref);
+		SckptEntry *entry = sckpt_state_address(state, ref);
+
 		if (*entry_weight(agg, entry) == 0)
 			entry->flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_RETRACT | SCKPT_ENTRY_GONE;
 		CHECK_FOR_INTERRUPTS();
@@ -467,6 +468,7 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 	SckptRef   *closing;
 	SckptRef   *leaving;
 	uint64		nleaving = 0;
+	uint32		at = 0;
 
 	operator->flush(operator);
 	closing = operator->close(operator, times, &count);
@@ -489,7 +491,7 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 				(void) put(arg, slot, 1);
 		}
 	}
-	for (SckptRef ref = sckpt_state_first_dirty(operator->state); ref != SCKPT_NO_REF;)
+	for (SckptRef ref; (ref = sckpt_state_next_dirty(operator->state, &at)) != SCKPT_NO_REF;)
 	{
 		SckptEntry *entry = sckpt_state_address(operator->state, ref);
 
@@ -503,7 +505,6 @@ sckpt_aggregate_hand_on(SckptOperator *operator, const SckptTimes *times, bool f
 			hand_on_change(agg, ref, entry, row_context, put, bad, arg);
 			MemoryContextReset(row_context);
 		}
-		ref = entry->next_dirty;
 	}
 	operator->end_results(operator);
 	if (agg->handed_slot)

@@ -294,17 +294,16 @@ void
 sckpt_rank_flush(SckptAggregate *agg)
 {
 	MemoryContext old;
-	SckptEntry *entry;
+	uint32		at = 0;
 
 	if (agg->rank_offset == 0)
 		return;
 	old = MemoryContextSwitchTo(agg->row_context);
-	for (SckptRef ref = sckpt_state_first_dirty(agg->operator.state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	for (SckptRef ref; (ref = sckpt_state_next_dirty(agg->operator.state, &at)) != SCKPT_NO_REF;)
 	{
-		SckptAggRank *rank;
+		SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
+		SckptAggRank *rank = entry_rank(agg, entry);
 
-		entry = sckpt_state_address(agg->operator.state, ref);
-		rank = entry_rank(agg, entry);
 		if (rank->enough > 0 && rank->kept >= rank->enough)
 		{
 			prune(agg, ref, entry);

@@ -59,7 +59,7 @@ extern uint64 sckpt_careful_run_linear(SckptTask *task, SckptScan *scan, const S
 extern bool sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *row, int32 weight);
 
 /* Results of changed entries to the sink, each outcome to its place in the attempt; and those of closing entries. */
-extern void sckpt_careful_results(SckptTask *task, uint64 ndirty);
+extern void sckpt_careful_results(SckptTask *task, const SckptRef *refs, uint64 count);
 extern void sckpt_careful_append(SckptTask *task, SckptRef *closing, uint64 nclosing);
 
 /* The same with changes that a parallel pipeline's tasks have handed over: all appended, or none; outcomes must be zero, and stay where they are. */

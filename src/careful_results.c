@@ -291,19 +291,17 @@ is_retracted(SckptEntry *entry)
 
 /* Rows that are not their entries' any more go first, as in snapshot.c. */
 static void
-remove_old(Changes *changes, TupleTableSlot *key)
+remove_old(Changes *changes, const SckptRef *refs, uint64 count, TupleTableSlot *key)
 {
 	SckptOperator *last = sckpt_task_last(changes->task);
-	uint64		n = 0;
-	SckptEntry *entry;
 
-	for (SckptRef ref = sckpt_state_first_dirty(last->state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	for (uint64 i = 0; i < count; i++)
 	{
-		SckptOutcome *outcome = &changes->task->attempt->outcomes[n++];
+		SckptEntry *entry = sckpt_state_address(last->state, refs[i]);
+		SckptOutcome *outcome = &changes->task->attempt->outcomes[i];
 		MemoryContext old;
 
 		CHECK_FOR_INTERRUPTS();
-		entry = sckpt_state_address(last->state, ref);
 		if (!(entry->flags & SCKPT_ENTRY_EMITTED) || (!is_retracted(entry) && (entry->flags & SCKPT_ENTRY_REWRITE)))
 			continue;
 		old = MemoryContextSwitchTo(changes->context);
@@ -311,7 +309,7 @@ remove_old(Changes *changes, TupleTableSlot *key)
 			add_change(changes, entry, outcome, true, key);
 		else if (is_retracted(entry))
 		{
-			last->key_row(last, ref, key);
+			last->key_row(last, refs[i], key);
 			add_change(changes, entry, outcome, true, key);
 		}
 		ExecClearTuple(key);
@@ -354,23 +352,18 @@ add_result(Changes *changes, SckptRef ref, SckptEntry *entry, SckptOutcome *outc
 }
 
 void
-sckpt_careful_results(SckptTask *task, uint64 ndirty)
+sckpt_careful_results(SckptTask *task, const SckptRef *refs, uint64 count)
 {
 	SckptOperator *last = sckpt_task_last(task);
 	TupleTableSlot *key = MakeSingleTupleTableSlot(task->last->result, &TTSOpsVirtual);
 	Changes    *changes = palloc(sizeof(Changes));
-	uint64		n = 0;
-	SckptEntry *entry;
 
 	begin_changes(changes, task);
-	remove_old(changes, key);
-	for (SckptRef ref = sckpt_state_first_dirty(last->state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	remove_old(changes, refs, count, key);
+	for (uint64 i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (n >= ndirty)
-			elog(ERROR, "more changed entries than counted");
-		entry = sckpt_state_address(last->state, ref);
-		add_result(changes, ref, entry, &task->attempt->outcomes[n++], key);
+		add_result(changes, refs[i], sckpt_state_address(last->state, refs[i]), &task->attempt->outcomes[i], key);
 		if (changes->n == CHANGE_ROWS)
 			make_changes(changes);
 	}

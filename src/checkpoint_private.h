@@ -27,12 +27,13 @@ struct SckptOutcome
 	uint32		change;			/* of a task's parcel: 1 + the number of the change that puts its row; 0: none does */
 };
 
-/* What the attempt does with a store's dirty entries.  Whatever is not skipped is written, in the order of the dirty list. */
+/* What the attempt does with a store's changed entries.  Whatever is not skipped is written. */
 typedef struct SckptSnapshot
 {
-	uint64		ndirty;
-	uint8	   *skipped;		/* a bit for each, in the order of the list; NULL: none is skipped */
-	SckptRef   *refs;			/* the dirty list, once it is detached (part.h); NULL: it is as it was */
+	SckptRef   *refs;			/* what has changed, in the order in which it is written */
+	uint64		count;
+	bool		detached;		/* from the store's dirty list (part.h): it may change and leave again */
+	uint8	   *skipped;		/* a bit for each; NULL: none is skipped */
 	SckptRef   *leaving;		/* to be removed after the commit */
 	uint64		nleaving;
 	uint64		maxleaving;
@@ -48,7 +49,7 @@ struct SckptAttempt
 	TimestampTz packed_at;
 	TimestampTz started_at;
 	SckptSnapshot snapshots[2 * SCKPT_MAX_STAGES];	/* of task->stores */
-	SckptOutcome *outcomes;		/* of the store whose results go to a sink, in the order of its dirty list; NULL: none do */
+	SckptOutcome *outcomes;		/* of the store whose results go to a sink, for each of its refs; NULL: none do */
 	uint64		rows;			/* checkpointed */
 	uint64		bytes;
 	uint64		rows_out;

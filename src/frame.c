@@ -354,17 +354,15 @@ frame_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, Sckp
 	{
 		uint64		count = sckpt_state_dirty_count(frame->partitions);
 		SckptRef   *changed = palloc_extended(Max(1, count) * sizeof(SckptRef), MCXT_ALLOC_HUGE);
-		uint64		n = 0;
 
-		for (SckptRef ref = sckpt_state_first_dirty(frame->partitions); ref != SCKPT_NO_REF; ref = frame_partition(frame, ref)->entry.next_dirty)
-			changed[n++] = ref;
-		for (uint64 i = 0; i < n; i++)
+		sckpt_state_get_dirty(frame->partitions, changed);
+		for (uint64 i = 0; i < count; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			sckpt_frame_hand_on_changes(frame, changed[i], put, arg);
 		}
 		sckpt_state_clear_dirty(frame->partitions);
-		for (uint64 i = 0; i < n; i++)
+		for (uint64 i = 0; i < count; i++)
 			settle_partition(frame, changed[i]);
 		pfree(changed);
 	}

@@ -4,9 +4,9 @@
  *		What of a task's state goes into a checkpoint: results into the sink,
  *		changed entries into chunks; and the switch after the commit.
  *
- * The stores' dirty lists say what has changed.  They are walked twice, in the same order: before the commit, to write, and
- * after it, to note what was written.  In between nothing in the stores changes; what the second walk needs to know of the
- * first is in the attempt, so that one that fails leaves no trace.
+ * The stores' dirty lists say what has changed.  They are copied, brought into an order, and walked twice: before the commit, to
+ * write, and after it, to note what was written.  In between nothing in the stores changes, or it is known that it may (part.h);
+ * what the second walk needs to know of the first is in the attempt, so that one that fails leaves no trace.
  *
  * An entry of the last operator that is leaving:
  *
@@ -73,8 +73,24 @@ typedef struct Packer
 	StringInfoData buf;
 	uint32		entries;		/* in buf */
 	uint32		gone;			/* of these, tombstones */
-	uint64		at;				/* in the dirty list, of the entry at hand */
+	uint64		at;				/* in the snapshot, of the entry at hand */
 } Packer;
+
+/* What has changed in a store, in the order in which it was marked. */
+static SckptSnapshot *
+list_changed(SckptTask *task, int number)
+{
+	SckptSnapshot *snapshot = &task->attempt->snapshots[number];
+	SckptState *state = store_state(task, &task->stores[number]);
+
+	snapshot->count = sckpt_state_dirty_count(state);
+	if (snapshot->count > 0)
+	{
+		snapshot->refs = MemoryContextAllocHuge(task->attempt->context, snapshot->count * sizeof(SckptRef));
+		sckpt_state_get_dirty(state, snapshot->refs);
+	}
+	return snapshot;
+}
 
 static void
 begin_packing(Packer *packer, SckptTask *task, int number)
@@ -83,7 +99,6 @@ begin_packing(Packer *packer, SckptTask *task, int number)
 	packer->store = &task->stores[number];
 	packer->operator = task->operators[packer->store->operator];
 	packer->snapshot = &task->attempt->snapshots[number];
-	packer->snapshot->ndirty = sckpt_state_dirty_count(store_state(task, packer->store));
 	packer->scratch = AllocSetContextCreate(task->attempt->context, "stream_ckpt pack", ALLOCSET_DEFAULT_SIZES);
 	packer->entries = packer->gone = 0;
 	packer->at = 0;
@@ -94,8 +109,6 @@ begin_packing(Packer *packer, SckptTask *task, int number)
 static void
 end_packing(Packer *packer)
 {
-	if (packer->at != packer->snapshot->ndirty)
-		elog(ERROR, "met " UINT64_FORMAT " changed entries instead of " UINT64_FORMAT, packer->at, packer->snapshot->ndirty);
 	if (packer->entries > 0)
 		sckpt_chunk_write(packer->task, packer->store, &packer->buf, packer->entries, packer->gone);
 	pfree(packer->buf.data);
@@ -109,7 +122,7 @@ skip_entry(Packer *packer)
 	SckptSnapshot *snapshot = packer->snapshot;
 
 	if (snapshot->skipped == NULL)
-		snapshot->skipped = MemoryContextAllocExtended(packer->task->attempt->context, snapshot->ndirty / 8 + 1,
+		snapshot->skipped = MemoryContextAllocExtended(packer->task->attempt->context, snapshot->count / 8 + 1,
 													   MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	snapshot->skipped[packer->at / 8] |= 1 << (packer->at % 8);
 }
@@ -203,21 +216,22 @@ static void
 snapshot_store(SckptTask *task, int number)
 {
 	SckptState *state = store_state(task, &task->stores[number]);
+	SckptSnapshot *snapshot = list_changed(task, number);
 	Packer		packer;
 
-	if (sckpt_state_dirty_count(state) == 0)
+	if (snapshot->count == 0)
 		return;
 	begin_packing(&packer, task, number);
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	for (; packer.at < snapshot->count; packer.at++)
 	{
+		SckptRef	ref = snapshot->refs[packer.at];
 		SckptEntry *entry = sckpt_state_address(state, ref);
 
-		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		sckpt_state_prefetch_refs(state, snapshot->refs, snapshot->count, packer.at);
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			leave_entry(&packer, ref, entry);
 		else
 			(void) pack_entry(&packer, entry, (entry->flags & SCKPT_ENTRY_EMITTED) ? SCKPT_PACKED_EMITTED : 0);
-		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
 }
@@ -347,22 +361,21 @@ is_retracted(SckptEntry *entry)
  * another (of two sessions that have become one, whose entry is the second's and whose key is its start).
  */
 static void
-delete_old_results(SckptTask *task, SckptSink *sink, SckptVacancies *vacancies)
+delete_old_results(SckptTask *task, const SckptSnapshot *snapshot, SckptSink *sink, SckptVacancies *vacancies)
 {
 	SckptOperator *last = sckpt_task_last(task);
 	SckptState *state = last->state;
 	TupleTableSlot *old = MakeSingleTupleTableSlot(task->last->result, &TTSOpsVirtual);
-	uint64		n = 0;
-	SckptEntry *entry;
 
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; ref = entry->next_dirty)
+	for (uint64 n = 0; n < snapshot->count; n++)
 	{
-		SckptOutcome *outcome = &task->attempt->outcomes[n++];
+		SckptRef	ref = snapshot->refs[n];
+		SckptEntry *entry = sckpt_state_address(state, ref);
+		SckptOutcome *outcome = &task->attempt->outcomes[n];
 		TupleTableSlot *row = old;
 		bool		moved;
 
-		entry = sckpt_state_address(state, ref);
-		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		sckpt_state_prefetch_refs(state, snapshot->refs, snapshot->count, n);
 		if (n % INTERRUPT_ENTRIES == 0)
 			CHECK_FOR_INTERRUPTS();
 		if (!(entry->flags & SCKPT_ENTRY_EMITTED) ||
@@ -388,14 +401,15 @@ delete_old_results(SckptTask *task, SckptSink *sink, SckptVacancies *vacancies)
 
 /* Changed entries into chunks, once their results are in the sink. */
 static void
-pack_entries(SckptTask *task, int number)
+pack_entries(SckptTask *task, const SckptSnapshot *snapshot, int number)
 {
 	SckptState *state = sckpt_task_last(task)->state;
 	Packer		packer;
 
 	begin_packing(&packer, task, number);
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	for (; packer.at < snapshot->count; packer.at++)
 	{
+		SckptRef	ref = snapshot->refs[packer.at];
 		SckptEntry *entry = sckpt_state_address(state, ref);
 
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
@@ -403,9 +417,15 @@ pack_entries(SckptTask *task, int number)
 		else
 			(void) pack_entry(&packer, entry, (task->attempt->outcomes[packer.at].flags & SCKPT_OUTCOME_EMITTED)
 							  ? SCKPT_PACKED_EMITTED : 0);
-		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
+}
+
+static void
+make_outcomes(SckptTask *task, const SckptSnapshot *snapshot)
+{
+	task->attempt->outcomes = MemoryContextAllocExtended(task->attempt->context, snapshot->count * sizeof(SckptOutcome),
+														 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 }
 
 /* Results of changed entries to the sink, the entries into chunks. */
@@ -414,19 +434,18 @@ snapshot_results(SckptTask *task, int number)
 {
 	SckptOperator *last = sckpt_task_last(task);
 	SckptState *state = last->state;
-	uint64		ndirty = sckpt_state_dirty_count(state);
+	SckptSnapshot *snapshot = list_changed(task, number);
 	SckptSink  *sink = NULL;
 	SckptVacancies *vacancies = NULL;
 	Packer		packer;
 
-	if (ndirty == 0)
+	if (snapshot->count == 0)
 		return;
-	task->attempt->outcomes = MemoryContextAllocExtended(task->attempt->context, ndirty * sizeof(SckptOutcome),
-														MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
 	if (task->careful)
 	{
-		sckpt_careful_results(task, ndirty);
-		pack_entries(task, number);
+		make_outcomes(task, snapshot);
+		sckpt_careful_results(task, snapshot->refs, snapshot->count);
+		pack_entries(task, snapshot, number);
 		return;
 	}
 	if (task->attempt->parcel == NULL)
@@ -434,26 +453,25 @@ snapshot_results(SckptTask *task, int number)
 		sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
 		sckpt_sink_set_columns(sink, task->last->result->natts, task->result_columns);
 		if (task->tids_unknown)
-			learn_tids(task, ndirty);
+			learn_tids(task, snapshot->count);
 		vacancies = sckpt_vacancies_create(task, sink);
 	}
-
-	sckpt_state_arrange_dirty(state, last->order, last);
+	sckpt_state_arrange(state, snapshot->refs, snapshot->count, last->order, last);
+	make_outcomes(task, snapshot);
 
 	/* Where keys never change and nothing is taken back, a walk is saved. */
 	if (last->moved || task->last->ttl > 0 || task->last->retracting)
-		delete_old_results(task, sink, vacancies);
+		delete_old_results(task, snapshot, sink, vacancies);
 	begin_packing(&packer, task, number);
-	for (SckptRef ref = sckpt_state_first_dirty(state); ref != SCKPT_NO_REF; packer.at++)
+	for (; packer.at < snapshot->count; packer.at++)
 	{
+		SckptRef	ref = snapshot->refs[packer.at];
 		SckptEntry *entry = sckpt_state_address(state, ref);
 		SckptOutcome *outcome = &task->attempt->outcomes[packer.at];
 		bool		there = (entry->flags & SCKPT_ENTRY_EMITTED) != 0 && !(outcome->flags & SCKPT_OUTCOME_DELETED);
 		TupleTableSlot *row;
 
-		if (packer.at >= ndirty)
-			elog(ERROR, "more changed entries than counted");
-		__builtin_prefetch(sckpt_state_address(state, entry->next_dirty));
+		sckpt_state_prefetch_refs(state, snapshot->refs, snapshot->count, packer.at);
 		if (is_retracted(entry))
 		{
 			if (there)
@@ -477,7 +495,6 @@ snapshot_results(SckptTask *task, int number)
 			leave_entry(&packer, ref, entry);
 		else
 			(void) pack_entry(&packer, entry, (outcome->flags & SCKPT_OUTCOME_EMITTED) ? SCKPT_PACKED_EMITTED : 0);
-		ref = entry->next_dirty;
 	}
 	end_packing(&packer);
 	if (vacancies)
@@ -689,18 +706,20 @@ switch_store(SckptTask *task, int number, const SckptOutcome *changes)
 	int			written = 0;
 	int			index = -1;
 	uint32		left = 0;
-	uint64		n = 0;
 
 	if (operator == sckpt_task_last(task) && !store->elements)
 		outcome = task->attempt->outcomes;
 	sckpt_chunk_switch(store);
-	for (SckptRef ref = snapshot->refs ? SCKPT_NO_REF : sckpt_state_first_dirty(state);
-		 snapshot->refs ? n < snapshot->ndirty : ref != SCKPT_NO_REF; n++)
+	for (uint64 n = 0; n < snapshot->count; n++)
 	{
-		SckptEntry *entry = sckpt_state_address(state, snapshot->refs ? snapshot->refs[n] : ref);
+		SckptEntry *entry = sckpt_state_address(state, snapshot->refs[n]);
 		bool		removed = (entry->flags & SCKPT_ENTRY_REMOVED) != 0;
 
-		entry->flags &= ~SCKPT_ENTRY_INFLIGHT;
+		sckpt_state_prefetch_refs(state, snapshot->refs, snapshot->count, n);
+		if (snapshot->detached)
+			entry->flags &= ~SCKPT_ENTRY_INFLIGHT;
+		else
+			entry->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
 		if (!is_skipped(snapshot, n))
 		{
 			if (left == 0)
@@ -730,12 +749,12 @@ switch_store(SckptTask *task, int number, const SckptOutcome *changes)
 		}
 		if (removed)
 			sckpt_state_free_removed(state, snapshot->refs[n]);
-		else if (snapshot->refs == NULL)
-			ref = entry->next_dirty;
 	}
-	Assert(n == snapshot->ndirty && left == 0 && written == store->nwritten);
-	if (snapshot->refs == NULL)
-		sckpt_state_clear_dirty(state);
+	Assert(left == 0 && written == store->nwritten);
+	if (snapshot->detached)
+		sckpt_state_attach_dirty(state);
+	else
+		sckpt_state_empty_dirty(state);
 	store->next_chunk += store->nwritten;
 }
 
@@ -797,16 +816,11 @@ sckpt_snapshot_detach(SckptTask *task)
 {
 	SckptChanges *changes = result_changes(task);
 
-	/* What can fail, first. */
 	for (int i = 0; i < task->nstores; i++)
 	{
-		SckptSnapshot *snapshot = &task->attempt->snapshots[i];
-
-		snapshot->ndirty = sckpt_state_dirty_count(store_state(task, &task->stores[i]));
-		snapshot->refs = MemoryContextAllocHuge(task->attempt->context, Max(1, snapshot->ndirty) * sizeof(SckptRef));
+		sckpt_state_detach_dirty(store_state(task, &task->stores[i]));
+		task->attempt->snapshots[i].detached = true;
 	}
-	for (int i = 0; i < task->nstores; i++)
-		sckpt_state_detach_dirty(store_state(task, &task->stores[i]), task->attempt->snapshots[i].refs);
 	if (changes)
 		sckpt_changes_hold(changes);
 }
@@ -819,8 +833,8 @@ take_back(SckptTask *task, int number)
 	SckptStore *store = &task->stores[number];
 	SckptState *state = store_state(task, store);
 
-	/* The list's order is that of the changes: the last one is first. */
-	for (uint64 i = snapshot->ndirty; i-- > 0;)
+	sckpt_state_attach_dirty(state);
+	for (uint64 i = 0; i < snapshot->count; i++)
 	{
 		SckptEntry *entry = sckpt_state_address(state, snapshot->refs[i]);
 

@@ -52,6 +52,10 @@
 #define FIRST_PART_SLOTS	8
 #define SLOTS_PIECE_BYTES	((Size) 1024)
 
+/* Places of the dirty list: at first, and how many are kept when it is emptied. */
+#define FIRST_DIRTY			UINT64CONST(64)
+#define KEPT_DIRTY			(1024 * 1024)
+
 /* Empty blocks worth a walk over the free lists. */
 #define TRIM_MIN_BLOCKS		4
 #define TRIM_FRACTION		4
@@ -74,6 +78,7 @@ struct SckptState
 	MemoryContextCallback callback;
 	Size		bytes;			/* of all pieces */
 	uint64		rows;
+	uint32		dirty_reserved; /* places of the dirty list, after its limit, for those that are detached */
 	SckptChunkAccount account;	/* NULL: none */
 	void	   *account_arg;
 
@@ -535,22 +540,7 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 		state->account(state->account_arg, entry->chunk);
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 	{
-		SckptEntry *neighbour;
-
-		if (entry->next_dirty != SCKPT_NO_REF)
-		{
-			neighbour = sckpt_state_address(state, entry->next_dirty);
-			neighbour->prev_dirty = entry->prev_dirty;
-		}
-		else
-			state->base.last_dirty = entry->prev_dirty;
-		if (entry->prev_dirty != SCKPT_NO_REF)
-		{
-			neighbour = sckpt_state_address(state, entry->prev_dirty);
-			neighbour->next_dirty = entry->next_dirty;
-		}
-		else
-			state->base.first_dirty = entry->next_dirty;
+		state->base.dirty[entry->dirty_at] = SCKPT_NO_REF;
 		state->base.ndirty--;
 	}
 
@@ -576,11 +566,11 @@ sckpt_state_remove(SckptState *state, SckptRef ref, Size bytes)
 	state->rows--;
 	if (entry->flags & SCKPT_ENTRY_INFLIGHT)
 	{
-		/* Its place on the dirty list tells how large it is. */
+		/* What it has no use for any more tells how large it is. */
 		entry->flags &= ~SCKPT_ENTRY_DIRTY;
 		entry->flags |= SCKPT_ENTRY_REMOVED;
-		entry->next_dirty = (uint32) bytes;
-		entry->prev_dirty = (uint32) ((uint64) bytes >> 32);
+		entry->hash = (uint32) bytes;
+		entry->dirty_at = (uint32) ((uint64) bytes >> 32);
 		return;
 	}
 	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + bytes);
@@ -592,7 +582,7 @@ sckpt_state_free_removed(SckptState *state, SckptRef ref)
 	SckptEntry *entry = sckpt_state_address(state, ref);
 
 	Assert(entry->flags & SCKPT_ENTRY_REMOVED);
-	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + (Size) ((uint64) entry->prev_dirty << 32 | entry->next_dirty));
+	sckpt_state_free(state, ref, SCKPT_ENTRY_HEADER + (Size) ((uint64) entry->dirty_at << 32 | entry->hash));
 }
 
 void
@@ -625,43 +615,106 @@ sckpt_state_next(SckptState *state, uint64 *cursor)
 	return SCKPT_NO_REF;
 }
 
+/* ---------- the dirty list ---------- */
+
 void
-sckpt_state_clear_dirty(SckptState *state)
+sckpt_state_enlarge_dirty(SckptState *state)
 {
-	SckptRef	ref = state->base.first_dirty;
+	SckptStateBase *base = &state->base;
+	uint64		size;
 
-	/* Uninterruptible: half a list is no list. */
-	while (ref != SCKPT_NO_REF)
+	/* Half of it holes: close them. */
+	if (base->ndirty < base->dirty_end / 2)
 	{
-		SckptEntry *entry = sckpt_state_address(state, ref);
+		uint32		end = 0;
 
-		entry->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
-		ref = entry->next_dirty;
+		for (uint32 at = 0; at < base->dirty_end; at++)
+		{
+			SckptRef	ref = base->dirty[at];
+
+			if (ref == SCKPT_NO_REF)
+				continue;
+			((SckptEntry *) sckpt_state_address(state, ref))->dirty_at = end;
+			base->dirty[end++] = ref;
+		}
+		base->dirty_end = end;
+		return;
 	}
-	state->base.first_dirty = SCKPT_NO_REF;
-	state->base.last_dirty = SCKPT_NO_REF;
-	state->base.ndirty = 0;
+	size = Max(FIRST_DIRTY, 2 * ((uint64) base->dirty_limit + state->dirty_reserved));
+	size = Min(size, PG_UINT32_MAX);
+	if (base->dirty == NULL)
+		base->dirty = MemoryContextAlloc(state->context, size * sizeof(SckptRef));
+	else
+		base->dirty = repalloc_huge(base->dirty, size * sizeof(SckptRef));
+	base->dirty_limit = (uint32) size - state->dirty_reserved;
 }
 
 void
-sckpt_state_detach_dirty(SckptState *state, SckptRef *refs)
+sckpt_state_get_dirty(SckptState *state, SckptRef *refs)
 {
 	uint64		n = 0;
 
-	for (SckptRef ref = state->base.first_dirty; ref != SCKPT_NO_REF;)
+	for (uint32 at = 0; at < state->base.dirty_end; at++)
+	{
+		if (state->base.dirty[at] != SCKPT_NO_REF)
+			refs[n++] = state->base.dirty[at];
+	}
+	Assert(n == state->base.ndirty);
+}
+
+void
+sckpt_state_empty_dirty(SckptState *state)
+{
+	SckptStateBase *base = &state->base;
+
+	/* What one large change took is not kept for all times. */
+	if (base->dirty_limit > KEPT_DIRTY && state->dirty_reserved == 0)
+	{
+		pfree(base->dirty);
+		base->dirty = NULL;
+		base->dirty_limit = 0;
+	}
+	base->dirty_end = 0;
+	base->ndirty = 0;
+}
+
+void
+sckpt_state_clear_dirty(SckptState *state)
+{
+	uint32		at = 0;
+
+	for (SckptRef ref; (ref = sckpt_state_next_dirty(state, &at)) != SCKPT_NO_REF;)
+		((SckptEntry *) sckpt_state_address(state, ref))->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
+	sckpt_state_empty_dirty(state);
+}
+
+void
+sckpt_state_detach_dirty(SckptState *state)
+{
+	SckptStateBase *base = &state->base;
+	uint32		at = 0;
+
+	Assert(state->dirty_reserved == 0);
+	for (SckptRef ref; (ref = sckpt_state_next_dirty(state, &at)) != SCKPT_NO_REF;)
 	{
 		SckptEntry *entry = sckpt_state_address(state, ref);
 
-		refs[n++] = ref;
 		entry->flags &= ~(SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE);
 		entry->flags |= SCKPT_ENTRY_INFLIGHT;
-		ref = entry->next_dirty;
 	}
-	state->base.first_dirty = SCKPT_NO_REF;
-	state->base.last_dirty = SCKPT_NO_REF;
-	state->base.ndirty = 0;
+
+	/* They may have to come back, to stand after those marked meanwhile. */
+	state->dirty_reserved = base->dirty_end;
+	base->dirty_limit -= state->dirty_reserved;
+	sckpt_state_empty_dirty(state);
 }
 
+void
+sckpt_state_attach_dirty(SckptState *state)
+{
+	state->base.dirty_limit += state->dirty_reserved;
+	state->dirty_reserved = 0;
+}
 
 /* ---------- stores ---------- */
 

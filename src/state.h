@@ -50,8 +50,7 @@ typedef uint32 SckptRef;
 typedef struct SckptEntry
 {
 	uint32		hash;
-	SckptRef	next_dirty;		/* neighbours on the dirty list, valid while DIRTY is set */
-	SckptRef	prev_dirty;
+	uint32		dirty_at;		/* its place on the dirty list, valid while DIRTY is set */
 	uint32		chunk;			/* number of the checkpoint chunk with its last stored version; 0: none */
 	uint16		flags;
 	ItemPointerData tid;		/* hint: where its result row was */
@@ -95,8 +94,9 @@ extern void sckpt_state_destroy(SckptState *state);
 typedef struct SckptStateBase
 {
 	char	  **blocks;			/* address of each block number */
-	SckptRef	first_dirty;
-	SckptRef	last_dirty;
+	SckptRef   *dirty;			/* the dirty list: first marked first, SCKPT_NO_REF in the place of what was removed */
+	uint32		dirty_end;		/* of the places that are taken, */
+	uint32		dirty_limit;	/* and of those that may be */
 	uint64		ndirty;
 	SckptPart	parts[SCKPT_PARTS];
 } SckptStateBase;
@@ -172,11 +172,14 @@ sckpt_state_probe(SckptState *state, uint32 hash, SckptProbe *probe)
 }
 
 /*
+ * Functions that only prefetch are always inline: GCC takes calls of them for
+ * calls without an effect, and drops them.
+ *
  * Ask for the cache lines that a later find of this hash will need: first
  * that of the hash table, then (some rows later, when it has come) that of
  * the first entry with this hash, which is returned, or none.
  */
-static inline void
+static pg_attribute_always_inline void
 sckpt_state_prefetch(SckptState *state, uint32 hash)
 {
 	SckptPart  *part = sckpt_state_part(state, hash);
@@ -225,6 +228,9 @@ extern void sckpt_state_free(SckptState *state, SckptRef ref, Size bytes);
 /* Bytes that a chunk asked for with `bytes` can really hold. */
 extern Size sckpt_state_capacity(Size bytes);
 
+/* Make room on the dirty list.  May renumber it: not while it is walked. */
+extern void sckpt_state_enlarge_dirty(SckptState *state);
+
 /* Put an entry on the dirty list unless it is there. */
 static inline void
 sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
@@ -234,35 +240,13 @@ sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
 
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 		return;
+	if (unlikely(base->dirty_end == base->dirty_limit))
+		sckpt_state_enlarge_dirty(state);
 	entry->flags |= SCKPT_ENTRY_DIRTY;
-	entry->prev_dirty = base->last_dirty;
-	entry->next_dirty = SCKPT_NO_REF;
-	if (base->last_dirty != SCKPT_NO_REF)
-		((SckptEntry *) sckpt_state_address(state, base->last_dirty))->next_dirty = ref;
-	else
-		base->first_dirty = ref;
-	base->last_dirty = ref;
+	entry->dirty_at = base->dirty_end;
+	base->dirty[base->dirty_end++] = ref;
 	base->ndirty++;
 }
-
-/*
- * Head of the dirty list, first marked first: so results with keys that rise with time come to the sink's index in its order.
- * entry->next_dirty leads on.  While walking it, entries may be removed (take next_dirty before removing the entry at
- * hand), and not marked.
- */
-static inline SckptRef
-sckpt_state_first_dirty(SckptState *state)
-{
-	return ((SckptStateBase *) state)->first_dirty;
-}
-
-/*
- * Bring the dirty list into the order in which the sink is best visited: entries with result rows by their block, or nearly, then
- * the others by `order`, or without it as they were marked.  The cost is some walks over the list, and 32 MB of memory at most.
- */
-struct SckptOperator;
-typedef uint64 (*SckptStateOrder) (struct SckptOperator *operator, SckptRef ref);
-extern void sckpt_state_arrange_dirty(SckptState *state, SckptStateOrder order, struct SckptOperator *operator);
 
 static inline uint64
 sckpt_state_dirty_count(SckptState *state)
@@ -270,13 +254,71 @@ sckpt_state_dirty_count(SckptState *state)
 	return ((SckptStateBase *) state)->ndirty;
 }
 
-/* After a checkpoint's commit: take every entry off the list and clear DIRTY and REWRITE. */
-extern void sckpt_state_clear_dirty(SckptState *state);
+/*
+ * For a walk over entries that are anywhere in memory: ask for the cache lines of some of them at a time, since what takes long
+ * is not so much the lines as to find their pages, and that can be done for several at once.  Call it for each place.
+ */
+#define SCKPT_PREFETCH_REFS 16
+
+static pg_attribute_always_inline void
+sckpt_state_prefetch_refs(SckptState *state, const SckptRef *refs, uint64 count, uint64 at)
+{
+	uint64		end;
+
+	if (at % SCKPT_PREFETCH_REFS != 0)
+		return;
+	end = Min(count, at + 2 * SCKPT_PREFETCH_REFS);
+	for (at = at == 0 ? 0 : at + SCKPT_PREFETCH_REFS; at < end; at++)
+	{
+		char	   *address = (char *) sckpt_state_address(state, refs[at]);
+
+		__builtin_prefetch(address);
+		__builtin_prefetch(address + 64);
+	}
+}
 
 /*
- * Take every entry off the dirty list, into an array in its order, and mark it INFLIGHT.  `refs` has room for all of them.
+ * Walk the dirty list, first marked first.  *at starts at 0; SCKPT_NO_REF at the end.  While walking it, entries may be removed,
+ * and not marked.
  */
-extern void sckpt_state_detach_dirty(SckptState *state, SckptRef *refs);
+static inline SckptRef
+sckpt_state_next_dirty(SckptState *state, uint32 *at)
+{
+	SckptStateBase *base = (SckptStateBase *) state;
+
+	while (*at < base->dirty_end)
+	{
+		SckptRef	ref = base->dirty[*at];
+
+		sckpt_state_prefetch_refs(state, base->dirty, base->dirty_end, (*at)++);
+		if (ref != SCKPT_NO_REF)
+			return ref;
+	}
+	return SCKPT_NO_REF;
+}
+
+/* The dirty list without holes, into an array that has room for all of it. */
+extern void sckpt_state_get_dirty(SckptState *state, SckptRef *refs);
+
+/*
+ * Bring entries into the order in which the sink is best visited: those with result rows by their block, then the others by
+ * `order`, or without it as they are.  Takes 16 bytes for each of them meanwhile.
+ */
+struct SckptOperator;
+typedef uint64 (*SckptStateOrder) (struct SckptOperator *operator, SckptRef ref);
+extern void sckpt_state_arrange(SckptState *state, SckptRef *refs, uint64 count, SckptStateOrder order, struct SckptOperator *operator);
+
+/* Take every entry off the dirty list, and clear DIRTY and REWRITE. */
+extern void sckpt_state_clear_dirty(SckptState *state);
+/* The same, when the caller has cleared them. */
+extern void sckpt_state_empty_dirty(SckptState *state);
+
+/*
+ * Take every entry off the dirty list, and mark it INFLIGHT.  After that, entries that are still in flight can be marked again until
+ * sckpt_state_attach_dirty() has been called, and none of it fails.
+ */
+extern void sckpt_state_detach_dirty(SckptState *state);
+extern void sckpt_state_attach_dirty(SckptState *state);
 
 /* Walk all entries, in no order; the table must not change meanwhile. *cursor starts at 0; SCKPT_NO_REF at the end. */
 extern SckptRef sckpt_state_next(SckptState *state, uint64 *cursor);
