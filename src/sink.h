@@ -89,6 +89,13 @@ extern void sckpt_sink_set_columns(SckptSink *sink, int ncolumns, const AttrNumb
  */
 extern void sckpt_sink_put(SckptSink *sink, ItemPointer hint, bool exists, ItemPointer tid);
 
+/*
+ * Rows with these hints, 16 at most, will be put or deleted, after those of the last call: a good time to fetch what they need
+ * from disk and memory.
+ */
+#define SCKPT_SINK_AHEAD 16
+extern void sckpt_sink_prefetch(SckptSink *sink, const ItemPointerData *hints, int count);
+
 /* Delete the row of the key in the slot, if it is there; hint as above.  Returns the xid that it was written as; invalid if it was not there. */
 extern TransactionId sckpt_sink_delete(SckptSink *sink, ItemPointer hint);
 

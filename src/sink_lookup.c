@@ -32,8 +32,10 @@
 #include "access/transam.h"
 #include "catalog/index.h"
 #include "catalog/pg_am.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/lmgr.h"
@@ -65,6 +67,9 @@ struct SckptLookup
 	bool		is_heap;		/* else the pages are not ours to prune */
 	BlockNumber nblocks;		/* of the table, when last asked */
 	SnapshotData dirty;
+	int			nahead;			/* hints that were asked for last, */
+	ItemPointerData ahead[SCKPT_LOOKUP_AHEAD];
+	Buffer		ahead_buffers[SCKPT_LOOKUP_AHEAD];	/* and where their pages were, without pins */
 	int			nkeys;
 	LookupKey  *keys;
 	bool		images;
@@ -222,6 +227,7 @@ prune_page(SckptLookup *lookup, TupleTableSlot *row)
 	BlockNumber block = BufferGetBlockNumber(buffer);
 	Page		page = BufferGetPage(buffer);
 	TransactionId prunable = ((PageHeader) page)->pd_prune_xid;
+	Size		reserve;
 
 	/* Cheap tests without a lock, as pruning itself begins: a wrong answer costs or saves little. */
 	if (!TransactionIdIsNormal(prunable) || !TransactionIdPrecedes(prunable, TransactionXmin))
@@ -229,9 +235,12 @@ prune_page(SckptLookup *lookup, TupleTableSlot *row)
 
 	/*
 	 * Not as soon as the page is fuller than its fillfactor, as scans do it: that would be at every update.  When
-	 * there is little left, one pruning makes room for many.
+	 * there is little left, one pruning makes room for many.  What is little differs from page to page, or those of rows that change
+	 * at each checkpoint would all be pruned in the same one.
 	 */
-	if (!PageIsFull(page) && PageGetHeapFreeSpace(page) >= BLCKSZ / 10)
+	reserve = RelationGetTargetPageFreeSpace(lookup->relation, HEAP_DEFAULT_FILLFACTOR);
+	if (!PageIsFull(page) &&
+		PageGetHeapFreeSpace(page) >= BLCKSZ / 20 + murmurhash32(block) % Max(BLCKSZ / 10, reserve / 8 * 5))
 		return false;
 
 	ExecClearTuple(row);
@@ -241,18 +250,61 @@ prune_page(SckptLookup *lookup, TupleTableSlot *row)
 	return true;
 }
 
+/* Is the block in the table, as far as is known?  Our lock keeps it from shrinking while it is open, but it may have done so before. */
+static bool
+has_block(SckptLookup *lookup, BlockNumber block)
+{
+	if (block >= lookup->nblocks)
+		lookup->nblocks = RelationGetNumberOfBlocks(lookup->relation);
+	return block < lookup->nblocks;
+}
+
+/*
+ * Nothing here is pinned or locked: what is read of pages may be of others by now, and only says what the processor is asked to
+ * fetch.
+ */
+void
+sckpt_lookup_prefetch(SckptLookup *lookup, const ItemPointerData *hints, int count)
+{
+	BlockNumber previous = InvalidBlockNumber;
+	Buffer		buffer = InvalidBuffer;
+
+	if (!lookup->is_heap)
+		return;
+	for (int i = 0; i < lookup->nahead; i++)
+	{
+		OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&lookup->ahead[i]);
+		Page		page = BufferGetPage(lookup->ahead_buffers[i]);
+		char	   *tuple = (char *) page + ItemIdGetOffset(PageGetItemId(page, Min(offset, MaxHeapTuplesPerPage)));
+
+		__builtin_prefetch(tuple);
+		__builtin_prefetch(tuple + 63);
+		__builtin_prefetch((char *) page + ((PageHeader) page)->pd_upper - 64);
+	}
+	lookup->nahead = 0;
+	for (int i = 0; i < count; i++)
+	{
+		BlockNumber block = ItemPointerGetBlockNumberNoCheck(&hints[i]);
+		OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&hints[i]);
+
+		if (block != previous)
+			buffer = has_block(lookup, block) ? PrefetchBuffer(lookup->relation, MAIN_FORKNUM, block).recent_buffer : InvalidBuffer;
+		previous = block;
+		if (!BufferIsValid(buffer) || BufferIsLocal(buffer) || offset == InvalidOffsetNumber)
+			continue;
+		lookup->ahead[lookup->nahead] = hints[i];
+		lookup->ahead_buffers[lookup->nahead++] = buffer;
+		__builtin_prefetch(GetBufferDescriptor(buffer - 1));
+		__builtin_prefetch(BufferGetPage(buffer));
+		__builtin_prefetch(PageGetItemId(BufferGetPage(buffer), Min(offset, MaxHeapTuplesPerPage)));
+	}
+}
+
 static bool
 find_by_hint(SckptLookup *lookup, TupleTableSlot *key, ItemPointer hint, TupleTableSlot *row)
 {
-	BlockNumber block = ItemPointerGetBlockNumberNoCheck(hint);
-
-	/* Our lock keeps the table from shrinking while it is open, but it may have done so before. */
-	if (block >= lookup->nblocks)
-	{
-		lookup->nblocks = RelationGetNumberOfBlocks(lookup->relation);
-		if (block >= lookup->nblocks)
-			return false;
-	}
+	if (!has_block(lookup, ItemPointerGetBlockNumberNoCheck(hint)))
+		return false;
 	if (!table_tuple_fetch_row_version(lookup->relation, hint, &lookup->dirty, row))
 		return false;
 	if (lookup->is_heap && TTS_IS_BUFFERTUPLE(row) && prune_page(lookup, row) &&

@@ -256,7 +256,8 @@ sckpt_state_dirty_count(SckptState *state)
 
 /*
  * For a walk over entries that are anywhere in memory: ask for the cache lines of some of them at a time, since what takes long
- * is not so much the lines as to find their pages, and that can be done for several at once.  Call it for each place.
+ * is not so much the lines as to find their pages, and that can be done for several at once.  Call it for each place: at every 16th it
+ * asks for the 16 that come 32 later.
  */
 #define SCKPT_PREFETCH_REFS 16
 
@@ -267,8 +268,8 @@ sckpt_state_prefetch_refs(SckptState *state, const SckptRef *refs, uint64 count,
 
 	if (at % SCKPT_PREFETCH_REFS != 0)
 		return;
-	end = Min(count, at + 2 * SCKPT_PREFETCH_REFS);
-	for (at = at == 0 ? 0 : at + SCKPT_PREFETCH_REFS; at < end; at++)
+	end = Min(count, at + 3 * SCKPT_PREFETCH_REFS);
+	for (at = at == 0 ? 0 : at + 2 * SCKPT_PREFETCH_REFS; at < end; at++)
 	{
 		char	   *address = (char *) sckpt_state_address(state, refs[at]);
 
