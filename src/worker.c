@@ -68,7 +68,7 @@
 #include "task.h"
 #include "worker.h"
 
-#define PENDING_BYTES		(64 * 1024 * 1024)	/* kept for linear queries before an early checkpoint */
+#define PENDING_BYTES		(16 * 1024 * 1024)	/* kept for linear queries before an early checkpoint: more would leave the processor's cache */
 #define POSITION_BYTES		(16 * 1024 * 1024)	/* of log without rows, before positions are stored */
 #define SLOT_BYTES			(1024 * 1024)	/* least step of the slot */
 #define LOOK_MS				50		/* between looks at the log while rows come in */
