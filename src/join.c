@@ -17,6 +17,8 @@
  *
  * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
  * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
+ * Those that came after the last checkpoint go at once when there are many, so that a backlog is joined in little memory; but not
+ * where a side comes from a stage below, whose rows come at barriers, and may match what is due by then.
  *
  * With state_ttl, rows that are not freed so are forgotten: taken back like rows with a negative weight, at a barrier, or when the same one comes again.
  *
@@ -42,6 +44,7 @@
 #include "settings.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
+#define SHED_ROWS UINT64CONST(16384)
 
 /* A row as it was before a try. */
 typedef struct UndoRow
@@ -537,6 +540,36 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	return NULL;
 }
 
+static void
+join_shed(SckptOperator *operator, const SckptTimes *times)
+{
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	uint64		changed = sckpt_state_dirty_count(operator->state);
+	SckptRef   *due;
+	uint64		ndue;
+
+	if (changed < SHED_ROWS)
+		join->shed_at = SHED_ROWS;
+	if (changed < join->shed_at || join->undo || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+		return;
+	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	for (uint64 i = 0; i < ndue; i++)
+	{
+		SckptJoinRow *row = row_at(join, due[i]);
+
+		sckpt_state_prefetch_refs(operator->state, due, ndue, i);
+		sckpt_state_prefetch_slots(operator->state, due, ndue, i);
+		if (row->entry.chunk == 0 && !(row->entry.flags & (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_INFLIGHT)) &&
+			!join->sides[row->side].forgets && row->timer.at <= times->watermark)
+			sckpt_join_remove(operator, false, due[i]);
+	}
+	if (due)
+		pfree(due);
+
+	/* Where little can go, looking again waits for twice as many. */
+	join->shed_at = Max(SHED_ROWS, 2 * sckpt_state_dirty_count(operator->state));
+}
+
 static TimestampTz
 join_next_close(SckptOperator *operator)
 {
@@ -707,7 +740,11 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->operator.directory = join->lists;
 	join->operator.state = sckpt_state_create(context);
 	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
+	{
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(SckptJoinRow, timer), USECS_PER_SEC);
+		if (join->sides[0].feed && join->sides[1].feed)
+			join->operator.shed = join_shed;
+	}
 
 	join->operator.name = "join";
 	join->operator.changes = join->changes;

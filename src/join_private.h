@@ -108,6 +108,7 @@ typedef struct SckptStreamJoin
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
 	SckptTimes	freed_until;	/* while reading back */
+	uint64		shed_at;		/* so many changed rows make it worth looking for those that are due */
 	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */
 	SckptJoinArrival *block;	/* rows to be taken together, in the order in which they came */
 	int			nblock;
