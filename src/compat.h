@@ -46,6 +46,9 @@
 #define pg_foreign_server_aclcheck(oid, role, mode) object_aclcheck(ForeignServerRelationId, oid, role, mode)
 #define pg_proc_aclcheck(oid, role, mode) object_aclcheck(ProcedureRelationId, oid, role, mode)
 
+/* Where a relation is stored. */
+#define sckpt_locator(relation) ((relation)->rd_locator)
+
 /* Where the executor looks for the columns that an UPDATE changes: `updatedCols`. */
 typedef RTEPermissionInfo SckptColumnUse;
 
@@ -89,6 +92,8 @@ typedef bool TU_UpdateIndexes;
 #define ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters, only_summarizing) \
 	ExecInsertIndexTuples(result, slot, estate, update, no_error, conflict, arbiters)
 #define EvalPlanQualInit(epq, estate, plan, marks, param, relations) EvalPlanQualInit(epq, estate, plan, marks, param)
+
+#define sckpt_locator(relation) ((relation)->rd_node)
 
 typedef RangeTblEntry SckptColumnUse;
 

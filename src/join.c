@@ -540,6 +540,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	return NULL;
 }
 
+/* What has been stored leaves at a barrier, as join_close() says. */
 static void
 join_shed(SckptOperator *operator, const SckptTimes *times)
 {
@@ -559,6 +560,7 @@ join_shed(SckptOperator *operator, const SckptTimes *times)
 
 		sckpt_state_prefetch_refs(operator->state, due, ndue, i);
 		sckpt_state_prefetch_slots(operator->state, due, ndue, i);
+		CHECK_FOR_INTERRUPTS();
 		if (row->entry.chunk == 0 && !(row->entry.flags & (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_INFLIGHT)) &&
 			!join->sides[row->side].forgets && row->timer.at <= times->watermark)
 			sckpt_join_remove(operator, false, due[i]);

@@ -35,7 +35,6 @@
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "storage/buf_internals.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "storage/lmgr.h"
@@ -67,9 +66,10 @@ struct SckptLookup
 	bool		is_heap;		/* else the pages are not ours to prune */
 	BlockNumber nblocks;		/* of the table, when last asked */
 	SnapshotData dirty;
-	int			nahead;			/* hints that were asked for last, */
-	ItemPointerData ahead[SCKPT_LOOKUP_AHEAD];
-	Buffer		ahead_buffers[SCKPT_LOOKUP_AHEAD];	/* and where their pages were, without pins */
+	int			nahead;			/* hints that were asked for last: */
+	OffsetNumber ahead_offsets[SCKPT_LOOKUP_AHEAD];
+	Buffer		ahead_buffers[SCKPT_LOOKUP_AHEAD];
+	bool		ahead_pinned[SCKPT_LOOKUP_AHEAD];	/* else the one before holds the pin for it, too */
 	int			nkeys;
 	LookupKey  *keys;
 	bool		images;
@@ -154,9 +154,22 @@ sckpt_lookup_open(Relation relation, int nkeys, const AttrNumber *keys, bool ima
 	return lookup;
 }
 
+/* Let go of the pages that were asked for last. */
+static void
+release_ahead(SckptLookup *lookup)
+{
+	for (int i = 0; i < lookup->nahead; i++)
+	{
+		if (lookup->ahead_pinned[i])
+			ReleaseBuffer(lookup->ahead_buffers[i]);
+	}
+	lookup->nahead = 0;
+}
+
 void
 sckpt_lookup_close(SckptLookup *lookup)
 {
+	release_ahead(lookup);
 	if (lookup->index)
 	{
 		index_endscan(lookup->scan);
@@ -260,43 +273,48 @@ has_block(SckptLookup *lookup, BlockNumber block)
 }
 
 /*
- * Nothing here is pinned or locked: what is read of pages may be of others by now, and only says what the processor is asked to
- * fetch.
+ * Pages are pinned from one call to the next, which is before their rows' turn, so that nothing but a page of rows in both keeps us from
+ * pruning.  They are not locked: what is read of them only says what the processor is asked to fetch.
  */
 void
 sckpt_lookup_prefetch(SckptLookup *lookup, const ItemPointerData *hints, int count)
 {
 	BlockNumber previous = InvalidBlockNumber;
 	Buffer		buffer = InvalidBuffer;
+	bool		pinned;
 
 	if (!lookup->is_heap)
 		return;
 	for (int i = 0; i < lookup->nahead; i++)
 	{
-		OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&lookup->ahead[i]);
 		Page		page = BufferGetPage(lookup->ahead_buffers[i]);
-		char	   *tuple = (char *) page + ItemIdGetOffset(PageGetItemId(page, Min(offset, MaxHeapTuplesPerPage)));
+		char	   *tuple = (char *) page + ItemIdGetOffset(PageGetItemId(page, lookup->ahead_offsets[i]));
 
 		__builtin_prefetch(tuple);
 		__builtin_prefetch(tuple + 63);
 		__builtin_prefetch((char *) page + ((PageHeader) page)->pd_upper - 64);
 	}
-	lookup->nahead = 0;
+	release_ahead(lookup);
 	for (int i = 0; i < count; i++)
 	{
 		BlockNumber block = ItemPointerGetBlockNumberNoCheck(&hints[i]);
 		OffsetNumber offset = ItemPointerGetOffsetNumberNoCheck(&hints[i]);
 
-		if (block != previous)
+		pinned = block != previous;
+		if (pinned)
+		{
 			buffer = has_block(lookup, block) ? PrefetchBuffer(lookup->relation, MAIN_FORKNUM, block).recent_buffer : InvalidBuffer;
-		previous = block;
-		if (!BufferIsValid(buffer) || BufferIsLocal(buffer) || offset == InvalidOffsetNumber)
+			if (BufferIsValid(buffer) && !ReadRecentBuffer(sckpt_locator(lookup->relation), MAIN_FORKNUM, block, buffer))
+				buffer = InvalidBuffer;
+			previous = block;
+		}
+		if (!BufferIsValid(buffer))
 			continue;
-		lookup->ahead[lookup->nahead] = hints[i];
-		lookup->ahead_buffers[lookup->nahead++] = buffer;
-		__builtin_prefetch(GetBufferDescriptor(buffer - 1));
+		lookup->ahead_offsets[lookup->nahead] = Min(Max(offset, FirstOffsetNumber), MaxHeapTuplesPerPage);
 		__builtin_prefetch(BufferGetPage(buffer));
-		__builtin_prefetch(PageGetItemId(BufferGetPage(buffer), Min(offset, MaxHeapTuplesPerPage)));
+		__builtin_prefetch(PageGetItemId(BufferGetPage(buffer), lookup->ahead_offsets[lookup->nahead]));
+		lookup->ahead_pinned[lookup->nahead] = pinned;
+		lookup->ahead_buffers[lookup->nahead++] = buffer;
 	}
 }
 
