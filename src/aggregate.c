@@ -506,6 +506,8 @@ take_block(SckptAggregate *agg)
 	agg->nblock = 0;
 	for (int i = 0; i < n; i++)
 		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
+	if (agg->rank_offset)
+		sckpt_rank_prefetch(agg, agg->block_refs, n);
 	for (int i = 0; i < n; i++)
 	{
 		Datum	   *values = agg->block_values + i * agg->ncolumns;

@@ -437,6 +437,8 @@ extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref
 extern SckptRanker *sckpt_ranker_create(SckptAggregate *agg);
 /* Take a row (of the set's columns) in; false: it is after all that can be results, and nothing has changed. */
 extern bool sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight);
+/* Some of these groups, or none, get rows soon. */
+extern void sckpt_rank_prefetch(SckptAggregate *agg, const SckptRef *refs, int count);
 /* Before results are asked for: let go of what is not needed. */
 extern void sckpt_rank_flush(SckptAggregate *agg);
 /* The row of a group that has one at most, into the slot of group rows, whose keys are there; false: it has none. */

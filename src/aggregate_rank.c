@@ -322,6 +322,27 @@ take_first(SckptAggregate *agg, SckptRef ref, SckptAggRank *rank, Datum *values,
 	return true;
 }
 
+void
+sckpt_rank_prefetch(SckptAggregate *agg, const SckptRef *refs, int count)
+{
+	SckptState *elements = sckpt_sets_state(agg->sets);
+
+	for (int i = 0; i < count; i++)
+	{
+		SckptRef	bound = SCKPT_NO_REF;
+
+		if (refs[i] != SCKPT_NO_REF)
+			bound = entry_rank(agg, (SckptEntry *) sckpt_state_address(agg->operator.state, refs[i]))->bound;
+		if (bound != SCKPT_NO_REF)
+		{
+			char	   *element = sckpt_state_address(elements, bound);
+
+			__builtin_prefetch(element);
+			__builtin_prefetch(element + 64);
+		}
+	}
+}
+
 bool
 sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight)
 {
@@ -397,9 +418,22 @@ fill_group(SckptAggregate *agg, TupleTableSlot *group, const RankedRow *row)
 bool
 sckpt_rank_load_first(SckptAggregate *agg, SckptRef ref, TupleTableSlot *group)
 {
+	SckptAggRank *rank = agg->rank_offset ? entry_rank(agg, (SckptEntry *) sckpt_state_address(agg->operator.state, ref)) : NULL;
+	SckptElementValue element;
+	RankedRow	first = {&element, {1, 1, 1}};
+	RankedRow  *rows;
 	uint64		count;
-	RankedRow  *rows = rank_rows(agg, ref, &count);
 
+	/* The last row that is a result is the first, unless others have come since it was found. */
+	if (rank && rank->bound != SCKPT_NO_REF && rank->kept == 1 && sckpt_query_is_single(agg->query))
+	{
+		element.values = agg->ranker->bound_values;
+		element.nulls = agg->ranker->bound_nulls;
+		sckpt_sets_load(agg->sets, rank->bound, element.values, element.nulls);
+		fill_group(agg, group, &first);
+		return true;
+	}
+	rows = rank_rows(agg, ref, &count);
 	if (count == 0)
 		return false;
 	fill_group(agg, group, &rows[0]);
