@@ -505,6 +505,8 @@ take_block(SckptAggregate *agg)
 
 	agg->nblock = 0;
 	for (int i = 0; i < n; i++)
+		sckpt_state_prefetch(agg->operator.state, agg->block_hashes[i]);
+	for (int i = 0; i < n; i++)
 		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
 	if (agg->rank_offset)
 		sckpt_rank_prefetch(agg, agg->block_refs, n);
@@ -567,7 +569,6 @@ take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weigh
 			nulls[i] = slot->tts_isnull[i];
 		}
 		hash = sckpt_group_key_hash(agg->key, values, nulls);
-		sckpt_state_prefetch(agg->operator.state, hash);
 		agg->block_segments[agg->nblock] = segment;
 		agg->block_hashes[agg->nblock++] = hash;
 		MemoryContextSwitchTo(old);

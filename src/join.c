@@ -17,6 +17,8 @@
  *
  * Where conditions say how far apart in time rows can match, or that they are of one window, a row is freed (it leaves: operator.h) once the watermark
  * has passed all that it could match: what comes later is late for the join, and dropped; rows with windows have been judged by the window.
+ * Those that came after the last checkpoint go at once when there are many, so that a backlog is joined in little memory; but not
+ * where a side comes from a stage below, whose rows come at barriers, and may match what is due by then.
  *
  * With state_ttl, rows that are not freed so are forgotten: taken back like rows with a negative weight, at a barrier, or when the same one comes again.
  *
@@ -42,6 +44,7 @@
 #include "settings.h"
 
 #define RELIEVE_BYTES (16 * 1024 * 1024)
+#define SHED_ROWS UINT64CONST(16384)
 
 /* A row as it was before a try. */
 typedef struct UndoRow
@@ -227,59 +230,55 @@ check_held(SckptStreamJoin *join)
 				 errhint("Increase stream_ckpt.broadcast_rows and resume the pipeline, or add a condition like a.key = b.key.")));
 }
 
-/* A row, whose columns are in the side's values, in the row's context. */
+/* A row of the block, in the row's context. */
 static void
-take_row(SckptStreamJoin *join, int number, int64 weight)
+take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 {
+	int			number = arrival->side;
 	SckptJoinSide   *side = &join->sides[number];
-	MinimalTuple tuple;
+	MinimalTuple tuple = arrival->tuple;
 	SckptRef	list;
 	SckptRef	ref = SCKPT_NO_REF;
 	SckptJoinRow *row;
 	int64		matches;
-	uint32		hash;
 	bool		added;
 
-	for (int i = 0; i < side->desc->natts; i++)
+	ExecStoreMinimalTuple(tuple, side->incoming, false);
+	if (!arrival->has_key)
 	{
-		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
-
-		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
-			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
-			side->values[i] = PointerGetDatum(detoast_attr(value));
-	}
-	ResetExprContext(join->econtext);
-	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
-	if (join->join->unites || !sckpt_join_take_key(join, number, side->values, side->nulls))
-	{
-		ExecStoreMinimalTuple(tuple, side->incoming, false);
 		if (side->keeps)
-			put_alone(join, number, side->incoming, weight);
+			put_alone(join, number, side->incoming, arrival->weight);
 		return;
 	}
-	list = sckpt_join_find_list(join, false);
-	hash = sckpt_join_row_hash(number, tuple);
+	slot_getsomeattrs(side->incoming, side->nneeded);
+	memcpy(side->values, side->incoming->tts_values, side->nneeded * sizeof(Datum));
+	memcpy(side->nulls, side->incoming->tts_isnull, side->nneeded * sizeof(bool));
+	(void) sckpt_join_take_key(join, number, side->values, side->nulls);
+	list = sckpt_join_find_list(join, arrival->key_hash, false);
 	if (join->touch && list != SCKPT_NO_REF)
 	{
 		/* The same one may have been due to be forgotten before this one's transaction. */
-		ref = sckpt_join_find_row(join, hash, number, tuple);
+		ref = sckpt_join_find_row(join, arrival->hash, number, tuple);
 		if (ref != SCKPT_NO_REF && join->touch->before != DT_NOBEGIN && sckpt_join_forget_time(join, row_at(join, ref)) <= join->touch->before)
+		{
 			forget_row(join, ref);
+			ExecStoreMinimalTuple(tuple, side->incoming, false);
+		}
 	}
-	ExecStoreMinimalTuple(tuple, side->incoming, false);
-	matches = join_row(join, number, list, weight);
+	matches = join_row(join, number, list, arrival->weight);
 
 	/* It may be of no use to any other. */
 	if (side->due && side->nulls[side->due - 1] && !side->counts)
 		return;
 	if (ref == SCKPT_NO_REF)
-		ref = sckpt_join_find_row(join, hash, number, tuple);
+		ref = sckpt_join_find_row(join, arrival->hash, number, tuple);
 	added = ref == SCKPT_NO_REF;
 	if (added)
-		ref = sckpt_join_add_row(join, hash, number, tuple, list == SCKPT_NO_REF ? sckpt_join_find_list(join, true) : list);
+		ref = sckpt_join_add_row(join, arrival->hash, number, tuple,
+								 list == SCKPT_NO_REF ? sckpt_join_find_list(join, arrival->key_hash, true) : list);
 	row = row_at(join, ref);
 	note(join, ref, row, added);
-	sckpt_join_weigh(join, row, row->weight + weight);
+	sckpt_join_weigh(join, row, row->weight + arrival->weight);
 	check_held(join);
 	row->matches = matches;
 	touch_row(join, ref, row);
@@ -290,30 +289,110 @@ take_row(SckptStreamJoin *join, int number, int64 weight)
 		row->entry.flags &= ~(SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE);
 }
 
-/* A row of the side at hand. */
+/* Ask for the memory that the rows of the block need: of the hash tables, then of what they lead to, then of the rows there. */
+static void
+prefetch_block(SckptStreamJoin *join, int n)
+{
+	SckptRef	lists[SCKPT_JOIN_BLOCK_ROWS];
+
+	for (int i = 0; i < n; i++)
+	{
+		sckpt_state_prefetch(join->lists, join->block[i].key_hash);
+		sckpt_state_prefetch(join->operator.state, join->block[i].hash);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		lists[i] = sckpt_state_prefetch_entry(join->lists, join->block[i].key_hash);
+		(void) sckpt_state_prefetch_entry(join->operator.state, join->block[i].hash);
+	}
+	for (int i = 0; i < n; i++)
+	{
+		for (int side = 0; side < 2 && lists[i] != SCKPT_NO_REF; side++)
+		{
+			char	   *row = (char *) row_at(join, list_at(join, lists[i])->first[side]);
+
+			__builtin_prefetch(row);
+			__builtin_prefetch(row + 64);
+		}
+	}
+}
+
+static void
+take_block(SckptStreamJoin *join)
+{
+	MemoryContext old = MemoryContextSwitchTo(join->row_context);
+	int			n = join->nblock;
+
+	join->nblock = 0;
+	join->block_bytes = 0;
+	if (n > 1)
+		prefetch_block(join, n);
+	for (int i = 0; i < n; i++)
+	{
+		SckptJoinArrival *arrival = &join->block[i];
+
+		join->touch = arrival->has_touch ? &arrival->touch : NULL;
+		take_row(join, arrival);
+		ExecClearTuple(join->sides[arrival->side].incoming);
+		MemoryContextReset(join->row_context);
+		if (join->operator.relieve && sckpt_changes_bytes(join->changes) > RELIEVE_BYTES)
+			join->operator.relieve(join->operator.relieve_arg, &join->operator);
+	}
+	join->touch = NULL;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(join->block_context);
+}
+
+/* A row of the side at hand, into the block. */
 static void
 take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch)
 {
 	SckptStreamJoin *join = arg;
-	SckptJoinSide   *side = &join->sides[join->operator.side];
-	MemoryContext old = MemoryContextSwitchTo(join->row_context);
+	int			number = join->operator.side;
+	SckptJoinSide   *side = &join->sides[number];
+	SckptJoinArrival *arrival = &join->block[join->nblock];
+	MemoryContext old = MemoryContextSwitchTo(join->block_context);
 
 	slot_getallattrs(slot);
 	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
 	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
-	join->touch = touch;
-	take_row(join, join->operator.side, weight);
-	ExecClearTuple(side->incoming);
+	for (int i = 0; i < side->desc->natts; i++)
+	{
+		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
+
+		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
+			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
+			side->values[i] = PointerGetDatum(detoast_attr(value));
+	}
+	arrival->tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
+	arrival->weight = weight;
+	arrival->side = number;
+	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, side->values, side->nulls);
+	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
+	arrival->hash = arrival->has_key ? sckpt_join_row_hash(number, arrival->tuple) : 0;
+	arrival->has_touch = touch != NULL;
+	if (touch)
+		arrival->touch = *touch;
+	join->nblock++;
+	join->block_bytes += arrival->tuple->t_len;
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(join->row_context);
-	if (join->operator.relieve && sckpt_changes_bytes(join->changes) > RELIEVE_BYTES)
-		join->operator.relieve(join->operator.relieve_arg, &join->operator);
+	if (join->nblock == SCKPT_JOIN_BLOCK_ROWS || join->block_bytes >= SCKPT_JOIN_BLOCK_BYTES || join->undo)
+		take_block(join);
 }
 
 static void
 join_begin_rows(SckptOperator *operator, const SckptInput *input, const SckptTimes *times)
 {
-	((SckptStreamJoin *) operator)->input = input;
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+
+	Assert(join->nblock == 0);
+	join->input = input;
+}
+
+static void
+join_end_rows(SckptOperator *operator)
+{
+	take_block((SckptStreamJoin *) operator);
 }
 
 static void
@@ -396,6 +475,9 @@ join_undo(SckptOperator *operator)
 		ExecClearTuple(join->sides[side].stored);
 	}
 	MemoryContextReset(join->row_context);
+	MemoryContextReset(join->block_context);
+	join->nblock = 0;
+	join->block_bytes = 0;
 	end_undo(join, true);
 	join_begin_undo(operator);
 	return true;
@@ -428,6 +510,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	{
 		SckptJoinRow *row = row_at(join, due[i]);
 
+		sckpt_state_prefetch_refs(operator->state, due, ndue, i);
 		CHECK_FOR_INTERRUPTS();
 		if (row->entry.flags & SCKPT_ENTRY_LEAVING)
 			continue;
@@ -455,6 +538,36 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	if (due)
 		pfree(due);
 	return NULL;
+}
+
+static void
+join_shed(SckptOperator *operator, const SckptTimes *times)
+{
+	SckptStreamJoin *join = (SckptStreamJoin *) operator;
+	uint64		changed = sckpt_state_dirty_count(operator->state);
+	SckptRef   *due;
+	uint64		ndue;
+
+	if (changed < SHED_ROWS)
+		join->shed_at = SHED_ROWS;
+	if (changed < join->shed_at || join->undo || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+		return;
+	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	for (uint64 i = 0; i < ndue; i++)
+	{
+		SckptJoinRow *row = row_at(join, due[i]);
+
+		sckpt_state_prefetch_refs(operator->state, due, ndue, i);
+		sckpt_state_prefetch_slots(operator->state, due, ndue, i);
+		if (row->entry.chunk == 0 && !(row->entry.flags & (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_INFLIGHT)) &&
+			!join->sides[row->side].forgets && row->timer.at <= times->watermark)
+			sckpt_join_remove(operator, false, due[i]);
+	}
+	if (due)
+		pfree(due);
+
+	/* Where little can go, looking again waits for twice as many. */
+	join->shed_at = Max(SHED_ROWS, 2 * sckpt_state_dirty_count(operator->state));
 }
 
 static TimestampTz
@@ -566,7 +679,9 @@ prepare_side(SckptStreamJoin *join, int number)
 
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
-	side->due = def->due[number];
+	side->due = side->nneeded = def->due[number];
+	for (int i = 0; i < def->nkeys; i++)
+		side->nneeded = Max(side->nneeded, side->keys[i]);
 	side->forgets = def->forgets[number] && join->query->ttl > 0;
 	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
@@ -595,6 +710,8 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 
 	join->context = context;
 	join->row_context = AllocSetContextCreate(context, "stream_ckpt joined row", ALLOCSET_DEFAULT_SIZES);
+	join->block_context = AllocSetContextCreate(context, "stream_ckpt rows to join", ALLOCSET_DEFAULT_SIZES);
+	join->block = palloc(SCKPT_JOIN_BLOCK_ROWS * sizeof(SckptJoinArrival));
 	join->query = query;
 	join->join = query->join;
 	join->pairs = query->join->type != JOIN_SEMI && query->join->type != JOIN_ANTI && query->join->mark == 0;
@@ -623,13 +740,17 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->operator.directory = join->lists;
 	join->operator.state = sckpt_state_create(context);
 	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
+	{
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(SckptJoinRow, timer), USECS_PER_SEC);
+		if (join->sides[0].feed && join->sides[1].feed)
+			join->operator.shed = join_shed;
+	}
 
 	join->operator.name = "join";
 	join->operator.changes = join->changes;
 	join->operator.begin_rows = join_begin_rows;
 	join->operator.consume = join_consume;
-	join->operator.end_rows = join_nothing;
+	join->operator.end_rows = join_end_rows;
 	join->operator.end_batch = join_nothing;
 	join->operator.begin_undo = join_begin_undo;
 	join->operator.undo = join_undo;

@@ -128,7 +128,7 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 	/* The newest version comes first; what was freed, or forgotten, counts no more. */
 	if (!was_freed(join, side, touched) && sckpt_join_find_row(join, hash, number, tuple) == SCKPT_NO_REF)
 	{
-		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_find_list(join, true));
+		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_find_list(join, sckpt_join_key_hash(join), true));
 		row = row_at(join, ref);
 		sckpt_join_weigh(join, row, weight);
 		row->matches = matches;

@@ -64,17 +64,36 @@ typedef struct SckptJoinSide
 	TupleTableSlot *nothing;	/* all NULL */
 	SckptCodec *codecs;
 	AttrNumber	due;			/* see query.h */
+	int			nneeded;		/* its first columns, up to the last one of the key and the due time */
 	int64		delay;			/* with allowed_lateness */
 	bool		forgets;
 	Datum	   *values;
 	bool	   *nulls;
 } SckptJoinSide;
 
+/* A row that has come, and waits until the memory that it needs has been asked for. */
+typedef struct SckptJoinArrival
+{
+	MinimalTuple tuple;
+	uint32		hash;			/* of the row */
+	uint32		key_hash;
+	int32		weight;
+	uint8		side;
+	bool		has_key;		/* without a NULL; else it matches nothing */
+	bool		has_touch;
+	SckptTouch	touch;
+} SckptJoinArrival;
+
+/* So many at a time, or so much of them. */
+#define SCKPT_JOIN_BLOCK_ROWS	64
+#define SCKPT_JOIN_BLOCK_BYTES	(256 * 1024)
+
 typedef struct SckptStreamJoin
 {
 	SckptOperator operator;
 	MemoryContext context;
 	MemoryContext row_context;
+	MemoryContext block_context;
 	SckptQuery *query;
 	SckptJoin  *join;
 	SckptJoinSide sides[2];
@@ -89,7 +108,11 @@ typedef struct SckptStreamJoin
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
 	SckptTimes	freed_until;	/* while reading back */
+	uint64		shed_at;		/* so many changed rows make it worth looking for those that are due */
 	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */
+	SckptJoinArrival *block;	/* rows to be taken together, in the order in which they came */
+	int			nblock;
+	Size		block_bytes;
 	EState	   *estate;
 	ExprContext *econtext;
 	ExprState  *condition;
@@ -122,8 +145,9 @@ tuple_of(SckptJoinRow *row)
 
 /* The key of a row whose columns are in values; false: there is a NULL in it. */
 extern bool sckpt_join_take_key(SckptStreamJoin *join, int side, Datum *values, bool *nulls);
-/* The list of the key taken last; `add`: make one. */
-extern SckptRef sckpt_join_find_list(SckptStreamJoin *join, bool add);
+extern uint32 sckpt_join_key_hash(SckptStreamJoin *join);
+/* The list of the key taken last, with its hash; `add`: make one. */
+extern SckptRef sckpt_join_find_list(SckptStreamJoin *join, uint32 hash, bool add);
 /* When a row, whose columns are in the side's values, matches nothing that is yet to come; and when one is forgotten. */
 extern int64 sckpt_join_due(SckptJoinSide *side);
 extern int64 sckpt_join_forget_time(SckptStreamJoin *join, SckptJoinRow *row);

@@ -36,10 +36,15 @@ sckpt_join_take_key(SckptStreamJoin *join, int side, Datum *values, bool *nulls)
 	return true;
 }
 
-SckptRef
-sckpt_join_find_list(SckptStreamJoin *join, bool add)
+uint32
+sckpt_join_key_hash(SckptStreamJoin *join)
 {
-	uint32		hash = sckpt_group_key_hash(join->key, join->key_values, join->key_nulls);
+	return sckpt_group_key_hash(join->key, join->key_values, join->key_nulls);
+}
+
+SckptRef
+sckpt_join_find_list(SckptStreamJoin *join, uint32 hash, bool add)
+{
 	SckptProbe	probe;
 	SckptRef	ref;
 

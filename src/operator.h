@@ -89,6 +89,11 @@ struct SckptOperator
 	/* After each batch: keep process memory within bounds. */
 	void		(*end_batch) (SckptOperator *operator);
 	/*
+	 * After each batch, when all inputs have had it: what has become due, is of no use to any row that is yet to come, has no result and is in no
+	 * checkpoint may go at once, instead of being kept until the barrier.  NULL: nothing is so.
+	 */
+	void		(*shed) (SckptOperator *operator, const SckptTimes *times);
+	/*
 	 * From here on note what rows change; `undo` takes that back, after an error in consume too, and notes anew.  Undone values are the
 	 * same, but their entries may be dirty.  False: it cannot, and the state is undefined; rows of one transaction can always be undone.
 	 */

@@ -793,6 +793,8 @@ remove_leaving(SckptTask *task, int number)
 	{
 		SckptEntry *entry = sckpt_state_address(state, snapshot->leaving[i]);
 
+		sckpt_state_prefetch_refs(state, snapshot->leaving, snapshot->nleaving, i);
+		sckpt_state_prefetch_slots(state, snapshot->leaving, snapshot->nleaving, i);
 		entry->chunk = 0;
 		if (entry->flags & SCKPT_ENTRY_LEAVING)
 			operator->remove(operator, store->elements, snapshot->leaving[i]);

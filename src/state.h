@@ -278,6 +278,19 @@ sckpt_state_prefetch_refs(SckptState *state, const SckptRef *refs, uint64 count,
 	}
 }
 
+/* The same, beside it, for a walk that removes the entries: of the hash table's slots of those that have been asked for. */
+static pg_attribute_always_inline void
+sckpt_state_prefetch_slots(SckptState *state, const SckptRef *refs, uint64 count, uint64 at)
+{
+	uint64		end;
+
+	if (at % SCKPT_PREFETCH_REFS != 0)
+		return;
+	end = Min(count, at + 2 * SCKPT_PREFETCH_REFS);
+	for (at += SCKPT_PREFETCH_REFS; at < end; at++)
+		sckpt_state_prefetch(state, ((SckptEntry *) sckpt_state_address(state, refs[at]))->hash);
+}
+
 /*
  * Walk the dirty list, first marked first.  *at starts at 0; SCKPT_NO_REF at the end.  While walking it, entries may be removed,
  * and not marked.

@@ -696,6 +696,11 @@ sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *inpu
 		scan->taken += own.taken;
 	}
 	hand_on_changes(task);
+	for (int i = 0; i < task->noperators; i++)
+	{
+		if (task->operators[i]->shed)
+			task->operators[i]->shed(task->operators[i], &task->times);
+	}
 }
 
 void
