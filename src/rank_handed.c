@@ -246,11 +246,16 @@ former_sources(SckptAggregate *agg)
 void
 sckpt_rank_restore_known(SckptAggregate *agg, SckptEntry *entry)
 {
-	if (agg->form->same && agg->ranker->sources)
+	int		   *sources = agg->ranker->sources;
+
+	if (agg->form->same && sources)
 		return;
-	*entry_handed(agg, entry) = SCKPT_HANDED_UNREAD;
 	if (agg->stored_sources == NULL)
 		agg->stored_sources = former_sources(agg);
+
+	/* Mostly something else has changed. */
+	if (sources == NULL || memcmp(sources, agg->stored_sources, agg->query->result->natts * sizeof(int)) != 0)
+		*entry_handed(agg, entry) = SCKPT_HANDED_UNREAD;
 }
 
 void
