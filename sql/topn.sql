@@ -230,6 +230,33 @@ SELECT alter_pipeline('tied_1', query => 'SELECT DISTINCT ON (g) g, id FROM s OR
 INSERT INTO live.s (g, id, t) VALUES (1, 3, 'c'), (1, 2, 'b');
 SELECT checkpoint();
 TABLE tied_1;
+-- what a stage has handed on: other expressions, and back
+SELECT create_pipeline('handed_keyed', 'SELECT g, id, i, place FROM (SELECT *, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3'),
+    create_pipeline('handed_bag', 'SELECT i, t FROM (SELECT *, rank() OVER (PARTITION BY g ORDER BY i DESC) AS place FROM s WHERE g >= 50) q WHERE place <= 2', parallelism => 2),
+    create_pipeline('handed_above', 'SELECT sum(i) AS s, count(*) AS n FROM (SELECT i, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3');
+CREATE FUNCTION public.handed() RETURNS TABLE (keyed text, bag text, above text) LANGUAGE sql SET search_path = live, public, stream_ckpt AS $$
+SELECT (SELECT string_agg(concat_ws(':', g, id, i, place), ' ' ORDER BY g, place) FROM handed_keyed), (SELECT string_agg(concat_ws(':', i, t), ' ' ORDER BY i, t) FROM handed_bag),
+    (SELECT s || ':' || n FROM handed_above)
+$$;
+INSERT INTO live.s (id, g, i, t) SELECT n, 50 + n % 2, n / 3, 'a' FROM generate_series(1, 12) n;
+SELECT checkpoint();
+SELECT * FROM handed();
+SELECT alter_pipeline('handed_keyed', query => 'SELECT g, id, -i AS i, place FROM (SELECT *, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3');
+SELECT alter_pipeline('handed_bag', query => 'SELECT -i AS i, t FROM (SELECT *, rank() OVER (PARTITION BY g ORDER BY i DESC) AS place FROM s WHERE g >= 50) q WHERE place <= 2');
+SELECT alter_pipeline('handed_above', query => 'SELECT sum(i) AS s, count(*) + 100 AS n FROM (SELECT i, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3');
+SELECT * FROM handed();
+INSERT INTO live.s (id, g, i, t) VALUES (20, 50, 4, 'b'), (20, 50, 4, 'b'), (21, 52, 1, 'b');
+SELECT checkpoint();
+SELECT * FROM handed();
+SELECT alter_pipeline('handed_keyed', query => 'SELECT g, id, i, place FROM (SELECT *, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3'),
+    alter_pipeline('handed_bag', query => 'SELECT i, t FROM (SELECT *, rank() OVER (PARTITION BY g ORDER BY i DESC) AS place FROM s WHERE g >= 50) q WHERE place <= 2', parallelism => 3),
+    alter_pipeline('handed_above', query => 'SELECT sum(i) AS s, count(*) AS n FROM (SELECT i, row_number() OVER (PARTITION BY g ORDER BY i DESC, id) AS place FROM s WHERE g >= 50) q WHERE place <= 3');
+SELECT * FROM handed();
+SELECT count(pause_pipeline(name)) FROM (VALUES ('handed_keyed'), ('handed_bag'), ('handed_above')) v (name);
+SELECT count(resume_pipeline(name)) FROM (VALUES ('handed_keyed'), ('handed_bag'), ('handed_above')) v (name);
+INSERT INTO live.s (id, g, i, t) VALUES (19, 50, 4, 'b'), (30, 51, 9, 'c'), (31, 51, 9, 'c');
+SELECT checkpoint();
+SELECT * FROM handed();
 SELECT create_pipeline('filtered', 'SELECT g, i FROM (SELECT DISTINCT ON (g) g, i, id FROM s ORDER BY g, id) q WHERE i > 0');
 INSERT INTO live.s (g, i, id) VALUES (1, 3, 1), (2, 0, 1);
 SELECT checkpoint();
@@ -309,5 +336,5 @@ SELECT count(drop_pipeline(pipeline)) FROM pipelines;
 SET client_min_messages = warning;
 DROP SCHEMA live, oracle CASCADE;
 DROP TABLE tried, dim, best, best_of_all, placed, apart, done;
-DROP FUNCTION more, compare, refused, note;
+DROP FUNCTION more, compare, refused, note, handed;
 SELECT count(*) AS pipelines FROM pipelines;

@@ -508,6 +508,8 @@ take_block(SckptAggregate *agg)
 		sckpt_state_prefetch(agg->operator.state, agg->block_hashes[i]);
 	for (int i = 0; i < n; i++)
 		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
+	if (agg->rank_offset)
+		sckpt_rank_prefetch(agg, agg->block_refs, n);
 	for (int i = 0; i < n; i++)
 	{
 		Datum	   *values = agg->block_values + i * agg->ncolumns;
@@ -689,6 +691,7 @@ prepare_sets(SckptAggregate *agg)
 		defs[i].columns = columns->columns;
 		defs[i].counted = set->counted = columns->counted;
 		defs[i].order = columns->order;
+		defs[i].marked_handed = sckpt_rank_knows_handed(agg);
 		set->source = columns->source;
 		set->calls = palloc(Max(1, agg->ncalls) * sizeof(int));
 		set->values = palloc(Max(1, columns->ncolumns) * sizeof(Datum));
@@ -791,10 +794,10 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 			quantum = query->ttl / 32;
 		agg->timers = sckpt_timers_create(context, agg->operator.state, agg->timer_offset, Max(1, quantum));
 	}
-	if (query->nsets > 0)
-		prepare_sets(agg);
 	if (query->ranking)
 		agg->ranker = sckpt_ranker_create(agg);
+	if (query->nsets > 0)
+		prepare_sets(agg);
 	if (query->nsession > 0)
 	{
 		agg->sessions = sckpt_sessions_create(agg);

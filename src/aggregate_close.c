@@ -233,7 +233,7 @@ sckpt_aggregate_release_handed(SckptAggregate *agg, SckptEntry *entry)
 {
 	SckptRef   *handed = entry_handed(agg, entry);
 
-	if (*handed != SCKPT_NO_REF)
+	if (*handed != SCKPT_NO_REF && *handed != SCKPT_HANDED_UNREAD)
 		sckpt_state_free(agg->operator.state, *handed,
 						 ((SckptAggFlat *) sckpt_state_address(agg->operator.state, *handed))->size);
 	*handed = SCKPT_NO_REF;
@@ -277,6 +277,8 @@ sckpt_aggregate_reset(SckptAggregate *agg, SckptRef ref)
 {
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
 
+	if (sckpt_rank_knows_handed(agg))
+		sckpt_rank_keep_known(agg, ref);
 	release_parts(agg, ref);
 	if (agg->sets)
 		entry_head(agg, entry)->id = sckpt_aggregate_new_id(agg);
@@ -412,9 +414,14 @@ hand_on_change(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, MemoryConte
 		MinimalTuple *rows = NULL;
 		uint64		count = 0;
 
+		if (sckpt_rank_knows_handed(agg))
+		{
+			sckpt_rank_hand_on_known(agg, ref, entry, bad != NULL, scratch, put, arg);
+			return;
+		}
 		if (!(entry->flags & SCKPT_ENTRY_RETRACT))
 			rows = get_ranks(agg, ref, scratch, bad, arg, &count);
-		sckpt_rank_hand_on(agg, entry, rows, count, put, arg);
+		sckpt_rank_hand_on(agg, entry, rows, count, scratch, put, arg);
 		return;
 	}
 	if (!(entry->flags & SCKPT_ENTRY_RETRACT) && get_result(agg, ref, &slot, bad, arg))

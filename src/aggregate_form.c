@@ -9,7 +9,7 @@
  *		key		type, canonical expression		each key column
  *		bound	type, canonical expression		bounds of a session
  *		part	its name						the parts that entries have
- *		handed	type, name						columns of the row handed on
+ *		handed	type, name, number				columns of the row handed on, of a rank's the column of the group's row that they are
  *		set		kind, types						of elements: the sets that they are in
  *		rank	0, what the only set's rows are, and which of them are results
  *		call	mode, set, mark, signature, canonical expression
@@ -101,8 +101,8 @@ sckpt_aggregate_describe(SckptOperator *operator, bool elements, StringInfo buf)
 	{
 		appendStringInfoString(buf, "part\thanded\n");
 		for (int i = 0; i < desc->natts; i++)
-			appendStringInfo(buf, "handed\t%s\t%s\n", type_name(TupleDescAttr(desc, i)->atttypid),
-							 NameStr(TupleDescAttr(desc, i)->attname));
+			appendStringInfo(buf, "handed\t%s\t%s\t%d\n", type_name(TupleDescAttr(desc, i)->atttypid),
+							 NameStr(TupleDescAttr(desc, i)->attname), sckpt_rank_knows_handed(agg) ? sckpt_rank_source(agg, i) : -1);
 	}
 	describe_calls(agg, buf);
 }
@@ -220,6 +220,8 @@ read_line(SckptAggregate *agg, SckptAggForm *form, char **fields, int *nkeys, in
 	{
 		int			number = form->nhanded++;
 
+		form->sources[number] = atoi(fields[3]);
+
 		if (!form->same)
 			form->handed[number] = find_column(desc, fields);
 		else if (number < desc->natts && strcmp(fields[1], type_name(TupleDescAttr(desc, number)->atttypid)) == 0)
@@ -271,6 +273,7 @@ sckpt_aggregate_adapt(SckptOperator *operator, bool elements, const char *descri
 		nlines += *at == '\n';
 	form->keys = palloc0(nlines * sizeof(int));
 	form->handed = palloc0(nlines * sizeof(int));
+	form->sources = palloc0(nlines * sizeof(int));
 	form->calls = palloc0(nlines * sizeof(int));
 	form->collected = palloc0(nlines * sizeof(bool));
 	form->counts = palloc0(nlines * sizeof(bool));

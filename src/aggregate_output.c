@@ -100,7 +100,13 @@ pack_handed(SckptAggregate *agg, SckptEntry *entry, StringInfo buf)
 	Datum	   *values = palloc(desc->natts * sizeof(Datum));
 	bool	   *nulls = palloc(desc->natts * sizeof(bool));
 
-	sckpt_codec_write_uint(buf, count);
+	/* Of a query that ranks, 0 says that it is for the elements to know, and others are one more. */
+	if (sckpt_rank_knows_handed(agg) && *entry_handed(agg, entry) == SCKPT_NO_REF)
+	{
+		sckpt_codec_write_uint(buf, 0);
+		return;
+	}
+	sckpt_codec_write_uint(buf, count + (agg->ranker != NULL));
 	for (uint64 n = 0; n < count; n++)
 	{
 		HeapTupleData tuple;
@@ -117,8 +123,9 @@ pack_handed(SckptAggregate *agg, SckptEntry *entry, StringInfo buf)
 	}
 }
 
+/* *known: the elements know them. */
 static MinimalTuple *
-unpack_handed(SckptAggregate *agg, const char **cursor, const char *end, uint64 *count)
+unpack_handed(SckptAggregate *agg, const char **cursor, const char *end, uint64 *count, bool *known)
 {
 	SckptCodec *codecs = handed_codecs(agg);
 	TupleDesc	desc = agg->query->result;
@@ -127,6 +134,9 @@ unpack_handed(SckptAggregate *agg, const char **cursor, const char *end, uint64 
 	MinimalTuple *rows;
 
 	*count = sckpt_codec_read_uint(cursor, end);
+	*known = agg->ranker && *count == 0;
+	if (agg->ranker && !*known)
+		(*count)--;
 	if (*count > (agg->ranker ? MaxAllocHugeSize / sizeof(MinimalTuple) : 1))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATA_CORRUPTED),
@@ -249,6 +259,7 @@ sckpt_aggregate_end_unpack(SckptOperator *operator, bool elements)
 	if (!elements)
 		return;
 	sckpt_sets_end_unpack(agg->sets);
+	sckpt_rank_end_restore(agg);
 
 	/* Numbers of groups that are gone, too, may still be in some chunk. */
 	agg->next_id = Max(agg->next_id, sckpt_sets_highest_id(agg->sets, agg->query->task) + SCKPT_MAX_TASKS);
@@ -264,6 +275,7 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	int64		weight = 0;
 	MinimalTuple *handed = NULL;
 	uint64		nhanded = 0;
+	bool		known = false;
 	TimestampTz now = agg->unpack_times.clock;
 	uint32		hash = sckpt_group_key_hash(agg->key, agg->key_values, agg->key_nulls);
 	SckptRef	ref;
@@ -286,7 +298,7 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 	if (agg->form->weight)
 		weight = sckpt_codec_read_int(cursor, end);
 	if (agg->form->handed_on)
-		handed = unpack_handed(agg, cursor, end, &nhanded);
+		handed = unpack_handed(agg, cursor, end, &nhanded, &known);
 
 	/* An older version, or one that had left already. */
 	if (agg->sessions ? sckpt_session_overlaps(agg, hash, session.start, session.end)
@@ -320,7 +332,9 @@ unpack_entry(SckptAggregate *agg, bool emitted, const char **cursor, const char 
 		*entry_touched(agg, entry) = agg->form->touched ? touched : now;
 	if (agg->weight_offset)
 		*entry_weight(agg, entry) = weight;
-	if (agg->ranker && nhanded > 0)
+	if (known)
+		sckpt_rank_restore_known(agg, entry);
+	else if (agg->ranker && (nhanded > 0 || (agg->handed_offset && sckpt_rank_knows_handed(agg))))
 		sckpt_rank_keep_handed(agg, entry, handed, nhanded);
 	else if (nhanded > 0)
 		sckpt_aggregate_keep_handed(agg, entry, handed[0]);

@@ -154,6 +154,7 @@ typedef struct SckptAggForm
 	bool		handed_on;
 	int			nhanded;
 	int		   *handed;			/* by stored column of the row handed on: the stage's, or -1 */
+	int		   *sources;		/* the same: the column of the stored group's row that it is, 0: a zero; -1: it is computed */
 	int			ncalls;
 	int		   *calls;			/* by stored call: the query's, or -1 */
 	bool	   *collected;		/* the same: it has no value */
@@ -224,6 +225,7 @@ typedef struct SckptAggregate
 	MemoryContext stale_context;
 	SckptUndo  *undo;			/* what rows change is noted here; NULL: it is not */
 	/* of the checkpoint being read back */
+	int		   *stored_sources;	/* of rows handed on by a former query; NULL: no group needs them */
 	SckptTimes	unpack_times;
 	SckptAggForm *form;			/* of the chunk at hand */
 	MemoryContext form_context;
@@ -283,6 +285,9 @@ entry_weight(SckptAggregate *agg, SckptEntry *entry)
 {
 	return (int64 *) ((char *) entry + agg->weight_offset);
 }
+
+/* An entry's rows are what its elements know; until those have been read, since the query was another one. */
+#define SCKPT_HANDED_UNREAD ((SckptRef) PG_UINT32_MAX)
 
 /* The result that was handed on: a chunk with SckptAggFlat and a MinimalTuple. */
 static inline SckptRef *
@@ -432,6 +437,8 @@ extern Datum sckpt_aggregate_collect(SckptAggregate *agg, int call, SckptRef ref
 extern SckptRanker *sckpt_ranker_create(SckptAggregate *agg);
 /* Take a row (of the set's columns) in; false: it is after all that can be results, and nothing has changed. */
 extern bool sckpt_rank_take(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, Datum *values, bool *nulls, int32 weight);
+/* Some of these groups, or none, get rows soon. */
+extern void sckpt_rank_prefetch(SckptAggregate *agg, const SckptRef *refs, int count);
 /* Before results are asked for: let go of what is not needed. */
 extern void sckpt_rank_flush(SckptAggregate *agg);
 /* The row of a group that has one at most, into the slot of group rows, whose keys are there; false: it has none. */
@@ -442,7 +449,19 @@ extern MinimalTuple *sckpt_rank_results(SckptAggregate *agg, SckptRef ref, uint6
 extern MinimalTuple *sckpt_rank_handed(SckptAggregate *agg, SckptEntry *entry, uint64 *count);
 extern void sckpt_rank_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count);
 /* The difference between what was handed on and `rows`, which are what is handed on from now on. */
-extern void sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count, SckptPutAbove put, void *arg);
+extern void sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count, MemoryContext scratch,
+							   SckptPutAbove put, void *arg);
+/* Do elements know what was handed on, unless rows are kept with the entry?  Then from which column of the group's row a column of the result is (0: it is a zero). */
+extern bool sckpt_rank_knows_handed(SckptAggregate *agg);
+extern int	sckpt_rank_source(SckptAggregate *agg, int column);
+/* The difference between what was handed on and the group's results; `whole`: put may refuse rows. */
+extern void sckpt_rank_hand_on_known(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, bool whole, MemoryContext scratch,
+									 SckptPutAbove put, void *arg);
+/* Keep what the elements know to have been handed on with the entry, unless rows are there already. */
+extern void sckpt_rank_keep_known(SckptAggregate *agg, SckptRef ref);
+/* An entry is read back whose elements know what was handed on; and all elements have been read. */
+extern void sckpt_rank_restore_known(SckptAggregate *agg, SckptEntry *entry);
+extern void sckpt_rank_end_restore(SckptAggregate *agg);
 
 /* session.c: the sessions of each key. */
 extern SckptSessions *sckpt_sessions_create(SckptAggregate *agg);

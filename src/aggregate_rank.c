@@ -12,9 +12,7 @@
  * one kept becomes the bound by which later rows are refused without a look at the set.  So a row costs a comparison, or a share of sorting.  Where one row is wanted, it is
  * the bound itself, and is replaced at once.
  *
- * Rows handed on are kept with the entry, one after the other in a chunk:
- *
- *		SckptAggFlat | count | MinimalTuples, each aligned
+ * What was handed on is the business of rank_handed.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,19 +24,10 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#include "aggregate_private.h"
-#include "sorter.h"
+#include "rank_private.h"
 
 /* Sort all rows of a group unless there are so many times those wanted. */
 #define SELECT_FACTOR 4
-
-struct SckptRanker
-{
-	SckptRanking *ranking;
-	SckptSorter *sorter;
-	Datum	   *bound_values;
-	bool	   *bound_nulls;
-};
 
 /* A row with its ranks. */
 typedef struct RankedRow
@@ -58,6 +47,15 @@ sckpt_ranker_create(SckptAggregate *agg)
 	ranker->sorter = sckpt_sorter_create(&ranking->order, set);
 	ranker->bound_values = palloc(Max(1, set->ncolumns) * sizeof(Datum));
 	ranker->bound_nulls = palloc(Max(1, set->ncolumns) * sizeof(bool));
+	if (agg->handed_offset)
+		ranker->sources = sckpt_rank_sources(agg->query);
+	for (int i = 0; i < agg->query->result->natts && ranker->sources; i++)
+	{
+		int			rank = ranker->sources[i] - agg->query->nkeys - set->ncolumns - 1;
+
+		if (rank >= 0)
+			ranker->wanted[rank] = true;
+	}
 	return ranker;
 }
 
@@ -87,53 +85,99 @@ is_within(SckptRanker *ranker, const Datum *values, const bool *nulls, const Dat
 	return sckpt_sorter_compare_order(ranker->sorter, values, nulls, last, last_nulls) <= 0;
 }
 
-/* Of many elements keep those that can be results; returns how many. */
-static uint64
-select_elements(SckptRanker *ranker, SckptElementValue *elements, uint64 count)
+static inline int64
+copies_of(const SckptElementValue *element, bool handed)
+{
+	return handed ? element->handed : element->count;
+}
+
+/* The last element of those that come first and are as many as are wanted; false: there are fewer, or it cannot be said. */
+static bool
+find_last(SckptRanker *ranker, SckptElementValue *elements, uint64 count, bool handed, SckptElementValue *last)
 {
 	int64		limit = ranker->ranking->limit;
 	binaryheap *heap;
-	SckptElementValue last;
-	uint64		n = 0;
+	bool		found;
 
-	if (ranker->ranking->kind == SCKPT_RANK_DENSE_RANK || limit > PG_INT32_MAX / 16 || count / SELECT_FACTOR <= limit)
-		return count;
 	heap = binaryheap_allocate((int) limit, compare_heap, ranker);
 	for (uint64 i = 0; i < count; i++)
 	{
 		if (i % 1024 == 0)
 			CHECK_FOR_INTERRUPTS();
-		if (i < limit)
+		if (copies_of(&elements[i], handed) == 0)
+			continue;
+		if (heap->bh_size < limit)
 			binaryheap_add(heap, PointerGetDatum(&elements[i]));
 		else if (compare_elements(&elements[i], DatumGetPointer(binaryheap_first(heap)), ranker) < 0)
 			binaryheap_replace_first(heap, PointerGetDatum(&elements[i]));
 	}
-	last = *(SckptElementValue *) DatumGetPointer(binaryheap_first(heap));
+	found = heap->bh_size == limit;
+	if (found)
+		*last = *(SckptElementValue *) DatumGetPointer(binaryheap_first(heap));
 	binaryheap_free(heap);
+	return found;
+}
+
+/* Is it there, and as good as the last one? */
+static inline bool
+is_selected(SckptRanker *ranker, const SckptElementValue *element, bool handed, const SckptElementValue *last)
+{
+	return copies_of(element, handed) != 0 && (last == NULL || is_within(ranker, element->values, element->nulls, last->values, last->nulls));
+}
+
+uint64
+sckpt_rank_select(SckptRanker *ranker, SckptElementValue *elements, uint64 count, bool handed)
+{
+	int64		limit = ranker->ranking->limit;
+	SckptElementValue last[2];
+	bool		found[2] = {false, false};
+	uint64		n = 0;
+
+	if (ranker->ranking->kind == SCKPT_RANK_DENSE_RANK || limit > PG_INT32_MAX / 16 || count / SELECT_FACTOR <= limit)
+		return count;
+	found[0] = find_last(ranker, elements, count, false, &last[0]);
+	if (handed)
+		found[1] = find_last(ranker, elements, count, true, &last[1]);
 	for (uint64 i = 0; i < count; i++)
 	{
-		if (is_within(ranker, elements[i].values, elements[i].nulls, last.values, last.nulls))
-			elements[n++] = elements[i];
+		if (is_selected(ranker, &elements[i], false, found[0] ? &last[0] : NULL) ||
+			(handed && is_selected(ranker, &elements[i], true, found[1] ? &last[1] : NULL)))
+		{
+			SckptElementValue element = elements[i];
+
+			elements[i] = elements[n];
+			elements[n++] = element;
+		}
 	}
 	return n;
+}
+
+void
+sckpt_rank_sort(SckptRanker *ranker, SckptElementValue *elements, uint64 count)
+{
+	for (uint64 i = 0; i < count; i++)
+	{
+		if (elements[i].count < 0)
+			elog(ERROR, "a row was taken back more often than it was there");
+	}
+	if (count > 1)
+		qsort_interruptible(elements, count, sizeof(SckptElementValue), compare_elements, ranker);
 }
 
 /* A group's elements in order; `all` of them, or at least those that are results. */
 static SckptElementValue *
 sorted_elements(SckptAggregate *agg, SckptRef ref, bool all, uint64 *count)
 {
-	SckptRanker *ranker = agg->ranker;
 	SckptElementValue *elements = sckpt_sets_elements(agg->sets, ref, 0, count);
+	uint64		n = 0;
 
 	for (uint64 i = 0; i < *count; i++)
 	{
-		if (elements[i].count < 0)
-			elog(ERROR, "a row was taken back more often than it was there");
+		if (elements[i].count != 0)
+			elements[n++] = elements[i];
 	}
-	if (!all && *count > 1)
-		*count = select_elements(ranker, elements, *count);
-	if (*count > 1)
-		qsort_interruptible(elements, *count, sizeof(SckptElementValue), compare_elements, ranker);
+	*count = all || n < 2 ? n : sckpt_rank_select(agg->ranker, elements, n, false);
+	sckpt_rank_sort(agg->ranker, elements, *count);
 	return elements;
 }
 
@@ -153,37 +197,55 @@ next_rank(SckptRanker *ranker, int64 *ranks, const SckptElementValue *element, c
 	return ranks[ranker->ranking->kind] <= ranker->ranking->limit;
 }
 
+SckptRankSpan *
+sckpt_rank_spans(SckptRanker *ranker, const SckptElementValue *elements, uint64 count, bool handed)
+{
+	SckptRankSpan *spans = palloc_extended(Max(1, count) * sizeof(SckptRankSpan), MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	const SckptElementValue *before = NULL;
+	int64		ranks[3] = {0, 0, 0};
+
+	for (uint64 i = 0; i < count; i++)
+	{
+		int64		copies = copies_of(&elements[i], handed);
+
+		for (int64 copy = 0; copy < copies; copy++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			if (!next_rank(ranker, ranks, &elements[i], before))
+				return spans;
+			if (spans[i].copies++ == 0)
+				memcpy(spans[i].ranks, ranks, sizeof(ranks));
+			before = &elements[i];
+		}
+	}
+	return spans;
+}
+
 /* The rows that are results, in order. */
 static RankedRow *
 rank_rows(SckptAggregate *agg, SckptRef ref, uint64 *count)
 {
 	uint64		nelements;
 	SckptElementValue *elements = sorted_elements(agg, ref, false, &nelements);
-	uint64		room = nelements;
-	RankedRow  *rows = palloc_extended(Max(1, room) * sizeof(RankedRow), MCXT_ALLOC_HUGE);
-	int64		ranks[3] = {0, 0, 0};
-	uint64		n = 0;
+	SckptRankSpan *spans = sckpt_rank_spans(agg->ranker, elements, nelements, false);
+	RankedRow  *rows;
 
+	*count = 0;
+	for (uint64 i = 0; i < nelements; i++)
+		*count += spans[i].copies;
+	rows = palloc_extended(Max(1, *count) * sizeof(RankedRow), MCXT_ALLOC_HUGE);
+	*count = 0;
 	for (uint64 i = 0; i < nelements; i++)
 	{
-		for (int64 copy = 0; copy < elements[i].count; copy++)
+		for (int64 copy = 0; copy < spans[i].copies; copy++)
 		{
-			CHECK_FOR_INTERRUPTS();
-			if (!next_rank(agg->ranker, ranks, &elements[i], copy > 0 ? &elements[i] : i > 0 ? &elements[i - 1] : NULL))
-			{
-				*count = n;
-				return rows;
-			}
-			if (n == room)
-			{
-				room *= 2;
-				rows = repalloc_huge(rows, room * sizeof(RankedRow));
-			}
-			rows[n].element = &elements[i];
-			memcpy(rows[n++].ranks, ranks, sizeof(ranks));
+			RankedRow  *row = &rows[(*count)++];
+
+			row->element = &elements[i];
+			memcpy(row->ranks, spans[i].ranks, sizeof(row->ranks));
+			row->ranks[SCKPT_RANK_ROW_NUMBER] += copy;
 		}
 	}
-	*count = n;
 	return rows;
 }
 
@@ -258,6 +320,27 @@ take_first(SckptAggregate *agg, SckptRef ref, SckptAggRank *rank, Datum *values,
 	if (before != SCKPT_NO_REF)
 		sckpt_sets_clear(agg->sets, before);
 	return true;
+}
+
+void
+sckpt_rank_prefetch(SckptAggregate *agg, const SckptRef *refs, int count)
+{
+	SckptState *elements = sckpt_sets_state(agg->sets);
+
+	for (int i = 0; i < count; i++)
+	{
+		SckptRef	bound = SCKPT_NO_REF;
+
+		if (refs[i] != SCKPT_NO_REF)
+			bound = entry_rank(agg, (SckptEntry *) sckpt_state_address(agg->operator.state, refs[i]))->bound;
+		if (bound != SCKPT_NO_REF)
+		{
+			char	   *element = sckpt_state_address(elements, bound);
+
+			__builtin_prefetch(element);
+			__builtin_prefetch(element + 64);
+		}
+	}
 }
 
 bool
@@ -335,27 +418,44 @@ fill_group(SckptAggregate *agg, TupleTableSlot *group, const RankedRow *row)
 bool
 sckpt_rank_load_first(SckptAggregate *agg, SckptRef ref, TupleTableSlot *group)
 {
+	SckptAggRank *rank = agg->rank_offset ? entry_rank(agg, (SckptEntry *) sckpt_state_address(agg->operator.state, ref)) : NULL;
+	SckptElementValue element;
+	RankedRow	first = {&element, {1, 1, 1}};
+	RankedRow  *rows;
 	uint64		count;
-	RankedRow  *rows = rank_rows(agg, ref, &count);
 
+	/* The last row that is a result is the first, unless others have come since it was found. */
+	if (rank && rank->bound != SCKPT_NO_REF && rank->kept == 1 && sckpt_query_is_single(agg->query))
+	{
+		element.values = agg->ranker->bound_values;
+		element.nulls = agg->ranker->bound_nulls;
+		sckpt_sets_load(agg->sets, rank->bound, element.values, element.nulls);
+		fill_group(agg, group, &first);
+		return true;
+	}
+	rows = rank_rows(agg, ref, &count);
 	if (count == 0)
 		return false;
 	fill_group(agg, group, &rows[0]);
 	return true;
 }
 
-static int
-compare_tuples(const void *left, const void *right, void *arg)
+int
+sckpt_rank_compare_tuples(MinimalTuple a, MinimalTuple b)
 {
-	MinimalTuple a = *(const MinimalTuple *) left;
-	MinimalTuple b = *(const MinimalTuple *) right;
 	int			order = memcmp(a, b, Min(a->t_len, b->t_len));
 
 	return order != 0 ? order : a->t_len < b->t_len ? -1 : a->t_len > b->t_len;
 }
 
-static void
-sort_tuples(MinimalTuple *rows, uint64 count)
+static int
+compare_tuples(const void *left, const void *right, void *arg)
+{
+	return sckpt_rank_compare_tuples(*(const MinimalTuple *) left, *(const MinimalTuple *) right);
+}
+
+void
+sckpt_rank_sort_tuples(MinimalTuple *rows, uint64 count)
 {
 	for (uint64 i = 1; i < count; i++)
 	{
@@ -368,8 +468,8 @@ sort_tuples(MinimalTuple *rows, uint64 count)
 }
 
 /* Number identical rows in their last column, which is not NULL, and so in their last bytes. */
-static void
-number_rows(MinimalTuple *rows, uint64 count)
+void
+sckpt_rank_number(MinimalTuple *rows, uint64 count)
 {
 	int64		number = 0;
 	MinimalTuple first = NULL;
@@ -387,6 +487,7 @@ number_rows(MinimalTuple *rows, uint64 count)
 			number = 0;
 		}
 	}
+	sckpt_rank_sort_tuples(rows, count);
 }
 
 MinimalTuple *
@@ -416,116 +517,9 @@ sckpt_rank_results(SckptAggregate *agg, SckptRef ref, uint64 *count)
 		results[n++] = heap_form_minimal_tuple(row->tts_tupleDescriptor, row->tts_values, row->tts_isnull, 0);
 	}
 	ExecClearTuple(group);
-	sort_tuples(results, n);
+	sckpt_rank_sort_tuples(results, n);
 	if (n > 1 && agg->query->ranking->numbered)
-	{
-		number_rows(results, n);
-		sort_tuples(results, n);
-	}
+		sckpt_rank_number(results, n);
 	*count = n;
 	return results;
-}
-
-/* ---- Handing on ---- */
-
-MinimalTuple *
-sckpt_rank_handed(SckptAggregate *agg, SckptEntry *entry, uint64 *count)
-{
-	SckptRef	ref = *entry_handed(agg, entry);
-	MinimalTuple *rows;
-	char	   *at;
-
-	*count = 0;
-	if (ref == SCKPT_NO_REF)
-		return NULL;
-	at = DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
-	*count = *(uint64 *) at;
-	at += MAXALIGN(sizeof(uint64));
-	rows = palloc_extended(*count * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
-	for (uint64 i = 0; i < *count; i++)
-	{
-		rows[i] = (MinimalTuple) at;
-		at += MAXALIGN(rows[i]->t_len);
-	}
-	return rows;
-}
-
-void
-sckpt_rank_keep_handed(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count)
-{
-	Size		size = sizeof(SckptAggFlat) + MAXALIGN(sizeof(uint64));
-	SckptRef	ref;
-	char	   *at;
-
-	for (uint64 i = 0; i < count; i++)
-		size += MAXALIGN(rows[i]->t_len);
-	size = sckpt_state_capacity(size);
-	ref = sckpt_state_alloc(agg->operator.state, size);
-	((SckptAggFlat *) sckpt_state_address(agg->operator.state, ref))->size = size;
-	at = DatumGetPointer(sckpt_aggregate_flat_value(agg, ref));
-	*(uint64 *) at = count;
-	at += MAXALIGN(sizeof(uint64));
-	for (uint64 i = 0; i < count; i++)
-	{
-		memcpy(at, rows[i], rows[i]->t_len);
-		at += MAXALIGN(rows[i]->t_len);
-	}
-	*entry_handed(agg, entry) = ref;
-}
-
-static bool
-put_row(SckptAggregate *agg, MinimalTuple row, int32 weight, SckptPutAbove put, void *arg)
-{
-	bool		taken;
-
-	ExecStoreMinimalTuple(row, agg->handed_slot, false);
-	taken = put(arg, agg->handed_slot, weight);
-	ExecClearTuple(agg->handed_slot);
-	return taken;
-}
-
-/*
- * The difference of two lists sorted by images.  Rows that go are handed on before those that come; what is refused counts as not handed on.
- */
-void
-sckpt_rank_hand_on(SckptAggregate *agg, SckptEntry *entry, MinimalTuple *rows, uint64 count, SckptPutAbove put, void *arg)
-{
-	uint64		nbefore;
-	MinimalTuple *before = sckpt_rank_handed(agg, entry, &nbefore);
-	MinimalTuple *kept = palloc_extended(Max(1, count) * sizeof(MinimalTuple), MCXT_ALLOC_HUGE);
-	bool	   *isnew = palloc_extended(Max(1, count), MCXT_ALLOC_HUGE);
-	uint64		nkept = 0;
-	uint64		i = 0;
-	uint64		j = 0;
-	bool		changed = false;
-
-	/* What has been stored and read back may look different. */
-	sort_tuples(before, nbefore);
-	while (i < nbefore || j < count)
-	{
-		int			order = i == nbefore ? 1 : j == count ? -1 : compare_tuples(&before[i], &rows[j], NULL);
-
-		CHECK_FOR_INTERRUPTS();
-		if (order < 0)
-		{
-			(void) put_row(agg, before[i++], -1, put, arg);
-			changed = true;
-			continue;
-		}
-		if (order == 0)
-			i++;
-		changed |= order > 0;
-		isnew[j++] = order > 0;
-	}
-	for (j = 0; j < count; j++)
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (!isnew[j] || put_row(agg, rows[j], 1, put, arg))
-			kept[nkept++] = rows[j];
-	}
-	if (!changed)
-		return;
-	sckpt_aggregate_release_handed(agg, entry);
-	if (nkept > 0)
-		sckpt_rank_keep_handed(agg, entry, kept, nkept);
 }

@@ -98,6 +98,11 @@ sckpt_sets_create(MemoryContext parent, const SckptSetDef *defs, int ndefs, Sckp
 			sets->sets[i].values_offset = ELEMENT_LINKS + sizeof(SckptElementLinks);
 			sets->sets[i].order = prepare_order(context, &defs[i]);
 		}
+		else if (defs[i].marked_handed)
+		{
+			sets->sets[i].marked_handed = true;
+			sets->sets[i].values_offset = ELEMENT_HANDED + sizeof(uint32);
+		}
 		ncolumns = Max(ncolumns, defs[i].ncolumns);
 	}
 	sets->values = MemoryContextAllocZero(context, ncolumns * sizeof(Datum));
@@ -261,6 +266,13 @@ sckpt_sets_is_empty(SckptSets *sets, SckptRef group, int set)
 	return list_of(sets, group, set)->first == SCKPT_NO_REF;
 }
 
+/* Is an element there, or was it when its group's results were handed on? */
+static inline bool
+is_known(SckptSets *sets, SckptElement *element)
+{
+	return element->count != 0 || element_handed(sets, element) != 0;
+}
+
 SckptElementValue *
 sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 {
@@ -273,8 +285,7 @@ sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 
 	for (SckptRef ref = first; ref != SCKPT_NO_REF; ref = element_at(sets, ref)->next)
 	{
-		if (element_at(sets, ref)->count != 0)
-			n++;
+		n += is_known(sets, element_at(sets, ref));
 		CHECK_FOR_INTERRUPTS();
 	}
 	*count = n;
@@ -290,13 +301,14 @@ sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count)
 		SckptElement *element = element_at(sets, ref);
 
 		CHECK_FOR_INTERRUPTS();
-		if (element->count == 0)
+		if (!is_known(sets, element))
 			continue;
 		result[n] = (SckptElementValue)
 		{
 			.values = values + n * key->ncolumns,
 			.nulls = nulls + n * key->ncolumns,
 			.count = element->count,
+			.handed = element_handed(sets, element),
 			.ref = ref
 		};
 		load_values(sets, element, result[n].values, result[n].nulls);
@@ -311,13 +323,19 @@ sckpt_sets_load(SckptSets *sets, SckptRef element, Datum *values, bool *nulls)
 	load_values(sets, element_at(sets, element), values, nulls);
 }
 
+/* What a checkpoint has, or the one under way will have, needs a tombstone. */
+static inline bool
+is_stored(SckptElement *element)
+{
+	return element->entry.chunk != 0 || (element->entry.flags & SCKPT_ENTRY_INFLIGHT) != 0;
+}
+
 void
 sckpt_sets_clear(SckptSets *sets, SckptRef ref)
 {
 	SckptElement *element = element_at(sets, ref);
 
-	/* What a checkpoint has, or the one under way will have, needs a tombstone. */
-	if (element->entry.chunk == 0 && !(element->entry.flags & SCKPT_ENTRY_INFLIGHT))
+	if (!is_stored(element) && element_handed(sets, element) == 0)
 	{
 		sckpt_sets_remove(sets, ref);
 		return;
@@ -325,6 +343,17 @@ sckpt_sets_clear(SckptSets *sets, SckptRef ref)
 	element->count = 0;
 	touch(sets, ref, element);
 	element->entry.flags |= SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_GONE;
+}
+
+void
+sckpt_sets_mark_handed(SckptSets *sets, SckptRef ref, uint32 handed)
+{
+	SckptElement *element = element_at(sets, ref);
+
+	Assert(sets->sets[element->set].marked_handed);
+	*(uint32 *) ((char *) element + ELEMENT_HANDED) = handed;
+	if (handed == 0 && element->count == 0 && !is_stored(element))
+		sckpt_sets_remove(sets, ref);
 }
 
 void
@@ -563,6 +592,8 @@ sckpt_sets_unpack(SckptSets *sets, const SckptSetForm *form, const char **cursor
 		{
 			ref = add_element(sets, hash, known->ref, number, sets->values, sets->nulls);
 			element_at(sets, ref)->count = count;
+			if (set->marked_handed)
+				*(uint32 *) ((char *) element_at(sets, ref) + ELEMENT_HANDED) = (uint32) Min(Max(count, 0), PG_UINT32_MAX);
 
 			/* Groups are put in order when they are asked for: most never change again. */
 			if (set->order)

@@ -17,6 +17,9 @@
  * The first elements of a counted set, by the order of their values, may be kept in that order, so that the first one is found at once (set_order.c).  The order is
  * made when it is first asked for.
  *
+ * Elements of a counted set may know how often they were part of what their group has handed on (`marked_handed`).  Then one whose count has become 0 stays until that is
+ * taken back.  It is not stored: at a checkpoint all that is there has been handed on, and nothing else.
+ *
  * In portable form an element names its group by a number that its operator gives each group once and never again: the number of its
  * task plus a multiple of SCKPT_MAX_TASKS, so that tasks do not give the same ones.
  *
@@ -34,6 +37,7 @@ typedef struct SckptSetDef
 	int			ncolumns;
 	SckptKey   *columns;		/* type, typmod, collation and equality (group.h) of each column of a value */
 	bool		counted;
+	bool		marked_handed;	/* of a counted set: elements know how often they were handed on */
 	Oid			order;			/* sort operator of a counted set of one column, without NULLs; InvalidOid: no order is kept */
 } SckptSetDef;
 
@@ -86,10 +90,11 @@ typedef struct SckptElementValue
 	Datum	   *values;
 	bool	   *nulls;
 	int64		count;			/* or bits */
+	uint32		handed;			/* 0 where elements do not know that */
 	SckptRef	ref;
 } SckptElementValue;
 /*
- * The elements of one set of a group with a count (or bits) other than 0, in no order; palloc'd in the current context.
+ * The elements of one set of a group with a count (or bits) other than 0, or that were handed on, in no order; palloc'd in the current context.
  */
 extern SckptElementValue *sckpt_sets_elements(SckptSets *sets, SckptRef group, int set, uint64 *count);
 /* The first value of an ordered set, which points into the store; false: it is empty. */
@@ -97,8 +102,10 @@ extern bool sckpt_sets_first(SckptSets *sets, SckptRef group, int set, Datum *va
 
 /* The values of one of them. */
 extern void sckpt_sets_load(SckptSets *sets, SckptRef element, Datum *values, bool *nulls);
-/* Make an element's count 0; one that no checkpoint has is removed.  Never fails. */
+/* Make an element's count 0; one that no checkpoint has, and that was not handed on, is removed.  Never fails. */
 extern void sckpt_sets_clear(SckptSets *sets, SckptRef element);
+/* How often it was handed on, from now on; one that is not there any more is removed, unless a checkpoint has it.  Never fails. */
+extern void sckpt_sets_mark_handed(SckptSets *sets, SckptRef element, uint32 handed);
 
 /*
  * Put everything of one group (of the same definitions, in the same store or another one) into another one's sets, and call back for bits newly set, and for what was

@@ -20,7 +20,7 @@ typedef struct SckptElement
 	SckptRef	next;			/* neighbours in the group's list, whatever their set */
 	SckptRef	prev;
 	uint16		set;
-	/* of an ordered set, SckptElementLinks; then the values: a bitmap of one or two bytes fits before the next 8 */
+	/* of an ordered set, SckptElementLinks; where it is to be known, how often it was handed on (uint32); then the values: a bitmap of one or two bytes fits before the next 8 */
 	char		rest[FLEXIBLE_ARRAY_MEMBER];
 } SckptElement;
 
@@ -36,12 +36,14 @@ typedef struct SckptElementLinks
 #define SCKPT_SET_OUTSIDE PG_UINT32_MAX
 
 #define ELEMENT_LINKS INTALIGN(offsetof(SckptElement, rest))
+#define ELEMENT_HANDED ELEMENT_LINKS
 
 /* One set of each group. */
 typedef struct SetColumns
 {
 	SckptGroupKey *key;
 	bool		counted;
+	bool		marked_handed;
 	Size		values_offset;	/* in an element */
 	SortSupportData *order;		/* of an ordered set; NULL: it is not */
 } SetColumns;
@@ -66,6 +68,13 @@ static inline SckptElement *
 element_at(SckptSets *sets, SckptRef ref)
 {
 	return (SckptElement *) sckpt_state_address(sets->state, ref);
+}
+
+/* How often an element was handed on. */
+static inline uint32
+element_handed(SckptSets *sets, SckptElement *element)
+{
+	return sets->sets[element->set].marked_handed ? *(uint32 *) ((char *) element + ELEMENT_HANDED) : 0;
 }
 
 static inline SckptSetHead *
