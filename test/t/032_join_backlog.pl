@@ -12,7 +12,7 @@ use StreamCkpt;
 use Test::More;
 
 my $node = new_cluster('join_backlog', 'stream_ckpt.fault' => "''", 'stream_ckpt.restart_backoff_min' => "'10ms'", 'stream_ckpt.workers' => 2,
-	'stream_ckpt.checkpoint_interval' => "'1 hour'");
+	'stream_ckpt.checkpoint_interval' => "'1h'");
 my @levels = parallelisms($node);
 my %queries = (
 	near => 'SELECT a.id AS a_id, b.id AS b_id FROM a FULL JOIN b ON a.k = b.k AND a.ts = b.ts',
