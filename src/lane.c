@@ -25,7 +25,7 @@
 #define CLAIM_BYTES			(16 * 1024 * 1024)	/* of log, that tasks of parallel pipelines claim at a time */
 #define READ_BYTES			(4 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
-#define TAP_BYTES			(4 * 1024 * 1024)	/* an open transaction with more, or half of log_memory, is worked on before it commits */
+#define TAP_BYTES			(4 * 1024 * 1024)	/* an open transaction with more is worked on before it commits */
 #define VISIBLE_BYTES		UINT64CONST(0x40000000) /* commits further back than this are visible to all */
 
 SckptLane *
@@ -109,7 +109,7 @@ tasks_changed(SckptLane *lane)
 		tap |= sckpt_early_possible(task);
 	}
 	sckpt_log_set_streams(lane->reader, lane->streams);
-	sckpt_log_set_tap(lane->reader, tap ? Min(TAP_BYTES, (Size) sckpt_log_memory_limit * 1024 / 2) : 0);
+	sckpt_log_set_tap(lane->reader, tap ? TAP_BYTES : 0);
 	foreach(lc, lane->streams)
 		(void) get_silence(lane, lfirst_oid(lc));
 }

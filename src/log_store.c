@@ -82,7 +82,7 @@ struct SckptLogStore
 	dlist_head	placed;			/* those with pieces of places */
 	Size		held_bytes;		/* messages, also of xids taken out and not popped yet */
 	Size		placed_bytes;	/* places, likewise */
-	Size		tap_bytes;		/* xids that hold more are tapped; 0: none is */
+	Size		tap_bytes;		/* xids that hold more, or half of what all may hold, are tapped; 0: none is */
 	dlist_head	taps;			/* those with messages to take */
 	SckptLogMessage *spare;		/* of the usual size, kept for the next ones */
 	int			nspare;
@@ -463,7 +463,7 @@ sckpt_log_store_add(SckptLogStore *store, SckptLogMessage *message)
 
 	xact->last_lsn = lsn;
 	xact->nmessages++;
-	if (store->tap_bytes && xact->kept == SCKPT_LOG_HELD && xact->memory > store->tap_bytes)
+	if (store->tap_bytes && xact->kept == SCKPT_LOG_HELD && xact->memory > Min(store->tap_bytes, store->memory_limit / 2))
 		start_tap(store, xact);
 	enforce_limit(store);
 }

@@ -683,7 +683,6 @@ sckpt_sink_put(SckptSink *sink, ItemPointer hint, bool exists, ItemPointer tid)
 void
 sckpt_sink_prefetch(SckptSink *sink, const ItemPointerData *hints, int count)
 {
-	StaticAssertStmt(SCKPT_SINK_AHEAD <= SCKPT_LOOKUP_AHEAD, "hints must fit");
 	sckpt_lookup_prefetch(sink->lookup, hints, count);
 }
 

@@ -46,6 +46,7 @@
 #include "utils/typcache.h"
 
 #include "compat.h"
+#include "sink.h"
 #include "sink_lookup.h"
 
 /* How to compare one key column. */
@@ -67,9 +68,9 @@ struct SckptLookup
 	BlockNumber nblocks;		/* of the table, when last asked */
 	SnapshotData dirty;
 	int			nahead;			/* hints that were asked for last: */
-	OffsetNumber ahead_offsets[SCKPT_LOOKUP_AHEAD];
-	Buffer		ahead_buffers[SCKPT_LOOKUP_AHEAD];
-	bool		ahead_pinned[SCKPT_LOOKUP_AHEAD];	/* else the one before holds the pin for it, too */
+	OffsetNumber ahead_offsets[SCKPT_SINK_AHEAD];
+	Buffer		ahead_buffers[SCKPT_SINK_AHEAD];
+	bool		ahead_pinned[SCKPT_SINK_AHEAD];	/* else the one before holds the pin for it, too */
 	int			nkeys;
 	LookupKey  *keys;
 	bool		images;

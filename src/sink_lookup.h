@@ -32,10 +32,9 @@ extern bool sckpt_lookup_find(SckptLookup *lookup, TupleTableSlot *key, ItemPoin
 							  TupleTableSlot *row);
 
 /*
- * These hints, 16 at most, will be looked at after the next call of this: have their pages read, and asked for by the processor; those of the
+ * These hints, SCKPT_SINK_AHEAD (sink.h) at most, will be looked at after the next call of this: have their pages read, and asked for by the processor; those of the
  * last call have come, and their row versions are asked for.
  */
-#define SCKPT_LOOKUP_AHEAD 16
 extern void sckpt_lookup_prefetch(SckptLookup *lookup, const ItemPointerData *hints, int count);
 
 /* Have both rows the same key?  NULL equals NULL. */

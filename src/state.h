@@ -89,7 +89,7 @@ extern void sckpt_state_destroy(SckptState *state);
 
 /*
  * What the inline functions below need of a store: SckptState starts with it.
- * Nobody else but state_order.c looks into it.
+ * Nobody else looks into it.
  */
 typedef struct SckptStateBase
 {
@@ -328,8 +328,8 @@ extern void sckpt_state_clear_dirty(SckptState *state);
 extern void sckpt_state_empty_dirty(SckptState *state);
 
 /*
- * Take every entry off the dirty list, and mark it INFLIGHT.  After that, entries that are still in flight can be marked again until
- * sckpt_state_attach_dirty() has been called, and none of it fails.
+ * Take every entry off the dirty list, and mark it INFLIGHT.  Room for them is kept until sckpt_state_attach_dirty(): right after it
+ * those that are still there can be marked again, and that does not fail.
  */
 extern void sckpt_state_detach_dirty(SckptState *state);
 extern void sckpt_state_attach_dirty(SckptState *state);
