@@ -241,8 +241,19 @@ wait_gone()
 # Run psql quietly: rows only, no psqlrc, stop at the first error.
 sql() { "$pgbin/psql" -XqAt -v ON_ERROR_STOP=1 "$@"; }
 
-# The worker processes of the database, one a line.
-workers() { sql -c "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY pid"; }
+# The processes of the database's pipelines, one a line: workers, and writers of checkpoints.
+workers() { sql -c "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt %' ORDER BY pid"; }
+
+# A server that has been at work has its shared buffers in memory, and writes over old segments of its log. A new one gets the
+# memory page by page, and fills each segment with zeros first (15 ms on a fast disk): whoever needs them waits.
+# With a min_wal_size of 8GB at the least.
+used_server()
+{
+    sql -c "CREATE TABLE used (t text)" -c "ALTER TABLE used ALTER t SET STORAGE PLAIN" \
+        -c "INSERT INTO used SELECT repeat('x', 8000) FROM generate_series(1, pg_size_bytes(current_setting('shared_buffers')) / 8192)" \
+        -c "DROP TABLE used" \
+        -c "DO \$\$ BEGIN FOR i IN 1 .. 500 LOOP PERFORM pg_logical_emit_message(false, '', ''), pg_switch_wal(); END LOOP; END \$\$" -c CHECKPOINT
+}
 
 machine_exit()
 {
