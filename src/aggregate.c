@@ -153,20 +153,23 @@ aggregate_find(SckptOperator *operator, Datum *values, bool *nulls)
 
 /* ---- Transitions ---- */
 
-/* True if the transition is done; false: the function must be called, also to raise its errors. */
+/*
+ * The transition of a value that is there by an input in `column` (counted from 0; -1: no arguments).  True if it is done;
+ * false: the function must be called, also to raise its errors.
+ */
 static inline bool
-advance_plain(SckptAggCall *call, SckptAggValue *value, const Datum *values, const bool *nulls)
+advance_plain(SckptAggPlain plain, int column, SckptAggValue *value, const Datum *values, const bool *nulls)
 {
 	Datum		input = (Datum) 0;
 	float8		sum;
 
-	if (call->nargs > 0)
+	if (column >= 0)
 	{
-		if (nulls[call->args[0] - 1])
+		if (nulls[column])
 			return true;
-		input = values[call->args[0] - 1];
+		input = values[column];
 	}
-	switch (call->plain)
+	switch (plain)
 	{
 		case SCKPT_AGG_COUNT:
 			if (unlikely(DatumGetInt64(value->value) == PG_INT64_MAX))
@@ -182,6 +185,18 @@ advance_plain(SckptAggCall *call, SckptAggValue *value, const Datum *values, con
 				return false;
 			value->value = Float8GetDatum(sum);
 			return true;
+		case SCKPT_AGG_MIN_INT4:
+			value->value = Int32GetDatum(Min(DatumGetInt32(value->value), DatumGetInt32(input)));
+			return true;
+		case SCKPT_AGG_MAX_INT4:
+			value->value = Int32GetDatum(Max(DatumGetInt32(value->value), DatumGetInt32(input)));
+			return true;
+		case SCKPT_AGG_MIN_INT8:
+			value->value = Int64GetDatum(Min(DatumGetInt64(value->value), DatumGetInt64(input)));
+			return true;
+		case SCKPT_AGG_MAX_INT8:
+			value->value = Int64GetDatum(Max(DatumGetInt64(value->value), DatumGetInt64(input)));
+			return true;
 		case SCKPT_AGG_CALLED:
 			break;
 	}
@@ -194,6 +209,12 @@ passes_filter(SckptAggCall *call, const Datum *values, const bool *nulls)
 	return call->filter == 0 || (!nulls[call->filter - 1] && DatumGetBool(values[call->filter - 1]));
 }
 
+static inline int
+first_column(SckptAggCall *call)
+{
+	return call->nargs > 0 ? call->args[0] - 1 : -1;
+}
+
 static inline void
 advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const Datum *values, const bool *nulls)
 {
@@ -204,7 +225,7 @@ advance(SckptAggregate *agg, int index, SckptRef ref, SckptEntry *entry, const D
 	Datum		old;
 	Datum		new;
 
-	if (call->plain != SCKPT_AGG_CALLED && *flags == 0 && advance_plain(call, value, values, nulls))
+	if (call->plain != SCKPT_AGG_CALLED && *flags == 0 && advance_plain(call->plain, first_column(call), value, values, nulls))
 		return;
 	for (int i = 0; i < call->nargs; i++)
 	{
@@ -454,47 +475,41 @@ take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 se
 	}
 }
 
-/* Advance one aggregate by all rows of the block, whose groups are known. */
-static void
-advance_block(SckptAggregate *agg, int index, int n)
+/* Advance one aggregate by all rows of the block, whose groups are known; `plain` is a constant to the compiler. */
+static pg_attribute_always_inline void
+advance_rows(SckptAggregate *agg, int index, int n, SckptAggPlain plain)
 {
 	SckptAggCall *call = &agg->calls[index];
+	int			column = first_column(call);
 	Size		value_offset = SCKPT_ENTRY_HEADER + index * sizeof(SckptAggValue);
 	Size		flags_offset = agg->flags_offset + index;
 	const Datum *values = agg->block_values;
 	const bool *nulls = agg->block_nulls;
-	int			column = call->nargs > 0 ? call->args[0] - 1 : -1;
-	bool		plain = call->plain != SCKPT_AGG_CALLED && call->filter == 0;
 
 	for (int i = 0; i < n; i++, values += agg->ncolumns, nulls += agg->ncolumns)
 	{
 		SckptEntry *entry = agg->block_entries[i];
-		SckptAggValue *value = (SckptAggValue *) ((char *) entry + value_offset);
-		float8		sum;
 
-		/* The two that nearly every query has, without a call for each row. */
-		if (plain && *((uint8 *) entry + flags_offset) == 0)
-		{
-			if (column >= 0 && nulls[column])
-				continue;
-			if (call->plain == SCKPT_AGG_COUNT && DatumGetInt64(value->value) != PG_INT64_MAX)
-			{
-				value->value = Int64GetDatum(DatumGetInt64(value->value) + 1);
-				continue;
-			}
-			if (call->plain == SCKPT_AGG_SUM_FLOAT8)
-			{
-				sum = DatumGetFloat8(value->value) + DatumGetFloat8(values[column]);
-				if (likely(!isinf(sum)))
-				{
-					value->value = Float8GetDatum(sum);
-					continue;
-				}
-			}
-		}
-		if (passes_filter(call, values, nulls))
-			advance(agg, index, agg->block_refs[i], entry, values, nulls);
+		if (!passes_filter(call, values, nulls))
+			continue;
+		if (plain != SCKPT_AGG_CALLED && *((uint8 *) entry + flags_offset) == 0 &&
+			advance_plain(plain, column, (SckptAggValue *) ((char *) entry + value_offset), values, nulls))
+			continue;
+		advance(agg, index, agg->block_refs[i], entry, values, nulls);
 	}
+}
+
+static void
+advance_block(SckptAggregate *agg, int index, int n)
+{
+	SckptAggPlain plain = agg->calls[index].plain;
+
+	if (plain == SCKPT_AGG_COUNT)
+		advance_rows(agg, index, n, SCKPT_AGG_COUNT);
+	else if (plain == SCKPT_AGG_SUM_FLOAT8)
+		advance_rows(agg, index, n, SCKPT_AGG_SUM_FLOAT8);
+	else
+		advance_rows(agg, index, n, plain);
 }
 
 static void

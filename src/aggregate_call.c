@@ -112,6 +112,24 @@ sckpt_aggregate_prepare_call(SckptAggregate *agg, SckptAggCall *call, SckptCall 
 		case F_FLOAT8PL:
 			call->plain = SCKPT_AGG_SUM_FLOAT8;
 			break;
+		case F_INT4SMALLER:
+		case F_DATE_SMALLER:
+			call->plain = SCKPT_AGG_MIN_INT4;
+			break;
+		case F_INT4LARGER:
+		case F_DATE_LARGER:
+			call->plain = SCKPT_AGG_MAX_INT4;
+			break;
+		case F_INT8SMALLER:
+		case F_TIMESTAMP_SMALLER:
+		case F_TIMESTAMPTZ_SMALLER:
+			call->plain = SCKPT_AGG_MIN_INT8;
+			break;
+		case F_INT8LARGER:
+		case F_TIMESTAMP_LARGER:
+		case F_TIMESTAMPTZ_LARGER:
+			call->plain = SCKPT_AGG_MAX_INT8;
+			break;
 	}
 #endif
 	switch (transition_oid)

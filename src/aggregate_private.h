@@ -60,7 +60,11 @@ typedef enum SckptAggPlain
 	SCKPT_AGG_CALLED,
 	SCKPT_AGG_COUNT,			/* int8inc, int8inc_any */
 	SCKPT_AGG_SUM_INT4,			/* int4_sum */
-	SCKPT_AGG_SUM_FLOAT8		/* float8pl */
+	SCKPT_AGG_SUM_FLOAT8,		/* float8pl */
+	SCKPT_AGG_MIN_INT4,			/* int4smaller, date_smaller; and so on */
+	SCKPT_AGG_MAX_INT4,
+	SCKPT_AGG_MIN_INT8,			/* int8smaller, and those of timestamps */
+	SCKPT_AGG_MAX_INT8
 } SckptAggPlain;
 
 /* When a session began and ends; and the same in the sink's row. */
