@@ -362,8 +362,7 @@ foreach my $round (1 .. $chain_rounds)
 	}
 	eval { $producer->receive };
 	$producer->close;
-	set_fault($node, '') if $fault ne 'none';
-	# the worker may meet the fault once more
+	clear_fault($node) if $fault ne 'none';
 	wait_for('a server that takes rows', sub {
 		my ($rc) = try_psql($node, 'postgres', q{SELECT stream_ckpt.checkpoint('1 min'::interval)});
 		return $rc == 0 && $node->safe_psql('postgres', 'SELECT count(*) FROM raw_done') ne '0';
