@@ -31,6 +31,7 @@ CREATE TABLE stream_ckpt.pipeline_def (
 	result regclass NOT NULL,
 	result_owned boolean NOT NULL,
 	query text NOT NULL,
+	stateful boolean NOT NULL,
 	streams regclass[] NOT NULL,
 	columns smallint[] NOT NULL,
 	search_path text NOT NULL,

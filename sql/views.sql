@@ -21,7 +21,7 @@ SELECT pipeline, task, status, rows_in, state_rows, busy_ms >= 0 AS busy, idle_m
 FROM stream_ckpt.tasks ORDER BY pipeline, task;
 
 -- one worker of this database, and the launcher, with names of their own
-SELECT backend_type, datname = current_database() AS here FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt%' ORDER BY 1;
+SELECT backend_type, datname = current_database() AS here FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt%' AND backend_type <> 'stream_ckpt checkpoint writer' ORDER BY 1;
 
 -- ids rise from 1 without gaps; every finished one has its figures; one per pipeline is retained
 SELECT pipeline, count(*) = max(checkpoint_id) AS no_gaps, min(checkpoint_id), sum(rows_in) AS rows_in, count(*) FILTER (WHERE retained) AS retained

@@ -77,7 +77,7 @@ sckpt_adopt_copies(void)
 	SckptUser	saved;
 	XLogRecPtr	from;
 
-	if (sckpt_slot_check(MyDatabaseId, &from) != SCKPT_SLOT_VALID)
+	if (sckpt_slot_retained(MyDatabaseId, &from) != SCKPT_SLOT_VALID)
 		from = sckpt_slot_ensure(MyDatabaseId);
 	values[0] = ObjectIdGetDatum(MyDatabaseId);
 	values[1] = CStringGetTextDatum(psprintf(UINT64_FORMAT, GetSystemIdentifier()));

@@ -202,11 +202,12 @@ store_definition(FunctionCallInfo fcinfo, SckptPipeline *new, SckptQuery *query)
 		"checkpoint_interval = CASE WHEN $11 = '0' THEN NULL ELSE coalesce($11, checkpoint_interval) END, "
 		"retained_checkpoints = CASE WHEN $12 = 0 THEN NULL ELSE coalesce($12, retained_checkpoints) END, "
 		"parallelism = coalesce($13, parallelism), allowed_lateness = coalesce($14, allowed_lateness), "
-		"state_ttl = CASE WHEN $15 = '0' THEN NULL ELSE coalesce($15, state_ttl) END, closed_until = $16 WHERE id = $1";
-	Oid			types[16] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT2ARRAYOID, TEXTOID, TEXTOID,
-	INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, TIMESTAMPTZOID};
-	Datum		values[16];
-	char		nulls[16];
+		"state_ttl = CASE WHEN $15 = '0' THEN NULL ELSE coalesce($15, state_ttl) END, closed_until = $16, "
+		"stateful = coalesce($17, stateful) WHERE id = $1";
+	Oid			types[17] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, INT2ARRAYOID, TEXTOID, TEXTOID,
+	INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, TIMESTAMPTZOID, BOOLOID};
+	Datum		values[17];
+	char		nulls[17];
 	SckptUser	saved;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -217,7 +218,7 @@ store_definition(FunctionCallInfo fcinfo, SckptPipeline *new, SckptQuery *query)
 	values[4] = CStringGetTextDatum(new->datestyle);
 	values[5] = CStringGetTextDatum(new->intervalstyle);
 	values[6] = CStringGetTextDatum(new->text_search_config);
-	nulls[7] = query ? ' ' : 'n';
+	nulls[7] = nulls[16] = query ? ' ' : 'n';
 	if (query)
 	{
 		Datum	   *columns = palloc(Max(1, list_length(query->columns)) * sizeof(Datum));
@@ -227,6 +228,7 @@ store_definition(FunctionCallInfo fcinfo, SckptPipeline *new, SckptQuery *query)
 			columns[foreach_current_index(lc)] = Int16GetDatum(lfirst_int(lc));
 		values[7] = PointerGetDatum(construct_array(columns, list_length(query->columns), INT2OID, sizeof(int16), true,
 													TYPALIGN_SHORT));
+		values[16] = BoolGetDatum(sckpt_query_stateful(query));
 	}
 	for (int i = ARG_EMIT; i <= ARG_STATE_TTL; i++)
 	{
@@ -236,7 +238,7 @@ store_definition(FunctionCallInfo fcinfo, SckptPipeline *new, SckptQuery *query)
 	nulls[15] = new->closed_until == DT_NOBEGIN ? 'n' : ' ';
 	values[15] = TimestampTzGetDatum(new->closed_until);
 	sckpt_catalog_enter(&saved);
-	if (SPI_execute_with_args(sql, 16, types, values, nulls, false, 0) != SPI_OK_UPDATE || SPI_processed != 1)
+	if (SPI_execute_with_args(sql, 17, types, values, nulls, false, 0) != SPI_OK_UPDATE || SPI_processed != 1)
 		elog(ERROR, "could not change pipeline \"%s\"", new->name);
 	sckpt_catalog_leave(&saved);
 }

@@ -91,8 +91,11 @@ worker_exit(int code, Datum arg)
 
 		if (pipeline->database != database)
 			continue;
-		if (code == 0 && number == 0)
+		if (code == 0 && number == 0 && (pipeline->worker_pid == 0 || pipeline->worker_pid == MyProcPid))
+		{
 			sckpt_shared_release_pipeline(pipeline);
+			continue;
+		}
 		if (pipeline->worker_pid != MyProcPid)
 			continue;
 		SpinLockAcquire(&pipeline->mutex);
@@ -149,7 +152,8 @@ sckpt_launcher_attach_worker(Oid database)
 	else if (entry->workers[0].pid == 0)
 	{
 		take_place(entry, 0);
-		entry->nworkers = sckpt_workers;
+		entry->nworkers = Min(sckpt_workers + sckpt_checkpoint_writers, SCKPT_MAX_WORKERS);
+		entry->nreaders = sckpt_workers;
 		entry->wanted = false;
 		entry->confirmed = false;
 		entry->last_end = SCKPT_END_NONE;

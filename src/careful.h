@@ -62,7 +62,7 @@ extern bool sckpt_careful_put_above(SckptTask *task, int stage, TupleTableSlot *
 extern void sckpt_careful_results(SckptTask *task, const SckptRef *refs, uint64 count);
 extern void sckpt_careful_append(SckptTask *task, SckptRef *closing, uint64 nclosing);
 
-/* The same with changes that a parallel pipeline's tasks have handed over: all appended, or none; outcomes must be zero, and stay where they are. */
+/* The same with changes that a head's tasks have handed over: all appended, or none; outcomes must be zero, and stay where they are. */
 typedef struct SckptCarefulChanges SckptCarefulChanges;
 struct SckptOutcome;
 extern SckptCarefulChanges *sckpt_careful_changes_begin(SckptTask *task);

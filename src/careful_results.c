@@ -131,7 +131,7 @@ static void
 bury_row(Changes *changes, Change *change, ErrorData *error)
 {
 	ExecStoreMinimalTuple(change->row, changes->slot, false);
-	sckpt_dead_add_result(changes->task, changes->task->noperators + 1, changes->slot, error);
+	sckpt_dead_add_result(changes->task, changes->task->last->place + 2, changes->slot, error);
 	ExecClearTuple(changes->slot);
 }
 

@@ -54,7 +54,7 @@
 	"coalesce(p.watermark, '-infinity'), coalesce(p.clock, '-infinity'), p.stream_watermarks, p.stream_idle, " \
 	"p.stream_managed, p.stream_rows, d.arriving, p.chunks, d.home_database, d.home_system, d.version, " \
 	"coalesce(d.closed_until, '-infinity'), coalesce(d.retained_checkpoints, 0), " \
-	"array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id), d.parallelism, p.layout "
+	"array(SELECT r.restart FROM stream_ckpt.retained r WHERE r.pipeline_id = d.id), d.parallelism, p.layout, d.stateful "
 #define PIPELINE_FROM \
 	"FROM stream_ckpt.pipeline_def d JOIN stream_ckpt.pipeline_position p ON p.pipeline_id = d.id "
 
@@ -363,6 +363,7 @@ pipeline_from_tuple(HeapTuple tuple, MemoryContext context)
 		sckpt_catalog_add_lsn(&pipeline->held, DatumGetLSN(elements[i]));
 	pipeline->parallelism = DatumGetInt32(column(tuple, 45, &isnull));
 	pipeline->layout = DatumGetInt32(column(tuple, 46, &isnull));
+	pipeline->stateful = DatumGetBool(column(tuple, 47, &isnull));
 	MemoryContextSwitchTo(old);
 	return pipeline;
 }

@@ -78,6 +78,7 @@ typedef struct SckptPipeline
 	bool		arriving;		/* it came from another database, and may not be complete yet (adopt.h) */
 	int			chunks;			/* how many the last checkpoint consists of */
 	int			parallelism;	/* as asked for */
+	bool		stateful;		/* its query had stages with state when it was created, or changed: views may have changed since */
 	int			layout;			/* how these are spread over tasks: sckpt_task_layout(); 0: not known */
 } SckptPipeline;
 

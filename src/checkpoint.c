@@ -488,7 +488,7 @@ store_checkpoint(SckptTask *task, SckptPosition *position)
 	nulls[8] = time_value(task->times.watermark, &values[8]);
 	nulls[9] = time_value(task->times.clock, &values[9]);
 	inflow_values(task, &values[10]);
-	values[14] = Int32GetDatum(sckpt_chunk_count(task));
+	values[14] = Int32GetDatum(sckpt_chunk_count(task) + (task->head ? sckpt_head_chunks(task) : 0));
 	values[15] = Int32GetDatum(sckpt_task_layout(task));
 	if (sckpt_checkpoint_execute(SCKPT_STATEMENT_POSITION, values, nulls) != 1)
 		elog(ERROR, "position of pipeline \"%s\" not found", task->def->name);

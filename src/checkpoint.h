@@ -53,8 +53,11 @@ extern int	sckpt_checkpoint_add_chunk(SckptStore *store, int64 id, uint32 entrie
 /* A SckptChunkAccount of a SckptStore: an entry with a version in that chunk (entry->chunk) was removed. */
 extern void sckpt_checkpoint_account(void *store, uint32 chunk);
 
-/* As a worker starts: what a crash, or the end of the one before it, has cut off has failed.  In a transaction of its own. */
-extern void sckpt_checkpoint_end_interrupted(void);
+/*
+ * As a worker starts: what a crash, or the end of the one before it, has cut off of its own `tasks` has failed; others' may
+ * be at work.  In a transaction of its own.
+ */
+extern void sckpt_checkpoint_end_interrupted(List *tasks);
 /* Load the last completed checkpoint into the task's operators; in the transaction at hand. */
 extern void sckpt_checkpoint_restore(SckptTask *task);
 

@@ -57,7 +57,7 @@ struct SckptAttempt
 	uint64		rows_put;		/* of these, new ones of a bag of a grouped query */
 	int			ndead;			/* dead letters that there were before */
 	bool		undefined;		/* an error now leaves the state undefined */
-	SckptParcel *parcel;		/* of a parallel pipeline's task: what it hands over; NULL: everything is written at once */
+	SckptParcel *parcel;		/* of a task beside a head: what it hands over; NULL: everything is written at once */
 	uint32		nchanges;		/* of result rows in there */
 	struct SckptRetaining *retaining;	/* retain.c; NULL: nothing to do with it */
 };
@@ -83,7 +83,7 @@ typedef enum SckptStatement
 } SckptStatement;
 
 /*
- * checkpoint.c, for the head of a parallel pipeline, whose checkpoint is not taken in one go: trigger it, if it can be had; and, after its tasks have handed
+ * checkpoint.c, for a head, whose checkpoint is not taken in one go: trigger it, if it can be had; and, after its tasks have handed
  * over, start its transaction, or say that it has to wait.
  */
 extern bool sckpt_checkpoint_trigger(SckptTask *task);

@@ -154,6 +154,7 @@ sckpt_flatten_groups(Query *query)
 #define pg_noreturn pg_attribute_noreturn()
 #define ExecInitGenerated(result, estate, command) ExecInitStoredGenerated(result, estate, command)
 #define heap_form_minimal_tuple(desc, values, nulls, extra) heap_form_minimal_tuple(desc, values, nulls)
+#define heap_copy_minimal_tuple(tuple, extra) heap_copy_minimal_tuple(tuple)
 #define index_beginscan(heap, index, snapshot, instrument, nkeys, norderbys) \
 	index_beginscan(heap, index, snapshot, nkeys, norderbys)
 #define ReplicationSlotAcquire(name, nowait, error_if_invalid) ReplicationSlotAcquire(name, nowait)

@@ -46,7 +46,7 @@ extern void sckpt_dead_forget(SckptTask *task, int n);
 /* The first n have been written. */
 extern void sckpt_dead_drop_first(SckptTask *task, int n);
 
-/* All of a parallel pipeline's task into its parcel; and one out of there, after its first byte: kept by the head, or left out. */
+/* All of a task beside a head into its parcel; and one out of there, after its first byte: kept by the head, or left out. */
 struct SckptParcel;
 extern void sckpt_dead_send(SckptTask *part);
 extern void sckpt_dead_receive(SckptTask *head, struct SckptParcel *parcel, bool keep);

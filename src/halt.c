@@ -30,7 +30,7 @@ sckpt_halt_go_back(SckptTask *task)
 
 	task->halt_found = false;
 	if (found)
-		return ++task->halt_finds <= MAX_FINDS + (task->ntasks > 1 ? task->ntasks : 0);
+		return ++task->halt_finds <= MAX_FINDS + (task->leads ? task->ntasks : 0);
 	if (task->halting)
 		return false;
 	task->halting = true;

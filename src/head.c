@@ -1,47 +1,29 @@
 /*-------------------------------------------------------------------------
  *
  * head.c
- *		The head of a parallel pipeline: its stages that are not spread over
- *		tasks, and its checkpoints.
+ *		The head of a pipeline whose work others do, in one task or several:
+ *		its stages that are not spread over these, and its checkpoints.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "executor/executor.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "careful.h"
-#include "dead.h"
 #include "halt.h"
-#include "head.h"
+#include "head_private.h"
 #include "lag.h"
 #include "part.h"
-#include "result.h"
 #include "retain.h"
 #include "savepoint.h"
 #include "settings.h"
-#include "sink.h"
 
 #define LOCKED_MS 200			/* before a checkpoint that found a lock in its way is tried again */
-
-struct SckptHead
-{
-	int			ntasks;
-	uint64		epoch;
-	bool		ready;			/* all tasks have started */
-	bool		consumed;		/* the rows for our stages of the checkpoint under way are taken in */
-	int64		rows_in;		/* before the epoch */
-	int64		late_rows;
-	TimestampTz first_packed_at;	/* of the checkpoint under way; 0: no task has reached it */
-	TimestampTz retry_at;		/* its completion, for which a lock was in the way */
-	SckptPartEntry *parts;		/* copies */
-	int64	   *rows_before;	/* of each, in this epoch, as of the last checkpoint */
-	SckptParcel **replies;		/* of the last checkpoint, until all have settled */
-};
 
 /* ---- Shared entries ---- */
 
@@ -76,7 +58,9 @@ sckpt_head_begin(SckptTask *task)
 	if (entry == NULL || entry->worker_pid != MyProcPid)
 	{
 		LWLockRelease(sckpt_shared->lock);
-		elog(ERROR, "pipeline \"%s\" is not this worker's", task->def->name);
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("pipeline \"%s\" is not this worker's any more", task->def->name)));
 	}
 	head->epoch = pg_atomic_add_fetch_u64(&sckpt_shared->epochs, 1);
 	for (int i = 0; i < head->ntasks && !full; i++)
@@ -87,6 +71,7 @@ sckpt_head_begin(SckptTask *task)
 		entry->epoch = head->epoch;
 		entry->version = task->def->version;
 		entry->ntasks = head->ntasks;
+		entry->rows_before = head->rows_in;
 		entry->active = true;
 		entry->barrier = entry->outcome = 0;
 		entry->careful = task->careful;
@@ -124,12 +109,7 @@ sckpt_head_end(SckptTask *task)
 
 	if (head == NULL)
 		return;
-	for (int i = 0; i < head->ntasks; i++)
-	{
-		if (head->replies[i])
-			sckpt_parcel_destroy(head->replies[i]);
-		head->replies[i] = NULL;
-	}
+	sckpt_head_drop_replies(head);
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
 	if (entry && entry->epoch == head->epoch)
@@ -174,11 +154,15 @@ copy_parts(SckptTask *task)
 	return found;
 }
 
-/* The barrier of a checkpoint: the furthest that any task may have read, and not before the last checkpoint, which they have. */
+/*
+ * The barrier of a checkpoint: the furthest that any task may have read, and not before the last checkpoint, which they have; or the end of the log,
+ * if that is no further than what is read at a time: then what has come since is in it, too.
+ */
 static void
 publish_barrier(SckptTask *task)
 {
 	SckptPipelineEntry *entry;
+	XLogRecPtr	flushed = GetFlushRecPtr(NULL);
 
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	entry = sckpt_shared_find_pipeline(MyDatabaseId, task->def->id);
@@ -194,6 +178,8 @@ publish_barrier(SckptTask *task)
 			if (part)
 				barrier = Max(barrier, part->claimed);
 		}
+		if (flushed > barrier && flushed - barrier <= SCKPT_CLAIM_BYTES && task->halt_before == InvalidXLogRecPtr)
+			barrier = flushed;
 		entry->barrier = task->attempt->id;
 		entry->barrier_lsn = barrier;
 		SpinLockRelease(&entry->mutex);
@@ -240,407 +226,17 @@ sckpt_head_decide(SckptTask *task, int64 id, bool committed)
 	wake_tasks();
 }
 
-/* ---- Parcels ---- */
-
-/* A row of a parcel, in the buffer. */
-typedef struct RowBuffer
-{
-	MinimalTuple row;
-	Size		room;
-} RowBuffer;
-
-static void
-reserve(RowBuffer *buffer, Size bytes)
-{
-	if (bytes <= buffer->room)
-		return;
-	if (buffer->row)
-		pfree(buffer->row);
-	buffer->room = Max(8192, bytes + bytes / 2);
-	buffer->row = palloc_extended(buffer->room, MCXT_ALLOC_HUGE);
-}
-
-static void
-read_row(SckptParcel *parcel, RowBuffer *buffer)
-{
-	uint32		length;
-
-	sckpt_parcel_read(parcel, &length, sizeof(length));
-	reserve(buffer, length);
-	sckpt_parcel_read(parcel, buffer->row, length);
-}
-
-/* Read over what is not wanted in this pass. */
-static void
-skip_bytes(SckptParcel *parcel, Size bytes, RowBuffer *buffer)
-{
-	reserve(buffer, bytes);
-	sckpt_parcel_read(parcel, buffer->row, bytes);
-}
-
-static void
-read_inflows(SckptTask *task, SckptParcel *parcel)
-{
-	sckpt_parcel_read(parcel, task->inflows, task->ninflows * sizeof(SckptInflow));
-}
-
-static void
-receive_deletions(SckptTask *task, SckptParcel *parcel, int number)
-{
-	int32		header[2];
-	Datum	   *ids;
-	SckptUser	saved;
-
-	sckpt_parcel_read(parcel, header, sizeof(header));
-	ids = palloc(Max(1, header[1]) * sizeof(Datum));
-	for (int i = 0; i < header[1]; i++)
-	{
-		int64		id;
-
-		sckpt_parcel_read(parcel, &id, sizeof(id));
-		ids[i] = Int64GetDatum(id);
-	}
-	sckpt_catalog_enter(&saved);
-	sckpt_chunk_delete(task, number, header[0], ids, header[1]);
-	sckpt_catalog_leave(&saved);
-	pfree(ids);
-}
-
-static void
-receive_chunk(SckptTask *task, SckptParcel *parcel, int number, RowBuffer *buffer)
-{
-	SckptParcelChunk chunk;
-	SckptUser	saved;
-
-	sckpt_parcel_read(parcel, &chunk, sizeof(chunk));
-	reserve(buffer, chunk.bytes);
-	sckpt_parcel_read(parcel, buffer->row, chunk.bytes);
-	sckpt_catalog_enter(&saved);
-	sckpt_chunk_insert(task, number, chunk.stage, chunk.id, chunk.entries, (char *) buffer->row, chunk.bytes);
-	sckpt_catalog_leave(&saved);
-}
-
-/* ---- Rows for our stages ---- */
-
-/* Which of our stages takes the rows at hand. */
-typedef struct Intake
-{
-	SckptTask  *task;
-	SckptOperator *operator;	/* NULL: none yet */
-	int			stage;
-	int			side;
-	TupleTableSlot *slot;
-} Intake;
-
-static void
-end_intake(Intake *intake)
-{
-	if (intake->operator == NULL)
-		return;
-	intake->operator->end_rows(intake->operator);
-	intake->operator->end_batch(intake->operator);
-	ExecDropSingleTupleTableSlot(intake->slot);
-	intake->operator = NULL;
-}
-
-static void
-begin_intake(Intake *intake, SckptParcelRow *row)
-{
-	SckptQuery *stage = intake->task->query;
-	TupleDesc	desc = NULL;
-
-	if (intake->operator && intake->stage == row->stage && intake->side == row->side)
-		return;
-	end_intake(intake);
-	while (stage && stage->place != row->stage)
-		stage = stage->above;
-	if (stage == NULL || stage->number < 0)
-		elog(ERROR, "rows for stage %d, which is not here", row->stage);
-	if (stage->join)
-		desc = stage->join->rows[row->side];
-	for (SckptQuery *below = intake->task->query; below && desc == NULL; below = below->above)
-	{
-		if (below->target == stage)
-			desc = below->result;
-	}
-	intake->stage = row->stage;
-	intake->side = row->side;
-	intake->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	intake->operator = intake->task->operators[stage->number];
-	intake->operator->side = row->side;
-	intake->operator->begin_rows(intake->operator, NULL, &intake->task->times);
-}
-
-/*
- * What the tasks hand on to our stages, and from there upwards.  Taken in once, whatever becomes of the checkpoint; an error leaves the state
- * undefined.
- */
-static void
-consume(SckptTask *task)
-{
-	SckptHead  *head = task->head;
-	Intake		intake = {.task = task};
-	SckptIdentity identity;
-	RowBuffer	buffer = {NULL, 0};
-	MemoryContext context;
-
-	sckpt_task_begin_work(task, &identity);
-	context = AllocSetContextCreate(task->run_context, "stream_ckpt rows handed over", ALLOCSET_DEFAULT_SIZES);
-	MemoryContextSwitchTo(context);
-	for (int i = 0; i < head->ntasks; i++)
-	{
-		SckptParcel *parcel = sckpt_parcel_open(context, &head->parts[i].parcel);
-
-		while (!sckpt_parcel_at_end(parcel))
-		{
-			char		kind;
-			int32		weight;
-			SckptParcelRow row;
-			SckptParcelChunk chunk;
-			SckptChange change;
-			int32		header[2];
-
-			CHECK_FOR_INTERRUPTS();
-			sckpt_parcel_read(parcel, &kind, 1);
-			switch (kind)
-			{
-				case SCKPT_PARCEL_ROW:
-					sckpt_parcel_read(parcel, &row, sizeof(row));
-					read_row(parcel, &buffer);
-					begin_intake(&intake, &row);
-					ExecStoreMinimalTuple(buffer.row, intake.slot, false);
-					intake.operator->consume(intake.operator, intake.slot, row.weight);
-					break;
-				case SCKPT_PARCEL_INFLOWS:
-					read_inflows(task, parcel);
-					break;
-				case SCKPT_PARCEL_CHANGE:
-					sckpt_parcel_read(parcel, &change, sizeof(change));
-					read_row(parcel, &buffer);
-					break;
-				case SCKPT_PARCEL_BAG:
-					sckpt_parcel_read(parcel, &weight, sizeof(weight));
-					read_row(parcel, &buffer);
-					break;
-				case SCKPT_PARCEL_CHUNK:
-					sckpt_parcel_read(parcel, &chunk, sizeof(chunk));
-					skip_bytes(parcel, chunk.bytes, &buffer);
-					break;
-				case SCKPT_PARCEL_DELETIONS:
-					sckpt_parcel_read(parcel, header, sizeof(header));
-					skip_bytes(parcel, header[1] * sizeof(int64), &buffer);
-					break;
-				case SCKPT_PARCEL_LETTER:
-					sckpt_dead_receive(task, parcel, false);
-					break;
-				default:
-					elog(ERROR, "unknown item %d in a parcel", kind);
-			}
-		}
-		sckpt_parcel_destroy(parcel);
-	}
-	end_intake(&intake);
-	sckpt_task_hand_on(task);
-	MemoryContextSwitchTo(task->run_context);
-	MemoryContextDelete(context);
-	sckpt_task_end_work(&identity);
-}
-
-/* ---- Results ---- */
-
-/* Where changes of result rows go; opened by the first one. */
-typedef struct Target
-{
-	SckptTask  *task;
-	SckptSink  *sink;
-	SckptAppender *appender;
-	SckptChanging *changing;
-	SckptCarefulChanges *careful;
-	TupleTableSlot *slot;
-	RowBuffer	buffer;
-} Target;
-
-static void
-fill_slot(Target *target)
-{
-	slot_getallattrs(target->slot);
-	sckpt_result_fill(target->task, sckpt_sink_slot(target->sink), target->slot);
-}
-
-static void
-make_change(Target *target, SckptChange *change, SckptOutcome *outcome)
-{
-	SckptTask  *task = target->task;
-	bool		append = change->kind == SCKPT_CHANGE_APPEND;
-
-	if (task->careful)
-	{
-		if (target->careful == NULL)
-			target->careful = sckpt_careful_changes_begin(task);
-		sckpt_careful_changes_add(target->careful, append, change->kind == SCKPT_CHANGE_DELETE, change->there, &change->hint,
-								  target->slot, outcome);
-		return;
-	}
-	if (append && !task->def->result_owned)
-	{
-		if (target->appender == NULL)
-			target->appender = sckpt_appender_open(task, false);
-		sckpt_appender_put(target->appender, target->slot);
-		return;
-	}
-	if (target->sink == NULL)
-	{
-		target->sink = sckpt_sink_open(task->def->result, task->last->nsink, task->key_columns, !task->def->result_owned);
-		sckpt_sink_set_columns(target->sink, task->last->result->natts, task->result_columns);
-	}
-	fill_slot(target);
-	task->attempt->rows_out++;
-	if (!append)
-		sckpt_retain_touch(task, target->slot);
-	if (change->kind == SCKPT_CHANGE_DELETE)
-	{
-		sckpt_retain_touch_removed(task, target->slot, sckpt_sink_delete(target->sink, &change->hint));
-		return;
-	}
-	outcome->flags = SCKPT_OUTCOME_EMITTED | SCKPT_OUTCOME_PUT;
-	ItemPointerSetInvalid(&outcome->tid);
-	task->attempt->rows_put += append || !change->there;
-	sckpt_sink_put(target->sink, &change->hint, !append && (change->there || !task->def->result_owned), &outcome->tid);
-}
-
-/* A row of a bag. */
-static void
-change_bag(Target *target, int32 weight)
-{
-	ItemPointerData nowhere;
-
-	ItemPointerSetInvalid(&nowhere);
-	if (weight > 0 && target->task->careful)
-	{
-		if (target->careful == NULL)
-			target->careful = sckpt_careful_changes_begin(target->task);
-		sckpt_careful_changes_add(target->careful, true, false, false, &nowhere, target->slot, NULL);
-		return;
-	}
-	if (target->changing == NULL)
-		target->changing = sckpt_changing_open(target->task);
-	sckpt_changing_put(target->changing, target->slot, weight);
-}
-
-static void
-close_target(Target *target)
-{
-	if (target->sink)
-		sckpt_sink_close(target->sink);
-	if (target->appender)
-		target->task->attempt->rows_out += sckpt_appender_close(target->appender);
-	if (target->changing)
-		target->task->attempt->rows_out += sckpt_changing_close(target->changing);
-	if (target->careful)
-		sckpt_careful_changes_end(target->careful);
-}
-
-/* What one task has handed over, but for rows. */
-static void
-receive(Target *target, int number, SckptOutcome *outcomes)
-{
-	SckptTask  *task = target->task;
-	SckptPartEntry *part = &task->head->parts[number];
-	SckptParcel *parcel = sckpt_parcel_open(task->attempt->context, &part->parcel);
-	uint32		n = 0;
-
-	while (!sckpt_parcel_at_end(parcel))
-	{
-		char		kind;
-		int32		weight;
-		SckptParcelRow row;
-		SckptChange change;
-
-		CHECK_FOR_INTERRUPTS();
-		sckpt_parcel_read(parcel, &kind, 1);
-		switch (kind)
-		{
-			case SCKPT_PARCEL_ROW:
-				sckpt_parcel_read(parcel, &row, sizeof(row));
-				read_row(parcel, &target->buffer);
-				break;
-			case SCKPT_PARCEL_INFLOWS:
-				read_inflows(task, parcel);
-				break;
-			case SCKPT_PARCEL_CHANGE:
-				sckpt_parcel_read(parcel, &change, sizeof(change));
-				read_row(parcel, &target->buffer);
-				if (n == part->report.nchanges)
-					elog(ERROR, "more changes in a parcel than were counted");
-				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
-				make_change(target, &change, &outcomes[n++]);
-				ExecClearTuple(target->slot);
-				break;
-			case SCKPT_PARCEL_BAG:
-				sckpt_parcel_read(parcel, &weight, sizeof(weight));
-				read_row(parcel, &target->buffer);
-				ExecStoreMinimalTuple(target->buffer.row, target->slot, false);
-				change_bag(target, weight);
-				ExecClearTuple(target->slot);
-				break;
-			case SCKPT_PARCEL_CHUNK:
-				receive_chunk(task, parcel, number, &target->buffer);
-				break;
-			case SCKPT_PARCEL_DELETIONS:
-				receive_deletions(task, parcel, number);
-				break;
-			case SCKPT_PARCEL_LETTER:
-				sckpt_dead_receive(task, parcel, true);
-				break;
-			default:
-				elog(ERROR, "unknown item %d in a parcel", kind);
-		}
-	}
-	sckpt_parcel_destroy(parcel);
-}
-
-/* Say what became of the changes. */
-static SckptParcel *
-make_reply(SckptTask *task, SckptOutcome *outcomes, uint32 n)
-{
-	SckptParcel *reply = sckpt_parcel_create(task->run_context);
-	SckptParcelHandle handle;
-
-	sckpt_parcel_write(reply, outcomes, n * sizeof(SckptOutcome));
-	sckpt_parcel_close(reply, &handle);
-	return reply;
-}
-
-void
-sckpt_head_receive(SckptTask *task)
-{
-	SckptHead  *head = task->head;
-	MemoryContext old = MemoryContextSwitchTo(task->attempt->context);
-	SckptOutcome *outcomes[SCKPT_MAX_TASKS];
-	Target		target = {.task = task};
-
-	target.slot = MakeSingleTupleTableSlot(task->last->result, &TTSOpsMinimalTuple);
-	for (int i = 0; i < head->ntasks; i++)
-	{
-		outcomes[i] = MemoryContextAllocExtended(task->attempt->context,
-												 Max(1, head->parts[i].report.nchanges) * sizeof(SckptOutcome),
-												 MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
-		receive(&target, i, outcomes[i]);
-	}
-	close_target(&target);
-	ExecDropSingleTupleTableSlot(target.slot);
-	for (int i = 0; i < head->ntasks; i++)
-	{
-		if (head->replies[i])
-			sckpt_parcel_destroy(head->replies[i]);
-		head->replies[i] = NULL;
-		if (head->parts[i].report.nchanges > 0)
-			head->replies[i] = make_reply(task, outcomes[i], head->parts[i].report.nchanges);
-	}
-	MemoryContextSwitchTo(old);
-}
-
 /* ---- Checkpoints ---- */
+
+int
+sckpt_head_chunks(SckptTask *task)
+{
+	int			chunks = 0;
+
+	for (int i = 0; i < task->head->ntasks; i++)
+		chunks += task->head->parts[i].report.chunks;
+	return chunks;
+}
 
 void
 sckpt_head_add_state(SckptTask *task, uint64 *rows, Size *bytes)
@@ -673,6 +269,9 @@ trigger(SckptTask *task, void *arg)
 		task->checkpoint_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_MS);
 		return;
 	}
+	/* Why the last one failed is to be seen until one has not. */
+	if (task->failed_checkpoints > 0)
+		strlcpy(task->waiting, task->error, SCKPT_ERROR_BYTES);
 	task->head->consumed = false;
 	task->head->first_packed_at = 0;
 	task->head->retry_at = 0;
@@ -702,7 +301,7 @@ complete(SckptTask *task, void *arg)
 	if (!head->consumed && task->noperators > 0)
 	{
 		attempt->undefined = true;
-		consume(task);
+		sckpt_head_consume(task);
 		attempt->undefined = false;
 	}
 	head->consumed = true;
@@ -717,6 +316,18 @@ complete(SckptTask *task, void *arg)
 		attempt->bytes += head->parts[i].report.checkpointed_bytes;
 	}
 	sckpt_checkpoint_finish(task, &position);
+}
+
+/* A task could not do its part. */
+static void
+raise_declined(SckptTask *task, void *arg)
+{
+	SckptPartEntry *part = arg;
+
+	ereport(ERROR,
+			(errcode(part->sqlerrcode),
+			 errmsg("%s", part->error),
+			 part->hint[0] ? errhint("%s", part->hint) : 0));
 }
 
 static void
@@ -785,6 +396,7 @@ typedef struct Summary
 	bool		changed;
 	bool		packed;			/* all, of the checkpoint under way */
 	bool		reached;		/* some have */
+	SckptPartEntry *declined;	/* that has declined it */
 	bool		settled;
 	XLogRecPtr	commit;
 	XLogRecPtr	restart;
@@ -797,7 +409,7 @@ sum_up(SckptTask *task, Summary *summary)
 	SckptHead  *head = task->head;
 	TimestampTz fed_time = DT_NOEND;
 
-	*summary = (Summary) {true, task->changed, true, false, true, PG_UINT64_MAX, PG_UINT64_MAX, PG_UINT64_MAX};
+	*summary = (Summary) {true, task->changed, true, false, NULL, true, PG_UINT64_MAX, PG_UINT64_MAX, PG_UINT64_MAX};
 	task->rows_in = head->rows_in;
 	task->late_rows = head->late_rows;
 	for (int i = 0; i < head->ntasks; i++)
@@ -808,6 +420,8 @@ sum_up(SckptTask *task, Summary *summary)
 		summary->changed |= part->changed;
 		summary->packed &= part->packed == task->attempt->id;
 		summary->reached |= part->packed == task->attempt->id;
+		if (task->attempt->id != 0 && part->declined == task->attempt->id)
+			summary->declined = part;
 		summary->settled &= part->packed == part->settled;
 		summary->commit = Min(summary->commit, part->commit);
 		summary->restart = Min(summary->restart, part->restart);
@@ -853,17 +467,6 @@ bool
 sckpt_head_is_ready(SckptTask *task)
 {
 	return task->head->ready;
-}
-
-static void
-drop_replies(SckptHead *head)
-{
-	for (int i = 0; i < head->ntasks; i++)
-	{
-		if (head->replies[i])
-			sckpt_parcel_destroy(head->replies[i]);
-		head->replies[i] = NULL;
-	}
 }
 
 /* Have all tasks read what comes before the bad row? */
@@ -912,7 +515,7 @@ sckpt_head_step(SckptTask *task, int64 interval)
 	}
 	if (task->attempt->id == 0 && summary.settled)
 	{
-		drop_replies(head);
+		sckpt_head_drop_replies(head);
 		if (is_due(task, &summary, now))
 			(void) sckpt_task_guard(task, trigger, NULL);
 		else if (!summary.changed)
@@ -922,6 +525,8 @@ sckpt_head_step(SckptTask *task, int64 interval)
 				(void) sckpt_task_guard(task, sckpt_halt_raise, NULL);
 		}
 	}
+	else if (summary.declined)
+		(void) sckpt_task_guard(task, raise_declined, summary.declined);
 	else if (task->attempt->id != 0 && summary.packed)
 	{
 		int64		before = task->def->last_checkpoint;

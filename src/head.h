@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * head.h
- *		The head of a parallel pipeline: its stages that are not spread over
- *		tasks, and its checkpoints.
+ *		The head of a pipeline whose work others do, in one task or several:
+ *		its stages that are not spread over these, and its checkpoints.
  *
  * A head is a task of its own in no lane; what it does with part.h's tasks is described there.
  *
@@ -13,7 +13,7 @@
 
 #include "task.h"
 
-/* After it has been loaded (its own stages, RUNNING): begin an epoch, whose tasks start by themselves. */
+/* After it has been loaded, and that has committed: begin an epoch, whose tasks start by themselves. */
 extern void sckpt_head_begin(SckptTask *head);
 /* Its tasks are to stop: it has stopped, for whatever reason. */
 extern void sckpt_head_end(SckptTask *head);
@@ -25,7 +25,8 @@ extern void sckpt_head_step(SckptTask *head, int64 interval);
 /* Used by checkpoint.c and task.c: what the tasks have handed over, into the tables, as the owner; what became of a checkpoint. */
 extern void sckpt_head_receive(SckptTask *head);
 extern void sckpt_head_decide(SckptTask *head, int64 id, bool committed);
-/* State of the tasks, as of the checkpoint being taken, added; and what else one has reported, with its restore in this epoch. */
+/* Chunks and state of the tasks, as of the checkpoint being taken, added; and what else one has reported, with its restore in this epoch. */
+extern int	sckpt_head_chunks(SckptTask *head);
 extern void sckpt_head_add_state(SckptTask *head, uint64 *rows, Size *bytes);
 extern const SckptPartReport *sckpt_head_report(SckptTask *head, int number, int64 *restore_id);
 /* Rows that the task had taken in, in this epoch, by the checkpoint before. */

@@ -25,7 +25,7 @@ typedef struct Helper
 static Helper helpers[SCKPT_MAX_WORKERS];
 
 bool
-sckpt_start_worker(Oid database, int number, BackgroundWorkerHandle **handle)
+sckpt_start_worker(Oid database, int number, bool writer, BackgroundWorkerHandle **handle)
 {
 	BackgroundWorker worker;
 	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
@@ -36,7 +36,7 @@ sckpt_start_worker(Oid database, int number, BackgroundWorkerHandle **handle)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, "stream_ckpt", BGW_MAXLEN);
 	strlcpy(worker.bgw_function_name, "sckpt_worker_main", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "stream_ckpt worker", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, writer ? "stream_ckpt checkpoint writer" : "stream_ckpt worker", BGW_MAXLEN);
 	worker.bgw_main_arg = ObjectIdGetDatum(database);
 	worker.bgw_notify_pid = MyProcPid;
 	if (number == 0)
@@ -48,7 +48,7 @@ sckpt_start_worker(Oid database, int number, BackgroundWorkerHandle **handle)
 	else
 	{
 		worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-		snprintf(worker.bgw_name, BGW_MAXLEN, "stream_ckpt worker %d for database %u", number, database);
+		snprintf(worker.bgw_name, BGW_MAXLEN, "%s %d for database %u", worker.bgw_type, number, database);
 		memcpy(worker.bgw_extra, &number, sizeof(number));
 		memcpy(worker.bgw_extra + sizeof(number), &MyProcPid, sizeof(MyProcPid));
 	}
@@ -93,7 +93,7 @@ sckpt_helpers_start(SckptDatabase *database)
 			helper->handle = NULL;
 		}
 		helper->tried_at = now;
-		if (sckpt_start_worker(MyDatabaseId, i, &helper->handle))
+		if (sckpt_start_worker(MyDatabaseId, i, i >= database->nreaders, &helper->handle))
 			continue;
 		ereport(WARNING,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -101,6 +101,7 @@ sckpt_helpers_start(SckptDatabase *database)
 				 errhint("max_worker_processes must be at least %d.", max_worker_processes + database->nworkers - i)));
 		LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
 		database->nworkers = i;
+		database->nreaders = Min(database->nreaders, i);
 		LWLockRelease(sckpt_shared->lock);
 		sckpt_shared_wake(MyDatabaseId, true);
 		break;

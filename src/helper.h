@@ -14,10 +14,10 @@
 #include "shared.h"
 
 /*
- * Start worker `number` of a database; 0 is its leader, any other one this process's.  False, and *handle NULL, if there
+ * Start worker `number` of a database; 0 is its leader, any other one this process's; a writer is called so.  False, and *handle NULL, if there
  * is no room in max_worker_processes.  The handle lives until it is freed.
  */
-extern bool sckpt_start_worker(Oid database, int number, BackgroundWorkerHandle **handle);
+extern bool sckpt_start_worker(Oid database, int number, bool writer, BackgroundWorkerHandle **handle);
 
 /* The leader's: which of the others have something to do, as the tables are looked through. */
 extern void sckpt_helpers_forget(void);

@@ -22,7 +22,6 @@
 
 #define BATCH_BYTES			(4 * 1024 * 1024)	/* rows given to the tasks at a time */
 #define BATCH_TRANSACTIONS	10000	/* the same, of small transactions */
-#define CLAIM_BYTES			(16 * 1024 * 1024)	/* of log, that tasks of parallel pipelines claim at a time */
 #define READ_BYTES			(4 * 1024 * 1024)	/* of log, before looking whether something is due */
 #define LARGE_BYTES			(32 * 1024 * 1024)	/* of one transaction, which linear queries do not keep but read again */
 #define TAP_BYTES			(4 * 1024 * 1024)	/* an open transaction with more is worked on before it commits */
@@ -105,6 +104,9 @@ tasks_changed(SckptLane *lane)
 	{
 		SckptTask  *task = lfirst(lc);
 
+		/* One that has stopped is about to be dropped. */
+		if (task->status != SCKPT_RUNNING)
+			continue;
 		lane->streams = list_concat_unique_oid(lane->streams, task->query->streams);
 		tap |= sckpt_early_possible(task);
 	}
@@ -470,7 +472,7 @@ limit_reading(SckptLane *lane, bool *halted)
 		if (XLogRecPtrIsInvalid(limit))
 		{
 			flushed = GetFlushRecPtr(NULL);
-			limit = Min(flushed, sckpt_log_end_lsn(lane->reader) + CLAIM_BYTES);
+			limit = Min(flushed, sckpt_log_end_lsn(lane->reader) + SCKPT_CLAIM_BYTES);
 		}
 		upto = sckpt_part_claim(task, limit, halted);
 		barrier |= upto < limit;

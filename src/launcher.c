@@ -383,7 +383,7 @@ prepare_entry(Target *target, bool *full)
 static bool
 start_worker(Target *target, bool probing, TimestampTz now)
 {
-	bool		started = sckpt_start_worker(target->oid, 0, &target->handle);
+	bool		started = sckpt_start_worker(target->oid, 0, false, &target->handle);
 
 	if (!started)
 		return false;
@@ -596,6 +596,7 @@ launcher_round(void)
 	}
 	release_entries();
 	next = start_workers(now);
+	sckpt_slot_advance_all();
 
 	if (vanished)
 	{

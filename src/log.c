@@ -647,6 +647,12 @@ sckpt_log_read_lsn(SckptLog *log)
 	return sckpt_wal_lsn(log->wal);
 }
 
+XLogRecPtr
+sckpt_log_delivers_after(SckptLog *log)
+{
+	return Max(sckpt_wal_lsn(log->wal), log->skip_until);
+}
+
 /*
  * A position at the end of a page is given as the one after the next page's
  * header, where the insert position then is.

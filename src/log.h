@@ -108,6 +108,8 @@ extern void sckpt_log_skip_tapped(SckptLog *log);
  * handed out.  InvalidXLogRecPtr before the first record.
  */
 extern XLogRecPtr sckpt_log_read_lsn(SckptLog *log);
+/* Every commit record after this will be handed out; those up to here have been, or will be passed over (skip_until). */
+extern XLogRecPtr sckpt_log_delivers_after(SckptLog *log);
 /* Just past the last record read: what must exceed an insert position to cover it. */
 extern XLogRecPtr sckpt_log_end_lsn(SckptLog *log);
 /*

@@ -292,7 +292,7 @@ receive_row(TupleTableSlot *slot, DestReceiver *self)
 			waiting->results = waiting->results ? repalloc_huge(waiting->results, waiting->space * sizeof(MinimalTuple)) :
 				palloc(waiting->space * sizeof(MinimalTuple));
 		}
-		waiting->results[waiting->nresults++] = heap_copy_minimal_tuple(found);
+		waiting->results[waiting->nresults++] = heap_copy_minimal_tuple(found, 0);
 	}
 	else
 		put(lookup, waiting->row, found, waiting->weight);
@@ -475,7 +475,7 @@ lookup_consume(SckptOperator *operator, TupleTableSlot *slot, int32 weight)
 		waiting = &lookup->waiting[lookup->nwaiting++];
 		memset(waiting, 0, sizeof(Waiting));
 		MemoryContextSwitchTo(lookup->waiting_context);
-		waiting->row = heap_copy_minimal_tuple(row);
+		waiting->row = heap_copy_minimal_tuple(row, 0);
 		waiting->weight = weight;
 	}
 	MemoryContextSwitchTo(old);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * part.c
- *		A task of a parallel pipeline, in whichever worker it runs.
+ *		A task of a pipeline that has a head, in whichever worker it runs.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +20,8 @@
 #include "part.h"
 #include "record.h"
 #include "settings.h"
+
+#define TELL_MS	50				/* between wake-ups of the head for nothing but that rows have come */
 
 /* ---- Shared entries ---- */
 
@@ -164,6 +166,8 @@ sckpt_part_start(SckptTask *part)
 		if (entry->epoch == part->epoch)
 		{
 			entry->worker_pid = MyProcPid;
+			if (part->number == 0)
+				pipeline->reader_pid = MyProcPid;
 			entry->status = SCKPT_PART_RUNNING;
 			entry->restore_id = part->restore_id;
 			entry->changed = part->changed;
@@ -303,6 +307,8 @@ begin_attempt(SckptTask *part, int64 id)
 	attempt->started_at = GetCurrentTimestamp();
 	attempt->context = AllocSetContextCreate(part->run_context, "stream_ckpt checkpoint", ALLOCSET_DEFAULT_SIZES);
 	attempt->parcel = sckpt_parcel_create(part->run_context);
+	attempt->ndead = list_length(part->dead);
+	attempt->undefined = true;
 	sckpt_chunk_reset(part);
 }
 
@@ -332,12 +338,14 @@ hand_over(SckptTask *part, void *arg)
 	sckpt_task_begin_work(part, &identity);
 	send(part, SCKPT_PARCEL_INFLOWS, part->inflows, part->ninflows * sizeof(SckptInflow));
 	sckpt_task_hand_on(part);
+	attempt->undefined = false;
 	sckpt_snapshot_take(part);
 	sckpt_chunk_delete_empty(part);
 	sckpt_dead_send(part);
 	sckpt_parcel_close(attempt->parcel, &handle);
 	report.chunks = sckpt_chunk_count(part);
 	sckpt_task_end_work(&identity);
+	attempt->undefined = true;
 	sckpt_snapshot_detach(part);
 
 	sckpt_task_state_size(part, &state_rows, &state_bytes);
@@ -377,6 +385,41 @@ hand_over(SckptTask *part, void *arg)
 	}
 	LWLockRelease(sckpt_shared->lock);
 	wake_head(part);
+}
+
+bool
+sckpt_part_decline(SckptTask *part, ErrorData *error)
+{
+	SckptAttempt *attempt = part->attempt;
+	SckptPipelineEntry *pipeline;
+	SckptPartEntry *entry;
+	int64		id = attempt->id;
+
+	/* Rows for stages of the head would be lost with the parcel. */
+	if (id == 0 || attempt->undefined || part->noperators <= part->last->place)
+		return false;
+	sckpt_chunk_reset(part);
+	sckpt_task_last(part)->end_results(sckpt_task_last(part));
+	sckpt_dead_forget(part, attempt->ndead);
+	sckpt_part_release(part);
+	MemoryContextDelete(attempt->context);
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	if (find_entries(part, &pipeline, &entry))
+	{
+		SpinLockAcquire(&pipeline->mutex);
+		if (entry->epoch == part->epoch)
+		{
+			entry->declined = id;
+			entry->sqlerrcode = error->sqlerrcode;
+			snprintf(entry->error, SCKPT_ERROR_BYTES, "%s%s%s", error->message, error->detail ? ". " : "", error->detail ? error->detail : "");
+			strlcpy(entry->hint, error->hint ? error->hint : "", SCKPT_ERROR_BYTES);
+		}
+		SpinLockRelease(&pipeline->mutex);
+	}
+	LWLockRelease(sckpt_shared->lock);
+	wake_head(part);
+	return true;
 }
 
 /* ---- Settling ---- */
@@ -480,6 +523,8 @@ publish(SckptTask *part, SckptPosition *position)
 	uint64		state_rows;
 	Size		state_bytes;
 	TimestampTz next = sckpt_task_next_close(part);
+	TimestampTz now = GetCurrentTimestamp();
+	bool		told = !TimestampDifferenceExceeds(part->told_at, now, TELL_MS);
 	bool		news = false;
 
 	sckpt_task_state_size(part, &state_rows, &state_bytes);
@@ -489,7 +534,11 @@ publish(SckptTask *part, SckptPosition *position)
 		SpinLockAcquire(&pipeline->mutex);
 		if (entry->epoch == part->epoch)
 		{
-			news = entry->changed != part->changed || entry->end != position->end;
+			/* Somebody may wait for its progress; else the head looks at it now and then. */
+			news = entry->changed != part->changed ||
+				(entry->end != position->end && (!told || !part->changed || pipeline->requested > pipeline->covered ||
+												 pipeline->savepoint_pid != 0 || sckpt_max_lag > 0 ||
+												 pipeline->halt_before != InvalidXLogRecPtr));
 			entry->commit = position->commit;
 			entry->restart = position->restart;
 			entry->end = position->end;
@@ -501,7 +550,7 @@ publish(SckptTask *part, SckptPosition *position)
 			entry->counters.state_rows = state_rows;
 			entry->counters.state_bytes = state_bytes;
 			entry->counters.busy_ms = part->busy_us / 1000.0;
-			entry->counters.idle_ms = Max(0.0, (GetCurrentTimestamp() - part->known_since - part->busy_us) / 1000.0);
+			entry->counters.idle_ms = Max(0.0, (now - part->known_since - part->busy_us) / 1000.0);
 			if (part->careful)
 				pipeline->careful_until = Max(pipeline->careful_until, part->careful_until);
 		}
@@ -509,7 +558,10 @@ publish(SckptTask *part, SckptPosition *position)
 	}
 	LWLockRelease(sckpt_shared->lock);
 	if (news)
+	{
+		part->told_at = now;
 		wake_head(part);
+	}
 }
 
 void

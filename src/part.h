@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * part.h
- *		A task of a parallel pipeline, in whichever worker it runs.
+ *		A task of a pipeline that has a head, in whichever worker it runs.
  *
  * A pipeline with parallelism n > 1 consists of n tasks, each of which reads all rows and takes those that belong to it (route.h), and a
- * head, in the worker of task 0, which has the stages that are not spread, and takes the checkpoints (head.h).  They meet in shared memory: the
- * pipeline's entry says what the head wants, each task's entry how far it is.
+ * head, in the worker of task 0, which has the stages that are not spread, and takes the checkpoints (head.h).  Where other processes write
+ * checkpoints (stream_ckpt.checkpoint_writers), the head is in one of these, and a pipeline with state that is not parallel is a head
+ * and one task, which has all stages.  They meet in shared memory: the pipeline's entry says what the head wants, each task's entry how far it is.
  *
  *		head									task
  *		epoch, active		──────────────────►	starts from the last completed checkpoint, RUNNING
@@ -34,6 +35,8 @@
 
 #include "checkpoint_private.h"
 #include "lane.h"
+
+#define SCKPT_CLAIM_BYTES	(16 * 1024 * 1024)	/* of log, that tasks claim at a time */
 
 /* What a parcel consists of: a byte, then what it says. */
 #define SCKPT_PARCEL_INFLOWS	'I' /* SckptInflow of each stream */
@@ -103,6 +106,11 @@ extern void sckpt_part_start(SckptTask *part);
 extern XLogRecPtr sckpt_part_claim(SckptTask *part, XLogRecPtr upto, bool *halted);
 /* At a boundary: settle what is decided; at a barrier, hand over; say how far it is. */
 extern void sckpt_part_step(SckptTask *part, SckptPosition *position, bool at_end);
+/*
+ * It could not pack what a checkpoint wants of it, and may be able to next time: the head is told, and it goes on, if its state is what it was before.  False: it
+ * is not, or no checkpoint is under way.
+ */
+extern bool sckpt_part_decline(SckptTask *part, ErrorData *error);
 /* Its epoch is over for it: the head is told why. */
 extern void sckpt_part_fail(SckptTask *part, ErrorData *error, bool starved);
 /* It is not this worker's any more: the same. */

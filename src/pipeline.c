@@ -422,7 +422,7 @@ sckpt_pipeline_hold_log(void)
 		XLogRecPtr	retained;
 		SckptDatabase *database;
 
-		if (sckpt_slot_check(MyDatabaseId, &retained) != SCKPT_SLOT_VALID)
+		if (sckpt_slot_retained(MyDatabaseId, &retained) != SCKPT_SLOT_VALID)
 			retained = sckpt_slot_ensure(MyDatabaseId);
 		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 		database = sckpt_shared_find_database(MyDatabaseId);
@@ -434,8 +434,8 @@ sckpt_pipeline_hold_log(void)
 			restart = retained;
 		sckpt_hook_hold_log(restart);
 
-		/* Unless the slot has moved on before it could see our hold, which a new look mends. */
-		if (sckpt_slot_check(MyDatabaseId, &retained) == SCKPT_SLOT_VALID && retained <= restart)
+		/* Unless the worker has let the slot move on before it could see our hold, which a new look mends. */
+		if (sckpt_slot_retained(MyDatabaseId, &retained) == SCKPT_SLOT_VALID && retained <= restart)
 			return restart;
 		CHECK_FOR_INTERRUPTS();
 	}
@@ -448,15 +448,15 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 	static const char sql[] =
 		"WITH def AS (INSERT INTO stream_ckpt.pipeline_def (name, owner, result, result_owned, query, streams, columns, search_path, "
 		"timezone, datestyle, intervalstyle, text_search_config, emit, on_error, checkpoint_interval, "
-		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system) "
-		"VALUES ($1, $2, $3, $4, $5, $6, $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22) "
+		"retained_checkpoints, parallelism, allowed_lateness, state_ttl, created_xid, start, home_database, home_system, stateful) "
+		"VALUES ($1, $2, $3, $4, $5, $6, $25, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $26) "
 		"ON CONFLICT (name) DO NOTHING RETURNING id) INSERT INTO stream_ckpt.pipeline_position (pipeline_id, position, restart) "
 		"SELECT id, $23, $24 FROM def";
-	Oid			types[25] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSARRAYOID, TEXTOID, TEXTOID, TEXTOID,
+	Oid			types[26] = {TEXTOID, REGROLEOID, REGCLASSOID, BOOLOID, TEXTOID, REGCLASSARRAYOID, TEXTOID, TEXTOID, TEXTOID,
 		TEXTOID, TEXTOID, TEXTOID, TEXTOID, INTERVALOID, INT4OID, INT4OID, INTERVALOID, INTERVALOID, XIDOID, LSNOID,
-	OIDOID, TEXTOID, LSNOID, LSNOID, INT2ARRAYOID};
-	Datum		values[25];
-	char		nulls[25];
+	OIDOID, TEXTOID, LSNOID, LSNOID, INT2ARRAYOID, BOOLOID};
+	Datum		values[26];
+	char		nulls[26];
 	Datum	   *streams = palloc(list_length(analyzed->streams) * sizeof(Datum));
 	Datum	   *columns = palloc(Max(1, list_length(analyzed->columns)) * sizeof(Datum));
 	ListCell   *lc;
@@ -495,6 +495,7 @@ insert_pipeline(FunctionCallInfo fcinfo, const char *name, const char *query, Oi
 		columns[foreach_current_index(lc)] = Int16GetDatum(lfirst_int(lc));
 	values[n++] = PointerGetDatum(construct_array(columns, list_length(analyzed->columns), INT2OID, sizeof(int16), true,
 												  TYPALIGN_SHORT));
+	values[n++] = BoolGetDatum(sckpt_query_stateful(analyzed));
 	Assert(n == lengthof(values));
 
 	sckpt_catalog_enter(&saved);

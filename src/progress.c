@@ -111,7 +111,7 @@ next_close(Oid stream, Pipelines *pipelines, int depth)
 
 /*
  * The greatest watermark that any pipeline has of a stream.  `ours`: is it for this worker to look after the stream?  It is for the one that
- * coordinates the oldest pipeline which reads it.
+ * reads for the oldest pipeline which reads it.
  */
 static TimestampTz
 stream_watermark(Oid stream, Pipelines *pipelines, bool *ours)
@@ -131,7 +131,7 @@ stream_watermark(Oid stream, Pipelines *pipelines, bool *ours)
 		if (entry->id < oldest)
 		{
 			oldest = entry->id;
-			*ours = entry->worker_pid == MyProcPid;
+			*ours = entry->reader_pid == MyProcPid;
 		}
 	}
 	return watermark;

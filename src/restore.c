@@ -337,26 +337,36 @@ restore_times(SckptTask *task)
 }
 
 void
-sckpt_checkpoint_end_interrupted(void)
+sckpt_checkpoint_end_interrupted(List *tasks)
 {
+	Datum	   *ids = palloc(Max(1, list_length(tasks)) * sizeof(Datum));
+	Oid			types[1] = {INT8ARRAYOID};
+	Datum		values[1];
 	SckptUser	saved;
+	ListCell   *lc;
+
+	foreach(lc, tasks)
+		ids[foreach_current_index(lc)] = Int64GetDatum(((SckptTask *) lfirst(lc))->def->id);
+	values[0] = PointerGetDatum(construct_array(ids, list_length(tasks), INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 
 	StartTransactionCommand();
 	if (sckpt_catalog_lock_extension())
 	{
 		sckpt_catalog_enter(&saved);
-		if (SPI_execute("WITH interrupted AS (UPDATE stream_ckpt.checkpoint_log SET status = 'failed', "
-						"completed_at = clock_timestamp(), error = 'the worker ended before the checkpoint was complete' "
-						"WHERE status = 'in_progress' AND pipeline_id IN "
-						"(SELECT id FROM stream_ckpt.pipeline_def FOR KEY SHARE SKIP LOCKED) "
-						"RETURNING pipeline_id, checkpoint_id) "
-						"UPDATE stream_ckpt.checkpoint_task_log t SET status = 'failed' FROM interrupted i "
-						"WHERE t.pipeline_id = i.pipeline_id AND t.checkpoint_id = i.checkpoint_id AND t.status = 'in_progress'",
-						false, 0) != SPI_OK_UPDATE)
+		if (SPI_execute_with_args("WITH interrupted AS (UPDATE stream_ckpt.checkpoint_log SET status = 'failed', "
+								  "completed_at = clock_timestamp(), error = 'the worker ended before the checkpoint was complete' "
+								  "WHERE status = 'in_progress' AND pipeline_id IN "
+								  "(SELECT id FROM stream_ckpt.pipeline_def WHERE id = ANY ($1) FOR KEY SHARE SKIP LOCKED) "
+								  "RETURNING pipeline_id, checkpoint_id) "
+								  "UPDATE stream_ckpt.checkpoint_task_log t SET status = 'failed' FROM interrupted i "
+								  "WHERE t.pipeline_id = i.pipeline_id AND t.checkpoint_id = i.checkpoint_id AND t.status = 'in_progress'",
+								  1, types, values, NULL, false, 0) != SPI_OK_UPDATE)
 			elog(ERROR, "could not end interrupted checkpoints");
 		sckpt_catalog_leave(&saved);
 	}
 	CommitTransactionCommand();
+	pfree(DatumGetPointer(values[0]));
+	pfree(ids);
 }
 
 /* An attempt whose failure could not be written down; and restarts that are not in the tables yet. */
@@ -426,8 +436,8 @@ sckpt_checkpoint_restore(SckptTask *task)
 	if (task->laid_out_anew)
 		sckpt_fault_point("rescale");
 
-	/* The tasks of a parallel pipeline have restores of their own. */
-	if (task->number < 0 && task->ntasks > 1)
+	/* Its tasks have restores of their own. */
+	if (task->leads)
 		return;
 	sckpt_task_state_size(task, &state_rows, &state_bytes);
 	values[1] = Int64GetDatum(task->def->last_checkpoint);

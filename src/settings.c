@@ -24,6 +24,7 @@ int			sckpt_broadcast_rows = 10000;
 int			sckpt_checkpoint_history = 1000;
 int			sckpt_checkpoint_interval = 1000;
 int			sckpt_checkpoint_timeout = 10 * 60 * 1000;
+int			sckpt_checkpoint_writers = 0;
 char	   *sckpt_fault = NULL;
 int			sckpt_lock_timeout = 5000;
 int			sckpt_log_memory_limit = 8 * 1024;
@@ -81,6 +82,11 @@ check_fault(char **newval, void **extra, GucSource source)
 static void
 define_preload_settings(void)
 {
+	DefineCustomIntVariable("stream_ckpt.checkpoint_writers",
+							"Processes per database that write checkpoints.",
+							"Pipelines with state hand over to them what has changed, and go on meanwhile. Without any, workers write checkpoints themselves.",
+							&sckpt_checkpoint_writers,
+							0, 0, SCKPT_MAX_WORKERS, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("stream_ckpt.max_databases",
 							"Databases of the cluster that can have streams at the same time.",
 							NULL, &sckpt_max_databases,

@@ -12,6 +12,7 @@ extern int	sckpt_broadcast_rows;
 extern int	sckpt_checkpoint_history;	/* rows */
 extern int	sckpt_checkpoint_interval;	/* ms */
 extern int	sckpt_checkpoint_timeout;	/* ms */
+extern int	sckpt_checkpoint_writers;
 extern char *sckpt_fault;				/* "point:action", for tests; empty: none */
 extern int	sckpt_lock_timeout;			/* ms a worker waits for a lock on others' objects */
 extern int	sckpt_log_memory_limit;			/* kB */

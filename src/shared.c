@@ -161,7 +161,7 @@ sckpt_shared_get_database(Oid database)
 		entry->oid = database;
 		for (int i = 0; i < SCKPT_MAX_WORKERS; i++)
 			entry->workers[i].pid = 0;
-		entry->nworkers = 1;
+		entry->nworkers = entry->nreaders = 1;
 		entry->blocked_by = 0;
 		entry->restorer_pid = 0;
 		entry->wanted = false;
@@ -170,6 +170,7 @@ sckpt_shared_get_database(Oid database)
 		entry->error[0] = '\0';
 		entry->read_lsn = InvalidXLogRecPtr;
 		entry->restart_lsn = InvalidXLogRecPtr;
+		entry->slot_target = InvalidXLogRecPtr;
 	}
 	return entry;
 }
@@ -277,7 +278,7 @@ sckpt_shared_get_pipeline(Oid database, int64 id)
 void
 sckpt_shared_release_pipeline(SckptPipelineEntry *entry)
 {
-	for (int i = 0; i < sckpt_shared->used_parts && entry->ntasks > 1; i++)
+	for (int i = 0; i < sckpt_shared->used_parts && entry->epoch != 0; i++)
 	{
 		SckptPartEntry *part = &sckpt_shared->parts[i];
 

@@ -58,7 +58,8 @@ typedef struct SckptDatabase
 {
 	Oid			oid;			/* InvalidOid: free entry */
 	SckptWorker workers[SCKPT_MAX_WORKERS];
-	int			nworkers;		/* that share the tasks, whether they run yet or not: stream_ckpt.workers, unless there are no processes */
+	int			nworkers;		/* that share the pipelines, whether they run yet or not: what the settings say, unless there are no processes */
+	int			nreaders;		/* the first of these: stream_ckpt.workers; the others (stream_ckpt.checkpoint_writers) have heads only */
 	uint32		slots_lost;		/* how often the leader has had to replace the slot */
 	int			blocked_by;		/* pid of a backend whose command needs the database without workers; 0: none */
 	int			restorer_pid;	/* the session that last put pipelines into our tables, as a restore does; 0: none */
@@ -69,6 +70,7 @@ typedef struct SckptDatabase
 	char		error[SCKPT_ERROR_BYTES];	/* why no worker could be started; empty: none */
 	XLogRecPtr	read_lsn;		/* the leader's main reader's position; Invalid while there is none */
 	XLogRecPtr	restart_lsn;	/* everything that this reader may still need starts here or later */
+	XLogRecPtr	slot_target;	/* nobody needs the log before it: the launcher moves the slot there (slot.h); Invalid: not known */
 	pg_atomic_uint64 generation;	/* rises when streams or pipelines of the database changed */
 } SckptDatabase;
 
@@ -97,7 +99,7 @@ typedef struct SckptCounters
 	double		idle_ms;
 } SckptCounters;
 
-/* A task of a parallel pipeline. */
+/* A task of a pipeline that has a head. */
 typedef enum SckptPartStatus
 {
 	SCKPT_PART_WAITING,			/* to be started, in this epoch */
@@ -142,13 +144,14 @@ typedef struct SckptPartEntry
 	bool		changed;		/* something to checkpoint */
 	int64		packed;			/* the last checkpoint that it has handed its part of over, */
 	int64		settled;		/* and the last one whose outcome it has taken note of */
+	int64		declined;		/* the last one that it could not hand its part of over, for a reason that may go away */
 	SckptPartReport report;		/* of the one packed */
 	SckptParcelHandle parcel;
 	SckptParcelHandle reply;	/* the head's: SckptOutcome of each change; empty: none */
 	SckptCounters counters;
 	TimestampTz next_close;
 	int64		restore_id;		/* of its restore in this epoch; 0: none */
-	/* FAILED: */
+	/* FAILED, or declined: */
 	int			sqlerrcode;
 	bool		starved;		/* of state memory */
 	XLogRecPtr	halt_before;	/* it has found a bad row (halt.h), of the transaction that commits here; Invalid: it has not */
@@ -176,6 +179,7 @@ typedef struct SckptPipelineEntry
 	Oid			owner;			/* who may see the error */
 	SckptStatus status;
 	int			worker_pid;
+	int			reader_pid;		/* the process that reads the log for it: worker_pid, or its first task's */
 	SckptCounters counters;
 	int			ninflows;		/* streams that it reads, SCKPT_ENTRY_STREAMS at most */
 	SckptInflow inflows[SCKPT_ENTRY_STREAMS];
@@ -198,11 +202,12 @@ typedef struct SckptPipelineEntry
 	int64		savepoint_id;	/* 0: not taken yet; -1: the label is in use */
 	char		error[SCKPT_ERROR_BYTES];	/* the last error; empty: none */
 
-	/* Of a parallel one, what its head wants of its tasks. */
+	/* Of one with a head (head.h), what that wants of its tasks. */
 	uint64		epoch;			/* never given twice */
 	int64		version;		/* of its definition */
 	bool		active;			/* the tasks of this epoch are to run */
-	int			ntasks;			/* 1: it is not parallel */
+	int			ntasks;
+	int64		rows_before;	/* taken in before the epoch */
 	int64		own_state_rows; /* of counters.state_rows and …bytes, the head's, which task 0's row has */
 	int64		own_state_bytes;
 	int64		barrier;		/* the checkpoint under way, which tasks reach at barrier_lsn; 0: none */
@@ -231,7 +236,7 @@ typedef struct SckptShared
 	int			npipelines;
 	int			used_pipelines; /* entries from here on are free */
 	int			nparts;
-	int			used_parts;		/* the same of tasks of parallel pipelines */
+	int			used_parts;		/* the same of tasks beside heads */
 	int			nholds;
 	SckptDatabase *databases;
 	SckptPipelineEntry *pipelines;
@@ -265,7 +270,7 @@ extern SckptPipelineEntry *sckpt_shared_find_pipeline(Oid database, int64 id);
 extern SckptPipelineEntry *sckpt_shared_get_pipeline(Oid database, int64 id);
 extern void sckpt_shared_release_pipeline(SckptPipelineEntry *entry);
 
-/* The same of a task of a parallel pipeline; it is freed with the pipeline's. */
+/* The same of a task beside a head; it is freed with the pipeline's. */
 extern SckptPartEntry *sckpt_shared_find_part(Oid database, int64 id, int task);
 extern SckptPartEntry *sckpt_shared_get_part(Oid database, int64 id, int task);
 

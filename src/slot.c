@@ -23,12 +23,15 @@
 #include "catalog/pg_foreign_server.h"
 #include "miscadmin.h"
 #include "replication/slot.h"
+#include "storage/condition_variable.h"
 #include "storage/lmgr.h"
 #include "storage/lwlock.h"
 #include "storage/spin.h"
+#include "utils/wait_event.h"
 
 #include "catalog.h"
 #include "compat.h"
+#include "shared.h"
 #include "slot.h"
 
 static void
@@ -76,6 +79,52 @@ sckpt_slot_check(Oid database, XLogRecPtr *restart_lsn)
 		state = slot_classify(slot, restart_lsn);
 	LWLockRelease(ReplicationSlotControlLock);
 	return state;
+}
+
+SckptSlotState
+sckpt_slot_retained(Oid database, XLogRecPtr *restart_lsn)
+{
+	SckptSlotState state = sckpt_slot_check(database, restart_lsn);
+	SckptDatabase *entry;
+
+	if (state != SCKPT_SLOT_VALID)
+		return state;
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	entry = sckpt_shared_find_database(database);
+	if (entry)
+		*restart_lsn = Max(*restart_lsn, entry->slot_target);
+	LWLockRelease(sckpt_shared->lock);
+	return state;
+}
+
+static bool
+launcher_holds(ReplicationSlot *slot)
+{
+	int			pid;
+
+	SpinLockAcquire(&slot->mutex);
+	pid = slot->active_pid;
+	SpinLockRelease(&slot->mutex);
+	return pid != 0 && pid != MyProcPid && pid == sckpt_shared->launcher_pid;
+}
+
+/* Until the launcher does not hold the slot: it is at one write to disk. */
+static void
+wait_for_launcher(Oid database)
+{
+	char		name[NAMEDATALEN];
+	ReplicationSlot *slot;
+
+	slot_name(database, name);
+	LWLockAcquire(ReplicationSlotControlLock, LW_SHARED);
+	slot = SearchNamedReplicationSlot(name, false);
+	LWLockRelease(ReplicationSlotControlLock);
+	if (slot == NULL)
+		return;
+	ConditionVariablePrepareToSleep(&slot->active_cv);
+	while (launcher_holds(slot))
+		ConditionVariableSleep(&slot->active_cv, PG_WAIT_EXTENSION);
+	ConditionVariableCancelSleep();
 }
 
 /*
@@ -218,7 +267,7 @@ sckpt_slot_ensure(Oid database)
 	Oid			server;
 	XLogRecPtr	restart_lsn;
 
-	if (sckpt_slot_check(database, &restart_lsn) == SCKPT_SLOT_VALID)
+	if (sckpt_slot_retained(database, &restart_lsn) == SCKPT_SLOT_VALID)
 		return restart_lsn;
 	server = sckpt_catalog_server();
 	if (OidIsValid(server))
@@ -229,17 +278,17 @@ sckpt_slot_ensure(Oid database)
 	return restart_lsn;
 }
 
-/* Move the slot, if it is valid; back only where that is asked for. */
+/* Move the slot, if it is valid: anywhere, or, with `lsn` Invalid, forward to its database's slot_target. */
 static bool
-move_slot(Oid database, XLogRecPtr lsn, bool back)
+move_slot(Oid database, XLogRecPtr lsn)
 {
+	bool		back = !XLogRecPtrIsInvalid(lsn);
 	MemoryContext context = CurrentMemoryContext;
 	char		name[NAMEDATALEN];
 	XLogRecPtr	restart_lsn;
 	volatile bool done = true;
 
-	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID ||
-		restart_lsn == lsn || (restart_lsn > lsn && !back))
+	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID || restart_lsn == lsn)
 		return true;
 
 	slot_name(database, name);
@@ -248,20 +297,29 @@ move_slot(Oid database, XLogRecPtr lsn, bool back)
 	PG_TRY();
 	{
 		ReplicationSlot *slot;
+		SckptDatabase *entry;
+		XLogRecPtr	to;
 		bool		moved = false;
 
 		ReplicationSlotAcquire(name, true, false);
 		slot = MyReplicationSlot;
 
-		/* It may have been invalidated, or replaced, since it was looked at. */
+		/*
+		 * It may have been invalidated, or replaced, since it was looked at; and who has it go back says so in slot_target
+		 * first, and waits for us then.
+		 */
+		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+		entry = sckpt_shared_find_database(database);
+		to = back ? lsn : entry ? entry->slot_target : InvalidXLogRecPtr;
 		SpinLockAcquire(&slot->mutex);
 		if (slot->data.database == InvalidOid && !XLogRecPtrIsInvalid(slot->data.restart_lsn) &&
-			(slot->data.restart_lsn < lsn || (back && slot->data.restart_lsn > lsn)))
+			(slot->data.restart_lsn < to || (back && slot->data.restart_lsn > to)))
 		{
-			slot->data.restart_lsn = lsn;
+			slot->data.restart_lsn = to;
 			moved = true;
 		}
 		SpinLockRelease(&slot->mutex);
+		LWLockRelease(sckpt_shared->lock);
 
 		/* On disk first: only then may the log before it go. */
 		if (moved)
@@ -281,10 +339,45 @@ move_slot(Oid database, XLogRecPtr lsn, bool back)
 	return done;
 }
 
-bool
-sckpt_slot_advance(Oid database, XLogRecPtr lsn)
+static void
+advance(Oid database)
 {
-	return move_slot(database, lsn, false);
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		(void) move_slot(database, InvalidXLogRecPtr);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		FlushErrorState();
+		release_after_error();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+}
+
+void
+sckpt_slot_advance_all(void)
+{
+	for (int i = 0; i < sckpt_shared->ndatabases; i++)
+	{
+		XLogRecPtr	restart_lsn;
+		XLogRecPtr	target;
+		Oid			database;
+
+		LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+		database = sckpt_shared->databases[i].oid;
+		target = sckpt_shared->databases[i].slot_target;
+		LWLockRelease(sckpt_shared->lock);
+		if (!OidIsValid(database) || sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID || restart_lsn >= target)
+			continue;
+		CHECK_FOR_INTERRUPTS();
+		advance(database);
+	}
 }
 
 /* On a standby there are no locks to be had on the foreign server, and nobody but its one worker makes slots. */
@@ -292,6 +385,7 @@ bool
 sckpt_slot_retain(Oid database, XLogRecPtr lsn)
 {
 	XLogRecPtr	restart_lsn;
+	SckptDatabase *entry;
 
 	if (sckpt_slot_check(database, &restart_lsn) != SCKPT_SLOT_VALID)
 	{
@@ -300,7 +394,13 @@ sckpt_slot_retain(Oid database, XLogRecPtr lsn)
 		else
 			(void) sckpt_slot_ensure(database);
 	}
-	return move_slot(database, lsn, true);
+	LWLockAcquire(sckpt_shared->lock, LW_EXCLUSIVE);
+	entry = sckpt_shared_find_database(database);
+	if (entry)
+		entry->slot_target = Min(entry->slot_target, lsn);
+	LWLockRelease(sckpt_shared->lock);
+	wait_for_launcher(database);
+	return move_slot(database, lsn);
 }
 
 bool
@@ -317,6 +417,7 @@ sckpt_slot_drop(Oid database)
 
 	slot_name(database, name);
 	require_no_slot();
+	wait_for_launcher(database);
 
 	PG_TRY();
 	{

@@ -260,24 +260,6 @@ delete_result(SckptTask *task, SckptSink *sink, TupleTableSlot *row, SckptEntry 
 	task->attempt->rows_out++;
 }
 
-/* Whose entry has gone, and whose place nobody has taken. */
-typedef struct RestTarget
-{
-	SckptTask  *task;
-	SckptSink  *sink;
-} RestTarget;
-
-static void
-delete_rest(void *arg, TupleTableSlot *row, ItemPointer tid)
-{
-	RestTarget *target = arg;
-
-	fill_row(target->task, target->sink, row);
-	sckpt_retain_touch(target->task, row);
-	(void) sckpt_sink_delete(target->sink, tid);
-	target->task->attempt->rows_out++;
-}
-
 static void
 put_result(SckptTask *task, SckptSink *sink, SckptVacancies *vacancies, TupleTableSlot *row, SckptEntry *entry, SckptOutcome *outcome)
 {
@@ -520,12 +502,7 @@ snapshot_results(SckptTask *task, int number)
 	}
 	end_packing(&packer);
 	if (vacancies)
-	{
-		RestTarget	rest = {task, sink};
-
-		sckpt_vacancies_rest(vacancies, delete_rest, &rest);
-		sckpt_vacancies_destroy(vacancies);
-	}
+		sckpt_vacancies_close(vacancies);
 	if (sink)
 		sckpt_sink_close(sink);
 }

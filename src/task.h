@@ -101,13 +101,17 @@ typedef struct SckptTask
 	char		cause[SCKPT_ERROR_BYTES];	/* of the next restore */
 
 	/*
-	 * A parallel pipeline is a head and several tasks (part.h); of a pipeline that is not, all is in one SckptTask.
+	 * A parallel pipeline is a head and several tasks (part.h), one whose checkpoints another process writes is a head and one task; else all
+	 * is in one SckptTask.
 	 */
-	int			number;			/* of a task of a parallel pipeline; -1: it is none */
+	bool		split;			/* another process writes checkpoints, if there is state: all of it is task 0's, if it cannot be spread */
+	int			number;			/* of a task beside a head; -1: it is none */
 	uint64		epoch;			/* the one it runs in; 0: none */
 	int64		handed_over;	/* the last checkpoint whose barrier it has reached */
+	TimestampTz told_at;		/* when its head was last woken for its progress */
 	int			ntasks;			/* of the pipeline; while RUNNING */
-	SckptHead  *head;			/* NULL: it is none */
+	bool		leads;			/* it is a head, that is; */
+	SckptHead  *head;			/* NULL: not, or not yet */
 
 	/* see careful.h */
 	bool		careful;
@@ -248,6 +252,8 @@ extern void sckpt_task_drop_pending(SckptTask *task);
  * task's.  Its route, after an error: of the source that raised it.
  */
 extern void sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input);
+/* An operator, a join, has made many rows of those of a batch so far: they go to the stage above.  Of SckptOperator's type; the argument is the task. */
+extern void sckpt_task_relieve(void *task, SckptOperator *operator);
 /* From an operator whose rows do not wait for barriers, and on to those above. */
 extern void sckpt_task_pass_on(SckptTask *task, int number);
 /* What the task wants of a batch; returns the number of rows. */
@@ -292,7 +298,7 @@ extern void sckpt_task_set_operator(SckptTask *task, int number, SckptOperator *
  * undefined then.
  */
 extern void sckpt_task_propagate(SckptTask *task);
-/* The same within the transaction at hand; a task of a parallel pipeline hands on to the head, too, if that has the next stage. */
+/* The same within the transaction at hand; a task beside a head hands on to the head, too, if that has the next stage. */
 extern void sckpt_task_hand_on(SckptTask *task);
 /* How its chunks are spread over tasks, and of which stages: pipeline_position.layout. */
 extern int	sckpt_task_layout(SckptTask *task);

@@ -160,7 +160,8 @@ sckpt_task_fail(SckptTask *task, ErrorData *error)
 	/* A failed checkpoint leaves the state as it was: try again a few times before starting over. */
 	if (task->number >= 0)
 	{
-		sckpt_part_fail(task, error, starved);
+		if (!(transient && sckpt_part_decline(task, error)))
+			sckpt_part_fail(task, error, starved);
 		return;
 	}
 	if (transient && sckpt_checkpoint_in_progress(task) && !sckpt_checkpoint_may_have_committed(task) &&

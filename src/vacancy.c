@@ -19,8 +19,11 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "checkpoint_private.h"
 #include "compat.h"
 #include "query.h"
+#include "result.h"
+#include "retain.h"
 #include "vacancy.h"
 
 typedef struct Vacancy
@@ -33,6 +36,8 @@ struct SckptVacancies
 {
 	MemoryContext context;		/* everything here */
 	MemoryContext scratch;
+	SckptTask  *task;
+	SckptSink  *sink;
 	TupleHashTable table;
 	TupleTableSlot *key;		/* of the key columns */
 	TupleTableSlot *stored;
@@ -62,6 +67,8 @@ sckpt_vacancies_create(SckptTask *task, SckptSink *sink)
 	old = MemoryContextSwitchTo(context);
 	vacancies = palloc0(sizeof(SckptVacancies));
 	vacancies->context = context;
+	vacancies->task = task;
+	vacancies->sink = sink;
 	vacancies->scratch = AllocSetContextCreate(context, "stream_ckpt vacant row", ALLOCSET_SMALL_SIZES);
 	vacancies->nkeys = last->nsink;
 	vacancies->columns = palloc(last->nsink * sizeof(int));
@@ -140,8 +147,20 @@ sckpt_vacancies_take(SckptVacancies *vacancies, TupleTableSlot *row, ItemPointer
 	return true;
 }
 
+/* Nobody has taken its place. */
+static void
+delete_row(SckptVacancies *vacancies, TupleTableSlot *row, ItemPointer tid)
+{
+	SckptTask  *task = vacancies->task;
+
+	sckpt_result_fill(task, sckpt_sink_slot(vacancies->sink), row);
+	sckpt_retain_touch(task, row);
+	(void) sckpt_sink_delete(vacancies->sink, tid);
+	task->attempt->rows_out++;
+}
+
 void
-sckpt_vacancies_rest(SckptVacancies *vacancies, void (*callback) (void *arg, TupleTableSlot *row, ItemPointer tid), void *arg)
+sckpt_vacancies_close(SckptVacancies *vacancies)
 {
 	TupleHashIterator iterator;
 	TupleHashEntry entry;
@@ -165,14 +184,9 @@ sckpt_vacancies_rest(SckptVacancies *vacancies, void (*callback) (void *arg, Tup
 			row->tts_isnull[vacancies->columns[i]] = vacancies->stored->tts_isnull[i];
 		}
 		ExecStoreVirtualTuple(row);
-		callback(arg, row, &vacancy->tid);
+		delete_row(vacancies, row, &vacancy->tid);
 	}
 	TermTupleHashIterator(&iterator);
-}
-
-void
-sckpt_vacancies_destroy(SckptVacancies *vacancies)
-{
 	ExecDropSingleTupleTableSlot(vacancies->row);
 	ExecDropSingleTupleTableSlot(vacancies->stored);
 	ExecDropSingleTupleTableSlot(vacancies->key);

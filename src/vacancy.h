@@ -14,14 +14,13 @@
 
 typedef struct SckptVacancies SckptVacancies;
 
-/* In the current context, which must stay.  NULL: rows that go are to be deleted at once. */
+/* In the current context, which must stay, and for the checkpoint being taken.  NULL: rows that go are to be deleted at once. */
 extern SckptVacancies *sckpt_vacancies_create(SckptTask *task, SckptSink *sink);
 /* A row of the query's result type goes, which may be at `tid`. */
 extern void sckpt_vacancies_add(SckptVacancies *vacancies, TupleTableSlot *row, ItemPointer tid);
 /* Another one comes: true if it takes the place of one that goes, which may be at *tid. */
 extern bool sckpt_vacancies_take(SckptVacancies *vacancies, TupleTableSlot *row, ItemPointer tid);
-/* Those that nobody has taken, with their key columns only. */
-extern void sckpt_vacancies_rest(SckptVacancies *vacancies, void (*callback) (void *arg, TupleTableSlot *row, ItemPointer tid), void *arg);
-extern void sckpt_vacancies_destroy(SckptVacancies *vacancies);
+/* Delete those that nobody has taken; before the sink is closed. */
+extern void sckpt_vacancies_close(SckptVacancies *vacancies);
 
 #endif							/* SCKPT_VACANCY_H */

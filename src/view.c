@@ -49,6 +49,7 @@ static const char *const status_names[] = {
 
 /* ---- checkpoint() ---- */
 
+/* Ask for a checkpoint, or savepoint, and tell how the pipeline is. */
 static bool
 copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request, const char *savepoint)
 {
@@ -75,30 +76,41 @@ copy_entry(int64 id, SckptPipelineEntry *copy, XLogRecPtr request, const char *s
 	return entry != NULL;
 }
 
-/* Wake the workers; also tells whether they know the tables as they are now, and copies why there are none. */
+/* Do the workers know the tables as they are now?  If there are none, copies why. */
 static bool
-wake_workers(char *error)
+workers_know(char *error)
 {
 	SckptDatabase *database;
 	bool		synced = false;
-	bool		running = false;
 
 	error[0] = '\0';
 	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
 	database = sckpt_shared_find_database(MyDatabaseId);
 	if (database)
 	{
-		running = database->workers[0].pid != 0;
-		if (running)
-			sckpt_shared_wake_workers(database);
-		else
+		if (database->workers[0].pid == 0)
 			strlcpy(error, database->error, SCKPT_ERROR_BYTES);
 		synced = sckpt_shared_synced(database);
 	}
 	LWLockRelease(sckpt_shared->lock);
-	if (!running && error[0] == '\0')
-		sckpt_shared_wake(MyDatabaseId, false);
 	return synced;
+}
+
+/* All of them, or the launcher, which starts them. */
+static void
+wake_workers(void)
+{
+	SckptDatabase *database;
+	bool		running;
+
+	LWLockAcquire(sckpt_shared->lock, LW_SHARED);
+	database = sckpt_shared_find_database(MyDatabaseId);
+	running = database && database->workers[0].pid != 0;
+	if (running)
+		sckpt_shared_wake_workers(database);
+	LWLockRelease(sckpt_shared->lock);
+	if (!running)
+		sckpt_shared_wake(MyDatabaseId, false);
 }
 
 /* While we wait, somebody may drop it. */
@@ -135,8 +147,11 @@ wait_for_checkpoint(SckptPipeline *pipeline, XLogRecPtr target, TimestampTz dead
 	{
 		int64		left;
 
-		synced = wake_workers(error);
+		/* What they know, before what they say of the pipeline; and they are woken when there is something for them to see. */
+		synced = workers_know(error);
 		known = copy_entry(pipeline->id, &entry, target, savepoint);
+		if (error[0] == '\0')
+			wake_workers();
 		if (savepoint)
 		{
 			if (known && entry.savepoint_pid == MyProcPid && entry.savepoint_id != 0)
@@ -417,6 +432,8 @@ stream_ckpt_task_stats(PG_FUNCTION_ARGS)
 		if (pipeline->active && entry->epoch == pipeline->epoch && entry->task < pipeline->ntasks)
 		{
 			copies[ncopies] = *entry;
+			if (pipeline->ntasks == 1)
+				copies[ncopies].counters.rows_in += pipeline->rows_before;
 			if (entry->task == 0)
 			{
 				copies[ncopies].counters.state_rows += pipeline->own_state_rows;

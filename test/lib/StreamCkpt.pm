@@ -37,6 +37,7 @@ sub new_cluster
 		timezone => "'UTC'",
 		log_min_messages => 'info',
 		'stream_ckpt.checkpoint_interval' => "'200ms'",
+		$ENV{STREAM_CKPT_WRITERS} ? ('stream_ckpt.checkpoint_writers' => $ENV{STREAM_CKPT_WRITERS}) : (),
 		'stream_ckpt.restart_backoff_min' => "'100ms'",
 		'stream_ckpt.restart_backoff_max' => "'1s'",
 		%settings);
@@ -113,7 +114,7 @@ sub clear_fault
 	set_fault($node, '');
 	wait_for('a worker without faults', sub {
 		my ($rc, $answer) = try_psql($node, 'postgres', q{SELECT current_setting('stream_ckpt.fault') = '' AND backend_start > pg_conf_load_time(), pid
-			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt worker%'});
+			FROM pg_stat_activity WHERE backend_type LIKE 'stream_ckpt%' AND datname IS NOT NULL});
 		my @with = $rc == 0 ? $answer =~ /^f\|(\d+)$/mg : ();
 
 		kill_pid('TERM', $_) foreach @with;
@@ -165,7 +166,7 @@ sub worker_pids
 {
 	my ($node, $database) = @_;
 	my (undef, $pids) = try_psql($node, $database || 'postgres',
-		q{SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt worker%' ORDER BY 1});
+		q{SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'stream_ckpt%' ORDER BY 1});
 
 	return split /\n/, $pids;
 }

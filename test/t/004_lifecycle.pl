@@ -72,7 +72,7 @@ sub processor_ticks
 populate($_) foreach 'one', 'two', 'three';
 is(result($_), "$_=2,3 x=1,3", "$_ has its own rows") foreach 'one', 'two', 'three';
 is(slots_of($node), '3', 'one slot per database with streams');
-is( $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname IN ('one', 'two', 'three') AND backend_type LIKE 'stream_ckpt%'}),
+is( $node->safe_psql('postgres', q{SELECT count(*) FROM pg_stat_activity WHERE datname IN ('one', 'two', 'three') AND backend_type = 'stream_ckpt worker'}),
 	'3', 'one worker each');
 is(worker_pid($node), 0, 'none where there is no stream');
 

@@ -124,6 +124,29 @@ is(history_faults($node), '', 'the views');
 is(ask(q{SELECT count(*) FROM stream_ckpt.pipelines p JOIN (SELECT pipeline, sum(state_rows) AS r, sum(state_bytes) AS b FROM stream_ckpt.tasks GROUP BY 1) t USING (pipeline)
 	WHERE (p.state_rows, p.state_bytes) <> (r, b)}), '0', 'state of tasks adds up to that of their pipelines');
 
+# ---- A leader that starts anew ends its own checkpoints, not those that other workers are at ----
+
+ask(q{
+	CREATE FOREIGN TABLE spread (v int) SERVER stream_ckpt;
+	SELECT stream_ckpt.create_pipeline('spread_' || i, 'SELECT v FROM spread') FROM generate_series(1, 3) i;
+	SELECT stream_ckpt.checkpoint();
+});
+# the leader is worker 0, and pipeline `id` is worker `id` mod 3's
+my ($led, $leader) = split /\|/, ask(q{SELECT pipeline, worker_pid FROM stream_ckpt.tasks WHERE pipeline IN
+	(SELECT name FROM stream_ckpt.pipeline_def WHERE name LIKE 'spread%' AND id % 3 = 0)});
+my $at_work = sub { return ask(q{SELECT count(*) FROM stream_ckpt.checkpoints WHERE pipeline LIKE 'spread%' AND status = 'in_progress'}) };
+ask(q{ALTER SYSTEM SET stream_ckpt.fault = 'barrier:wait'; SELECT pg_reload_conf()});
+ask('INSERT INTO spread VALUES (1)');
+wait_for('a checkpoint of each', sub { return $at_work->() eq '3' });
+kill_pid('TERM', $leader);
+wait_for('the leader to be at one again', sub {
+	return $at_work->() eq '3' && ask(qq{SELECT status FROM stream_ckpt.checkpoints WHERE pipeline = '$led' ORDER BY checkpoint_id DESC LIMIT 1 OFFSET 1}) eq 'failed' });
+ask(q{ALTER SYSTEM RESET stream_ckpt.fault; SELECT pg_reload_conf()});
+checkpoint($node);
+is(ask(q{SELECT string_agg(pipeline, ' ') FROM stream_ckpt.checkpoints WHERE pipeline LIKE 'spread%' AND status = 'failed'}), $led, 'only what was cut off has failed');
+is(ask('SELECT (SELECT count(*) FROM spread_1), (SELECT count(*) FROM spread_2), (SELECT count(*) FROM spread_3)'), '1|1|1', 'all have the row');
+ask(q{SELECT stream_ckpt.drop_stream('spread', cascade => true)});
+
 # ---- Workers and the server end ----
 
 ask(join '', map { "SELECT stream_ckpt.alter_pipeline('$_', parallelism => 4);" } sort keys %queries);
