@@ -5,6 +5,8 @@ OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
 headers = $(wildcard src/*.h)
 PGFILEDESC = "stream_ckpt - continuous queries with exactly-once checkpoints"
 PG_CFLAGS = -std=gnu99
+# What the library calls of its own is its own, whatever else the server has loaded, and is called directly.
+SHLIB_LINK = $(if $(filter darwin win32,$(PORTNAME)),,-Wl,-Bsymbolic)
 
 # make installcheck: regression tests, isolation specs and TAP tests, each on
 # servers of their own that use the installed library (so install first). As

@@ -427,18 +427,12 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 	entry->flags &= ~SCKPT_ENTRY_REWRITE;
 }
 
-/* The group of a row, which may be `likely`; added if need be, and marked as changed. */
-static inline SckptRef
-place_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values, bool *nulls)
+/* The group of a row; added if need be. */
+static pg_noinline SckptRef
+find_or_add_group(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls)
 {
-	SckptRef	ref;
+	SckptRef	ref = sckpt_aggregate_find_group(agg, hash);
 
-	agg->key_values = values;
-	agg->key_nulls = nulls;
-	if (likely_group != SCKPT_NO_REF && is_group(agg, likely_group))
-		ref = likely_group;
-	else
-		ref = sckpt_aggregate_find_group(agg, hash);
 	if (ref == SCKPT_NO_REF)
 	{
 		ref = sckpt_aggregate_add_group(agg, hash);
@@ -449,16 +443,38 @@ place_row(SckptAggregate *agg, uint32 hash, SckptRef likely_group, Datum *values
 	}
 	else if (unlikely(agg->undo))
 		sckpt_undo_entry(agg, ref);
-	sckpt_state_mark_dirty(agg->operator.state, ref);
-	((SckptEntry *) sckpt_state_address(agg->operator.state, ref))->flags &= ~SCKPT_ENTRY_REWRITE;
 	return ref;
+}
+
+/* The group of a row, and its reference, which comes in as the likely one, or none; added if need be, and marked as changed. */
+static inline SckptEntry *
+place_row(SckptAggregate *agg, uint32 hash, SckptRef *ref, Datum *values, bool *nulls)
+{
+	SckptState *state = agg->operator.state;
+	SckptEntry *entry = NULL;
+
+	agg->key_values = values;
+	agg->key_nulls = nulls;
+	if (likely(*ref != SCKPT_NO_REF && !agg->undo))
+		entry = sckpt_state_address(state, *ref);
+	if (unlikely(entry == NULL || !sckpt_group_key_equal(agg->key, entry_key(agg, entry), values, nulls)))
+	{
+		*ref = find_or_add_group(agg, hash, values, nulls);
+		entry = sckpt_state_address(state, *ref);
+	}
+	if ((entry->flags & (SCKPT_ENTRY_DIRTY | SCKPT_ENTRY_REWRITE)) != SCKPT_ENTRY_DIRTY)
+	{
+		sckpt_state_mark_entry(state, *ref, entry);
+		entry->flags &= ~SCKPT_ENTRY_REWRITE;
+	}
+	return entry;
 }
 
 /* Take a row in: find or add its group, and advance the aggregates. */
 static inline void
 take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
 {
-	SckptRef	ref;
+	SckptRef	ref = SCKPT_NO_REF;
 	SckptEntry *entry;
 
 	if (agg->extended)
@@ -466,8 +482,7 @@ take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 se
 		take_extended(agg, hash, values, nulls, segment, weight);
 		return;
 	}
-	ref = place_row(agg, hash, SCKPT_NO_REF, values, nulls);
-	entry = sckpt_state_address(agg->operator.state, ref);
+	entry = place_row(agg, hash, &ref, values, nulls);
 	for (int i = 0; i < agg->ncalls; i++)
 	{
 		if (passes_filter(&agg->calls[i], values, nulls))
@@ -483,10 +498,11 @@ advance_rows(SckptAggregate *agg, int index, int n, SckptAggPlain plain)
 	int			column = first_column(call);
 	Size		value_offset = SCKPT_ENTRY_HEADER + index * sizeof(SckptAggValue);
 	Size		flags_offset = agg->flags_offset + index;
-	const Datum *values = agg->block_values;
-	const bool *nulls = agg->block_nulls;
+	int			ncolumns = agg->room.ncolumns;
+	const Datum *values = agg->room.values;
+	const bool *nulls = agg->room.nulls;
 
-	for (int i = 0; i < n; i++, values += agg->ncolumns, nulls += agg->ncolumns)
+	for (int i = 0; i < n; i++, values += ncolumns, nulls += ncolumns)
 	{
 		SckptEntry *entry = agg->block_entries[i];
 
@@ -516,27 +532,30 @@ static void
 take_block(SckptAggregate *agg)
 {
 	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
-	int			n = agg->nblock;
+	SckptState *state = agg->operator.state;
+	int			ncolumns = agg->room.ncolumns;
+	Datum	   *values = agg->room.values;
+	bool	   *nulls = agg->room.nulls;
+	uint32	   *hashes = agg->block_hashes;
+	SckptRef   *refs = agg->block_refs;
+	int			n = agg->room.nrows;
 
-	agg->nblock = 0;
-	for (int i = 0; i < n; i++)
-		sckpt_state_prefetch(agg->operator.state, agg->block_hashes[i]);
-	for (int i = 0; i < n; i++)
-		agg->block_refs[i] = sckpt_state_prefetch_entry(agg->operator.state, agg->block_hashes[i]);
-	if (agg->rank_offset)
-		sckpt_rank_prefetch(agg, agg->block_refs, n);
+	agg->room.nrows = 0;
 	for (int i = 0; i < n; i++)
 	{
-		Datum	   *values = agg->block_values + i * agg->ncolumns;
-		bool	   *nulls = agg->block_nulls + i * agg->ncolumns;
-
+		hashes[i] = sckpt_group_key_hash(agg->key, values + i * ncolumns, nulls + i * ncolumns);
+		sckpt_state_prefetch(state, hashes[i]);
+	}
+	for (int i = 0; i < n; i++)
+		refs[i] = sckpt_state_prefetch_entry(state, hashes[i]);
+	if (agg->rank_offset)
+		sckpt_rank_prefetch(agg, refs, n);
+	for (int i = 0; i < n; i++, values += ncolumns, nulls += ncolumns)
+	{
 		if (agg->extended)
-		{
-			take_extended(agg, agg->block_hashes[i], values, nulls, agg->block_segments[i], 1);
-			continue;
-		}
-		agg->block_refs[i] = place_row(agg, agg->block_hashes[i], agg->block_refs[i], values, nulls);
-		agg->block_entries[i] = sckpt_state_address(agg->operator.state, agg->block_refs[i]);
+			take_extended(agg, hashes[i], values, nulls, agg->block_segments[i], 1);
+		else
+			agg->block_entries[i] = place_row(agg, hashes[i], &refs[i], values, nulls);
 	}
 	for (int i = 0; i < agg->ncalls && !agg->extended; i++)
 		advance_block(agg, i, n);
@@ -552,7 +571,7 @@ aggregate_begin_rows(SckptOperator *operator, const SckptInput *input, const Sck
 	agg->input = input;
 	if (times)
 		agg->times = *times;
-	agg->nblock = 0;
+	agg->room.nrows = 0;
 	agg->stale = NIL;
 }
 
@@ -567,31 +586,26 @@ aggregate_end_rows(SckptOperator *operator)
 }
 
 /* Take a row with its windows, if it has any, or put it into the block. */
-static inline void
+static pg_attribute_always_inline void
 take_slot(SckptAggregate *agg, TupleTableSlot *slot, uint32 segment, int32 weight)
 {
-	MemoryContext old = MemoryContextSwitchTo(agg->row_context);
+	SckptRoom  *room = &agg->room;
+	MemoryContext old;
 	uint32		hash;
 
-	if (agg->block_hashes && !agg->undo)
+	if (room->capacity > 0 && !agg->undo)
 	{
-		Datum	   *values = agg->block_values + agg->nblock * agg->ncolumns;
-		bool	   *nulls = agg->block_nulls + agg->nblock * agg->ncolumns;
+		int			at = room->nrows * room->ncolumns;
 
-		for (int i = 0; i < agg->ncolumns; i++)
-		{
-			values[i] = slot->tts_values[i];
-			nulls[i] = slot->tts_isnull[i];
-		}
-		hash = sckpt_group_key_hash(agg->key, values, nulls);
-		agg->block_segments[agg->nblock] = segment;
-		agg->block_hashes[agg->nblock++] = hash;
-		MemoryContextSwitchTo(old);
-		if (agg->nblock == BLOCK_ROWS)
+		memcpy(room->values + at, slot->tts_values, room->ncolumns * sizeof(Datum));
+		memcpy(room->nulls + at, slot->tts_isnull, room->ncolumns * sizeof(bool));
+		agg->block_segments[room->nrows++] = segment;
+		if (room->nrows == room->capacity)
 			take_block(agg);
 		return;
 	}
 
+	old = MemoryContextSwitchTo(agg->row_context);
 	hash = sckpt_group_key_hash(agg->key, slot->tts_values, slot->tts_isnull);
 	take_row(agg, hash, slot->tts_values, slot->tts_isnull, segment, weight);
 	MemoryContextSwitchTo(old);
@@ -602,6 +616,21 @@ static void
 take_expanded(void *arg, TupleTableSlot *row, uint32 segment, int32 weight)
 {
 	take_slot(arg, row, segment, weight);
+}
+
+/* Not where a row's place in the batch is asked for: that is read from the scan's slot. */
+static SckptRoom *
+aggregate_room(SckptOperator *operator)
+{
+	SckptAggregate *agg = (SckptAggregate *) operator;
+
+	return agg->room.capacity > 0 && agg->undo == NULL && agg->expander == NULL && agg->query->row == 0 ? &agg->room : NULL;
+}
+
+static void
+aggregate_take(SckptOperator *operator)
+{
+	take_block((SckptAggregate *) operator);
 }
 
 static void
@@ -821,20 +850,23 @@ sckpt_aggregate_create(SckptQuery *query, MemoryContext parent)
 	if (query->nwindows > 0 || query->ncomputed > 0 || query->source == NULL)
 		agg->expander = sckpt_expander_create(query, context);
 
-	agg->ncolumns = query->nsource;
+	agg->room.ncolumns = query->nsource;
 	if (query->stable && query->nkeys > 0)
 	{
+		agg->room.capacity = BLOCK_ROWS;
+		agg->room.values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
+		agg->room.nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));
 		agg->block_hashes = palloc(BLOCK_ROWS * sizeof(uint32));
 		agg->block_refs = palloc(BLOCK_ROWS * sizeof(SckptRef));
 		agg->block_entries = palloc(BLOCK_ROWS * sizeof(SckptEntry *));
-		agg->block_segments = palloc(BLOCK_ROWS * sizeof(uint32));
-		agg->block_values = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(Datum));
-		agg->block_nulls = palloc(Max(1, BLOCK_ROWS * query->nsource) * sizeof(bool));
+		agg->block_segments = palloc0(BLOCK_ROWS * sizeof(uint32));
 	}
 
 	agg->operator.name = query->ranking ? "rank" : "aggregate";
 	agg->operator.begin_rows = aggregate_begin_rows;
 	agg->operator.consume = aggregate_consume;
+	agg->operator.room = aggregate_room;
+	agg->operator.take = aggregate_take;
 	agg->operator.end_rows = aggregate_end_rows;
 	agg->operator.end_batch = sckpt_aggregate_end_batch;
 	agg->operator.begin_undo = sckpt_aggregate_begin_undo;

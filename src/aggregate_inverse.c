@@ -129,8 +129,8 @@ refresh(SckptAggregate *agg, int index, SckptRef ref, MemoryContext scratch)
 	SckptEntry *entry = sckpt_state_address(agg->operator.state, ref);
 	int64	   *count = &entry_counts(agg, entry)[call->count];
 	int64		inputs = *count;
-	Datum	   *values = palloc0(agg->ncolumns * sizeof(Datum));
-	bool	   *nulls = palloc0(agg->ncolumns * sizeof(bool));
+	Datum	   *values = palloc0(agg->room.ncolumns * sizeof(Datum));
+	bool	   *nulls = palloc0(agg->room.ncolumns * sizeof(bool));
 	uint64		n;
 	SckptElementValue *elements = sckpt_sets_elements(agg->sets, ref, call->set, &n);
 

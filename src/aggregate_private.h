@@ -234,13 +234,10 @@ typedef struct SckptAggregate
 	SckptAggForm *form;			/* of the chunk at hand */
 	MemoryContext form_context;
 	/* rows waiting to be looked up, where the query's values are stable */
-	int			ncolumns;		/* of the source */
-	int			nblock;
+	SckptRoom	room;			/* its capacity is 0 where they are not */
 	uint32	   *block_hashes;
 	SckptRef   *block_refs;		/* an entry with this hash, or none; then the row's group */
 	SckptEntry **block_entries; /* the same, found */
-	Datum	   *block_values;	/* ncolumns for each row */
-	bool	   *block_nulls;
 	uint32	   *block_segments;
 	/* for results */
 	EState	   *estate;

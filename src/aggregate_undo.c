@@ -298,7 +298,7 @@ sckpt_aggregate_undo(SckptOperator *operator)
 
 	if (undo->lost)
 		return false;
-	agg->nblock = 0;
+	agg->room.nrows = 0;
 	MemoryContextReset(agg->row_context);
 	restore_elements(agg, undo);
 	if (agg->sessions)

@@ -44,7 +44,7 @@ fold(uint64 a, uint64 b)
 }
 
 static inline uint64
-read_word(const unsigned char *bytes)
+read_word(const void *bytes)
 {
 	uint64		word;
 
@@ -53,7 +53,7 @@ read_word(const unsigned char *bytes)
 }
 
 static inline uint64
-read_half(const unsigned char *bytes)
+read_half(const void *bytes)
 {
 	uint32		half;
 
@@ -199,6 +199,7 @@ sckpt_group_key_create(const SckptKey *columns, int ncolumns, MemoryContext cont
 	key->ncolumns = ncolumns;
 	key->order = ncolumns > 0 ? order_of(columns[0].type) : SCKPT_ORDER_NONE;
 	key->bitmap_bytes = BITMAPLEN(ncolumns);
+	key->full_bitmap = key->bitmap_bytes == 1 ? (1 << ncolumns) - 1 : -1;
 	key->desc = CreateTemplateTupleDesc(ncolumns);
 	key->columns = palloc0(Max(1, ncolumns) * sizeof(SckptGroupColumn));
 	for (int i = 0; i < ncolumns; i++)
@@ -235,12 +236,11 @@ is_short(Datum value)
 	return VARATT_IS_1B(DatumGetPointer(value)) && !VARATT_IS_1B_E(DatumGetPointer(value));
 }
 
-uint32
-sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
+/* The rest of a key's hash, from a column on. */
+static pg_noinline uint32
+hash_rest(SckptGroupKey *key, Datum *values, const bool *nulls, int i, uint64 hash)
 {
-	uint64		hash = HASH_SEED;
-
-	for (int i = 0; i < key->ncolumns; i++)
+	for (; i < key->ncolumns; i++)
 	{
 		SckptGroupColumn *column = &key->columns[i];
 
@@ -248,26 +248,6 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 		{
 			hash = fold(hash ^ HASH_NULL, HASH_WORD);
 			continue;
-		}
-		switch (column->image_shape)
-		{
-			case SCKPT_SHAPE_INT4:
-				hash = fold(hash ^ (uint64) Int32GetDatum(DatumGetInt32(values[i])), HASH_WORD);
-				continue;
-			case SCKPT_SHAPE_INT8:
-				hash = fold(hash ^ (uint64) values[i], HASH_WORD);
-				continue;
-			case SCKPT_SHAPE_VARLENA:
-				if (is_short(values[i]))
-				{
-					const unsigned char *bytes = (const unsigned char *) DatumGetPointer(values[i]);
-
-					hash = hash_image(hash, bytes + VARHDRSZ_SHORT, VARSIZE_1B(bytes) - VARHDRSZ_SHORT);
-					continue;
-				}
-				break;
-			case SCKPT_SHAPE_OTHER:
-				break;
 		}
 		if (column->image && column->form.by_value)
 		{
@@ -291,8 +271,47 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 	return (uint32) (hash ^ (hash >> 32));
 }
 
-bool
-sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *values, const bool *nulls)
+uint32
+sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
+{
+	uint64		hash = HASH_SEED;
+	const SckptGroupColumn *column = key->columns;
+
+	/* As far as nothing is to be called. */
+	for (int i = 0; i < key->ncolumns; i++, column++)
+	{
+		if (unlikely(nulls[i]))
+			return hash_rest(key, values, nulls, i, hash);
+		if (column->image_shape == SCKPT_SHAPE_INT8)
+			hash = fold(hash ^ (uint64) values[i], HASH_WORD);
+		else if (column->image_shape == SCKPT_SHAPE_VARLENA && is_short(values[i]))
+		{
+			const unsigned char *bytes = (const unsigned char *) DatumGetPointer(values[i]);
+
+			hash = hash_image(hash, bytes + VARHDRSZ_SHORT, VARSIZE_1B(bytes) - VARHDRSZ_SHORT);
+		}
+		else if (column->image_shape == SCKPT_SHAPE_INT4)
+			hash = fold(hash ^ (uint64) Int32GetDatum(DatumGetInt32(values[i])), HASH_WORD);
+		else
+			return hash_rest(key, values, nulls, i, hash);
+	}
+	return (uint32) (hash ^ (hash >> 32));
+}
+
+/* As memcmp() says, without a call where they are few. */
+static inline bool
+same_bytes(const char *a, const char *b, Size len)
+{
+	if (len > 2 * sizeof(uint64) || len < sizeof(uint32))
+		return memcmp(a, b, len) == 0;
+	if (len >= sizeof(uint64))
+		return read_word(a) == read_word(b) && read_word(a + len - sizeof(uint64)) == read_word(b + len - sizeof(uint64));
+	return read_half(a) == read_half(b) && read_half(a + len - sizeof(uint32)) == read_half(b + len - sizeof(uint32));
+}
+
+/* Any key. */
+static pg_noinline bool
+equal_keys(SckptGroupKey *key, const char *stored, const Datum *values, const bool *nulls)
 {
 	const bits8 *bitmap = (const bits8 *) stored;
 	const char *data = stored + key->bitmap_bytes;
@@ -302,40 +321,11 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 		SckptGroupColumn *column = &key->columns[i];
 		Datum		value;
 
-		if (unlikely(nulls[i] || att_isnull(i, bitmap)))
+		if (nulls[i] || att_isnull(i, bitmap))
 		{
 			if (nulls[i] != (bool) att_isnull(i, bitmap))
 				return false;
 			continue;
-		}
-		switch (column->image_shape)
-		{
-			case SCKPT_SHAPE_INT4:
-				data = (const char *) INTALIGN(data);
-				if (*(const int32 *) data != DatumGetInt32(values[i]))
-					return false;
-				data += sizeof(int32);
-				continue;
-			case SCKPT_SHAPE_INT8:
-				data = (const char *) DOUBLEALIGN(data);
-				if (*(const int64 *) data != DatumGetInt64(values[i]))
-					return false;
-				data += sizeof(int64);
-				continue;
-			case SCKPT_SHAPE_VARLENA:
-				if (VARATT_IS_1B(data) && is_short(values[i]))
-				{
-					Size		len = VARSIZE_1B(data);
-
-					/* The same header, the same length. */
-					if (*data != *DatumGetPointer(values[i]) || memcmp(data, DatumGetPointer(values[i]), len) != 0)
-						return false;
-					data += len;
-					continue;
-				}
-				break;
-			case SCKPT_SHAPE_OTHER:
-				break;
 		}
 		value = sckpt_column_read(&column->form, &data);
 		if (!column->image)
@@ -359,6 +349,55 @@ sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *value
 		}
 		else if (memcmp(DatumGetPointer(value), DatumGetPointer(values[i]), column->form.length) != 0)
 			return false;
+	}
+	return true;
+}
+
+bool
+sckpt_group_key_equal(SckptGroupKey *key, const char *stored, const Datum *values, const bool *nulls)
+{
+	const char *data = stored + 1;
+	SckptGroupColumn *column = key->columns;
+	SckptGroupColumn *end = column + key->ncolumns;
+	const bool *null = nulls;
+
+	/* Nearly all keys are without NULLs, and of columns that can be compared in place: they have no other way to go. */
+	if (unlikely(key->full_bitmap < 0 || key->full_bitmap != *(const bits8 *) stored))
+		return equal_keys(key, stored, values, nulls);
+	for (const Datum *value = values; column < end; column++, value++)
+	{
+		if (unlikely(*null++))
+			return false;
+		switch (column->image_shape)
+		{
+			case SCKPT_SHAPE_INT4:
+				data = (const char *) INTALIGN(data);
+				if (*(const int32 *) data != DatumGetInt32(*value))
+					return false;
+				data += sizeof(int32);
+				continue;
+			case SCKPT_SHAPE_INT8:
+				data = (const char *) DOUBLEALIGN(data);
+				if (*(const int64 *) data != DatumGetInt64(*value))
+					return false;
+				data += sizeof(int64);
+				continue;
+			case SCKPT_SHAPE_VARLENA:
+				if (VARATT_IS_1B(data) && is_short(*value))
+				{
+					Size		len = VARSIZE_1B(data);
+
+					/* The same header, the same length. */
+					if (*data != *DatumGetPointer(*value) || !same_bytes(data, DatumGetPointer(*value), len))
+						return false;
+					data += len;
+					continue;
+				}
+				break;
+			case SCKPT_SHAPE_OTHER:
+				break;
+		}
+		return equal_keys(key, stored, values, nulls);
 	}
 	return true;
 }

@@ -48,6 +48,7 @@ typedef struct SckptGroupKey
 {
 	int			ncolumns;
 	int			bitmap_bytes;
+	int			full_bitmap;	/* its value where no column is NULL, if it is one byte; else -1: look at each bit */
 	TupleDesc	desc;
 	SckptGroupColumn *columns;
 	SckptGroupOrder order;

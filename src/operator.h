@@ -61,6 +61,16 @@ typedef struct SckptInput
 
 typedef struct SckptOperator SckptOperator;
 
+/* Room for rows of a run that wait to be taken: the columns of row i begin at i * ncolumns. */
+typedef struct SckptRoom
+{
+	int			ncolumns;
+	int			nrows;			/* that are there */
+	int			capacity;
+	Datum	   *values;			/* by reference: into the batch, so that they outlive the run */
+	bool	   *nulls;
+} SckptRoom;
+
 typedef bool (*SckptPutAbove) (void *arg, TupleTableSlot *row, int32 weight);
 typedef void (*SckptBadResult) (void *arg, SckptRef ref, ErrorData *error);
 
@@ -84,7 +94,13 @@ struct SckptOperator
 	void		(*begin_rows) (SckptOperator *operator, const SckptInput *input, const SckptTimes *times);
 	/* A row of the stage's input, of the source's row type, with its weight. */
 	void		(*consume) (SckptOperator *operator, TupleTableSlot *slot, int32 weight);
-	/* After the last row of a run, while the rows are still there. */
+	/*
+	 * Room for rows of weight 1 of this run: whoever has them puts them there instead of calling consume for each, and calls take when there is no more. NULL,
+	 * or an answer of NULL: there is none.
+	 */
+	SckptRoom  *(*room) (SckptOperator *operator);
+	void		(*take) (SckptOperator *operator);
+	/* After the last row of a run, while the rows are still there: also takes those that are in the room. */
 	void		(*end_rows) (SckptOperator *operator);
 	/* After each batch: keep process memory within bounds. */
 	void		(*end_batch) (SckptOperator *operator);

@@ -129,11 +129,14 @@ column_is_sane(const SckptRecordColumn *column)
 static bool
 rows_are_sane(const char *rows, Size bytes, uint32 nrows, int ncolumns)
 {
+	/* Of the row before, whose header was right. */
+	int			infomask = -1;
+	int			infomask2 = -1;
+	int			hoff = -1;
+
 	for (uint32 i = 0; i < nrows; i++)
 	{
 		const MinimalTupleData *row = (const MinimalTupleData *) rows;
-		int			natts;
-		Size		header_bytes;
 		Size		advance;
 
 		if (bytes < SizeofMinimalTupleHeader ||
@@ -141,15 +144,23 @@ rows_are_sane(const char *rows, Size bytes, uint32 nrows, int ncolumns)
 			return false;
 
 		/* The data begin after the header and its null bitmap, within the row. */
-		natts = HeapTupleHeaderGetNatts(row);
-		header_bytes = offsetof(MinimalTupleData, t_bits);
-		if (row->t_infomask & HEAP_HASNULL)
-			header_bytes += BITMAPLEN(natts);
-		if (natts > ncolumns ||
-			row->t_hoff < MINIMAL_TUPLE_OFFSET + header_bytes ||
-			row->t_hoff > MINIMAL_TUPLE_OFFSET + row->t_len ||
-			row->t_hoff != MAXALIGN(row->t_hoff))
+		if (row->t_hoff > MINIMAL_TUPLE_OFFSET + row->t_len)
 			return false;
+		if (row->t_infomask != infomask || row->t_infomask2 != infomask2 || row->t_hoff != hoff)
+		{
+			int			natts = HeapTupleHeaderGetNatts(row);
+			Size		header_bytes = offsetof(MinimalTupleData, t_bits);
+
+			if (row->t_infomask & HEAP_HASNULL)
+				header_bytes += BITMAPLEN(natts);
+			if (natts > ncolumns ||
+				row->t_hoff < MINIMAL_TUPLE_OFFSET + header_bytes ||
+				row->t_hoff != MAXALIGN(row->t_hoff))
+				return false;
+			infomask = row->t_infomask;
+			infomask2 = row->t_infomask2;
+			hoff = row->t_hoff;
+		}
 
 		advance = Min(MAXALIGN(row->t_len), bytes);
 		rows += advance;

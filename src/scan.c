@@ -67,6 +67,7 @@ typedef struct StreamScan
 	uint64		seen;			/* rows in the segments before the next one, of those that the scan wants */
 	AttrNumber	bounded;		/* column of event times to compare to its bound; 0: it has none */
 	RowMap		map;
+	bool		taken_apart;	/* rows of the current segment have today's layout, and nobody asks for more than columns */
 	bool		counts;			/* its rows are counted here */
 	SckptRouteScan *route;		/* NULL: all rows are wanted */
 	int			filled;			/* so many of the first columns are marked as not NULL, the other needed ones as NULL; 0: not known */
@@ -221,36 +222,34 @@ map_row(RowMap *map, HeapTuple row, TupleDesc desc, Datum *values, bool *nulls)
 }
 
 /*
- * Make a tuple of a row where it lies: a MinimalTuple is a HeapTuple's body without its first bytes, which hold nothing that a
+ * The tuple that a row is, where it lies: a MinimalTuple is a HeapTuple's body without its first bytes, which hold nothing that a
  * query of ours may ask for.
  */
-static inline void
-point_to_row(HeapTuple tuple, char *row)
+static inline HeapTupleHeader
+header_of(char *row)
 {
-	tuple->t_len = ((MinimalTuple) row)->t_len + MINIMAL_TUPLE_OFFSET;
-	tuple->t_data = (HeapTupleHeader) (row - MINIMAL_TUPLE_OFFSET);
+	return (HeapTupleHeader) (row - MINIMAL_TUPLE_OFFSET);
 }
-
 
 /*
  * Take apart as much of a row as is needed: the slot, empty at the start of a segment, gets it as a virtual tuple does.  Whoever makes a tuple of it
  * gets NULLs in the other columns.
  */
 static inline void
-take_apart(StreamScan *state, TupleTableSlot *slot, HeapTuple tuple)
+take_apart(StreamScan *state, TupleTableSlot *slot, HeapTupleHeader row, uint32 number)
 {
-	HeapTupleHeader row = tuple->t_data;
 	const char *data = (const char *) row + row->t_hoff;
 	int			there = Min(state->nneeded, HeapTupleHeaderGetNatts(row));
 	Datum	   *values = slot->tts_values;
 	bool	   *isnull = slot->tts_isnull;
-	int			i;
 
 	if (unlikely(slot->tts_flags & (TTS_FLAG_SHOULDFREE | TTS_FLAG_EMPTY)))
 	{
 		ExecClearTuple(slot);
 		memset(isnull, true, slot->tts_tupleDescriptor->natts * sizeof(bool));
 		ExecStoreVirtualTuple(slot);
+		slot->tts_tid = state->tuple.t_self;
+		slot->tts_tableOid = state->tuple.t_tableOid;
 		state->filled = 0;
 	}
 	if (likely(!(row->t_infomask & HEAP_HASNULL)))
@@ -261,11 +260,13 @@ take_apart(StreamScan *state, TupleTableSlot *slot, HeapTuple tuple)
 			memset(isnull + there, true, state->nneeded - there);
 			state->filled = there;
 		}
-		for (i = 0; i < there; i++)
-			values[i] = sckpt_column_read(&state->columns[i], &data);
+		for (const SckptColumn *column = state->columns, *end = column + there; column < end; column++)
+			*values++ = sckpt_column_read(column, &data);
 	}
 	else
 	{
+		int			i;
+
 		state->filled = 0;
 		for (i = 0; i < there; i++)
 		{
@@ -276,8 +277,7 @@ take_apart(StreamScan *state, TupleTableSlot *slot, HeapTuple tuple)
 		for (; i < state->nneeded; i++)
 			isnull[i] = true;
 	}
-	slot->tts_tid = tuple->t_self;
-	slot->tts_tableOid = tuple->t_tableOid;
+	slot->tts_tid.ip_posid = number;
 }
 
 /* ---- Scanning ---- */
@@ -367,6 +367,7 @@ open_segment(StreamScan *state, Relation rel)
 	if (segment->weights != NULL)
 		elog(ERROR, "weighted rows in stream \"%s\"", RelationGetRelationName(rel));
 	map_segment(&state->map, segment, rel);
+	state->taken_apart = state->map.direct && state->route == NULL;
 	state->bounded = 0;
 	if (segment->bound != SCKPT_NO_BOUND)
 		(void) sckpt_stream_event_time(segment->stream, &state->bounded, NULL, NULL);
@@ -410,11 +411,11 @@ sckpt_scan_next(ForeignScanState *node)
 {
 	StreamScan *state = node->fdw_state;
 	TupleTableSlot *slot = node->ss.ss_ScanTupleSlot;
-	HeapTuple	tuple = &state->tuple;
 
 	for (;;)
 	{
 		uint32		number;
+		char	   *row;
 
 		while (state->nrows == 0)
 		{
@@ -438,21 +439,28 @@ sckpt_scan_next(ForeignScanState *node)
 			MemoryContextSwitchTo(old);
 		}
 
+		row = state->row;
 		number = state->number++;
 		state->nrows--;
-		point_to_row(tuple, state->row);
-		state->row += MAXALIGN(((MinimalTuple) state->row)->t_len);
-		tuple->t_self.ip_posid = number;
-		if (state->map.direct && state->route == NULL)
-			take_apart(state, slot, tuple);
-		else if (state->map.direct)
-			ExecStoreHeapTuple(tuple, slot, false);
+		state->row += MAXALIGN(((MinimalTuple) row)->t_len);
+		if (likely(state->taken_apart))
+			take_apart(state, slot, header_of(row), number);
 		else
 		{
-			ExecClearTuple(slot);
-			map_row(&state->map, tuple, slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
-			ExecStoreVirtualTuple(slot);
-			slot->tts_tid = tuple->t_self;
+			HeapTuple	tuple = &state->tuple;
+
+			tuple->t_len = ((MinimalTuple) row)->t_len + MINIMAL_TUPLE_OFFSET;
+			tuple->t_data = header_of(row);
+			tuple->t_self.ip_posid = number;
+			if (state->map.direct)
+				ExecStoreHeapTuple(tuple, slot, false);
+			else
+			{
+				ExecClearTuple(slot);
+				map_row(&state->map, tuple, slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+				ExecStoreVirtualTuple(slot);
+				slot->tts_tid = tuple->t_self;
+			}
 		}
 		if (state->route)
 		{
@@ -542,7 +550,8 @@ sckpt_stream_row_json(SckptBatch *batch, uint32 segment_number, uint32 row_numbe
 	row = segment->rows;
 	for (uint32 i = 0; i < row_number; i++)
 		row += MAXALIGN(((MinimalTuple) row)->t_len);
-	point_to_row(&tuple, row);
+	tuple.t_len = ((MinimalTuple) row)->t_len + MINIMAL_TUPLE_OFFSET;
+	tuple.t_data = header_of(row);
 
 	rel = table_open(segment->stream, AccessShareLock);
 	desc = RelationGetDescr(rel);

@@ -10,6 +10,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "nodes/memnodes.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/plancache.h"
@@ -83,6 +84,93 @@ is_plain(PlannedStmt *stmt)
 		stmt->rowMarks == NIL && !stmt->hasModifyingCTE && castNode(ForeignScan, stmt->planTree)->scan.scanrelid > 0;
 }
 
+/* As MemoryContextReset() does, without a call for each row that has left nothing there. */
+static inline void
+reset_context(MemoryContext context)
+{
+	if (!context->isReset || context->firstchild != NULL)
+		MemoryContextReset(context);
+}
+
+/*
+ * How the columns of a plain plan come from the row that is scanned: some are its columns as they are. Of such a plan an operator that has
+ * room for rows gets them there, without a row being made in between.
+ */
+typedef struct CopiedColumn
+{
+	int			from;			/* both counted from 0 */
+	int			to;
+} CopiedColumn;
+
+typedef struct ComputedColumn
+{
+	ExprState  *state;
+	int			to;
+} ComputedColumn;
+
+typedef struct PlainColumns
+{
+	int			nread;			/* the first so many columns of the scan are copied, or some of them */
+	int			ncopied;
+	int			ncomputed;
+	CopiedColumn *copied;
+	ComputedColumn *computed;
+} PlainColumns;
+
+/* In the executor run's memory. */
+static PlainColumns *
+make_columns(ForeignScanState *node)
+{
+	List	   *targets = node->ss.ps.plan->targetlist;
+	int			n = list_length(targets);
+	TupleDesc	desc = node->ss.ss_ScanTupleSlot->tts_tupleDescriptor;
+	PlainColumns *columns = palloc0(sizeof(PlainColumns));
+
+	columns->copied = palloc(n * sizeof(CopiedColumn));
+	columns->computed = palloc(n * sizeof(ComputedColumn));
+	for (int i = 0; i < n; i++)
+	{
+		Expr	   *expr = list_nth_node(TargetEntry, targets, i)->expr;
+		Var		   *var = (Var *) expr;
+
+		/* As in a projection of the executor: what has changed since it was planned is for an expression to notice. */
+		if (IsA(expr, Var) && var->varattno > 0 && var->varattno <= desc->natts &&
+			!TupleDescAttr(desc, var->varattno - 1)->attisdropped &&
+			TupleDescAttr(desc, var->varattno - 1)->atttypid == var->vartype)
+		{
+			columns->copied[columns->ncopied].from = var->varattno - 1;
+			columns->copied[columns->ncopied++].to = i;
+			columns->nread = Max(columns->nread, var->varattno);
+			continue;
+		}
+		columns->computed[columns->ncomputed].state = ExecInitExpr(expr, &node->ss.ps);
+		columns->computed[columns->ncomputed++].to = i;
+	}
+	return columns;
+}
+
+/* Put the row that is scanned into the operator's room. */
+static inline void
+put_row(SckptRoom *room, const PlainColumns *columns, TupleTableSlot *slot, ExprContext *context)
+{
+	int			at = room->nrows++ * room->ncolumns;
+	Datum	   *values = room->values + at;
+	bool	   *nulls = room->nulls + at;
+	const Datum *row_values = slot->tts_values;
+	const bool *row_nulls = slot->tts_isnull;
+	const CopiedColumn *copied_end = columns->copied + columns->ncopied;
+	const ComputedColumn *computed_end = columns->computed + columns->ncomputed;
+
+	slot_getsomeattrs(slot, columns->nread);
+	for (const CopiedColumn *column = columns->copied; column < copied_end; column++)
+	{
+		values[column->to] = row_values[column->from];
+		nulls[column->to] = row_nulls[column->from];
+	}
+	for (const ComputedColumn *column = columns->computed; column < computed_end; column++)
+		values[column->to] = ExecEvalExprSwitchContext(column->state, context, &nulls[column->to]);
+}
+
 static uint64
 run_plain(PlannedStmt *stmt, const char *sql, RowReceiver *dest)
 {
@@ -92,6 +180,8 @@ run_plain(PlannedStmt *stmt, const char *sql, RowReceiver *dest)
 	ForeignScanState *node;
 	ExprContext *context;
 	MemoryContext old;
+	PlainColumns *columns = NULL;
+	SckptRoom  *room;
 	uint64		processed = 0;
 	TupleTableSlot *slot;
 
@@ -103,6 +193,11 @@ run_plain(PlannedStmt *stmt, const char *sql, RowReceiver *dest)
 	context = node->ss.ps.ps_ExprContext;
 
 	old = MemoryContextSwitchTo(desc->estate->es_query_cxt);
+	room = operator && operator->room ? operator->room(operator) : NULL;
+	if (room && room->ncolumns != list_length(node->ss.ps.plan->targetlist))
+		room = NULL;
+	if (room)
+		columns = make_columns(node);
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -112,15 +207,24 @@ run_plain(PlannedStmt *stmt, const char *sql, RowReceiver *dest)
 		context->ecxt_scantuple = slot;
 		if (node->ss.ps.qual == NULL || ExecQual(node->ss.ps.qual, context))
 		{
-			if (node->ss.ps.ps_ProjInfo)
-				slot = ExecProject(node->ss.ps.ps_ProjInfo);
-			if (operator)
-				operator->consume(operator, slot, 1);
-			else
-				receiver->row(receiver->arg, slot);
 			processed++;
+			if (room)
+			{
+				put_row(room, columns, slot, context);
+				if (room->nrows == room->capacity)
+					operator->take(operator);
+			}
+			else
+			{
+				if (node->ss.ps.ps_ProjInfo)
+					slot = ExecProject(node->ss.ps.ps_ProjInfo);
+				if (operator)
+					operator->consume(operator, slot, 1);
+				else
+					receiver->row(receiver->arg, slot);
+			}
 		}
-		ResetExprContext(context);
+		reset_context(context->ecxt_per_tuple_memory);
 	}
 	receive_shutdown(&dest->pub);
 	MemoryContextSwitchTo(old);

@@ -510,8 +510,8 @@ sckpt_state_insert(SckptState *state, uint32 hash, Size bytes)
 	SckptEntry *entry;
 	SckptSlot	slot;
 
-	/* Three quarters full at most, and never without a free slot. */
-	if (part->used >= part->mask - part->mask / 4)
+	/* Five eighths full at most, so that most entries are in one of the first two places where they may be, and never without a free slot. */
+	if (part->used >= ((uint64) part->mask + 1) * 5 / 8)
 		grow_part(state, part - state->base.parts);
 
 	bytes += SCKPT_ENTRY_HEADER;

@@ -190,9 +190,21 @@ sckpt_state_prefetch(SckptState *state, uint32 hash)
 static inline SckptRef
 sckpt_state_prefetch_entry(SckptState *state, uint32 hash)
 {
-	SckptProbe	probe;
-	SckptRef	ref = sckpt_state_probe(state, hash, &probe);
+	SckptPart  *part = sckpt_state_part(state, hash);
+	uint32		home = sckpt_state_home(hash, part->mask);
+	SckptSlot	first = part->slots[home];
+	SckptSlot	second = part->slots[(home + 1) & part->mask];
+	uint32		is_first = -(uint32) (first.hash == hash);
+	uint32		is_second = -(uint32) (second.hash == hash);
+	SckptRef	ref = (first.ref & is_first) | (second.ref & is_second & ~is_first);
 
+	/* Mostly it is in one of these two. In which, no processor can foresee: no branch hangs on it. */
+	if (unlikely(ref == SCKPT_NO_REF))
+	{
+		SckptProbe	probe;
+
+		ref = sckpt_state_probe(state, hash, &probe);
+	}
 	if (ref != SCKPT_NO_REF)
 	{
 		char	   *address = (char *) sckpt_state_address(state, ref);
@@ -231,12 +243,11 @@ extern Size sckpt_state_capacity(Size bytes);
 /* Make room on the dirty list.  May renumber it: not while it is walked. */
 extern void sckpt_state_enlarge_dirty(SckptState *state);
 
-/* Put an entry on the dirty list unless it is there. */
+/* Put an entry, which is at that address, on the dirty list unless it is there. */
 static inline void
-sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
+sckpt_state_mark_entry(SckptState *state, SckptRef ref, SckptEntry *entry)
 {
 	SckptStateBase *base = (SckptStateBase *) state;
-	SckptEntry *entry = (SckptEntry *) sckpt_state_address(state, ref);
 
 	if (entry->flags & SCKPT_ENTRY_DIRTY)
 		return;
@@ -246,6 +257,13 @@ sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
 	entry->dirty_at = base->dirty_end;
 	base->dirty[base->dirty_end++] = ref;
 	base->ndirty++;
+}
+
+/* The same, for whoever has no address of it. */
+static inline void
+sckpt_state_mark_dirty(SckptState *state, SckptRef ref)
+{
+	sckpt_state_mark_entry(state, ref, (SckptEntry *) sckpt_state_address(state, ref));
 }
 
 static inline uint64
