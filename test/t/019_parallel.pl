@@ -312,11 +312,20 @@ is(wrong(), '', 'and on from there');
 ask('CREATE EXTENSION pg_walinspect');
 ask(q{ALTER SYSTEM SET stream_ckpt.checkpoint_interval = '100ms'; SELECT pg_reload_conf()});
 checkpoint($node);
-wait_for('the log to be quiet', sub {
-	my $lsn = ask('CHECKPOINT; SELECT pg_current_wal_insert_lsn()');
-	usleep(1_500_000);
-	return ask('SELECT pg_current_wal_insert_lsn()') eq $lsn;
-});
+my $calm;
+eval {
+	wait_for('the log to be quiet', sub {
+		$calm = ask('CHECKPOINT; SELECT pg_current_wal_insert_lsn()');
+		usleep(1_500_000);
+		return ask('SELECT pg_current_wal_insert_lsn()') eq $calm;
+	});
+	1;
+} or do {
+	diag("written into a log that should be quiet: "
+		  . ask("SELECT string_agg(concat_ws(' ', resource_manager, record_type, description, block_ref), E'\n') FROM pg_get_wal_records_info('$calm', pg_current_wal_flush_lsn())")
+		  . "\n" . ask("SELECT string_agg(p::text, E'\n') FROM stream_ckpt.pipelines p"));
+	die $@;
+};
 my $quiet = ask('SELECT pg_current_wal_insert_lsn()');
 my @pids = worker_pids($node);
 my $cpu = sub { my $sum = 0; foreach (@pids) { my @f = split / /, PostgreSQL::Test::Utils::slurp_file("/proc/$_/stat"); $sum += $f[13] + $f[14]; } return $sum; };
