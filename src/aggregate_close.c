@@ -155,7 +155,7 @@ sckpt_aggregate_close(SckptOperator *operator, const SckptTimes *times, uint64 *
 		leave_empty(agg);
 	if (agg->timers == NULL || times->clock == DT_NOBEGIN)
 		return NULL;
-	due = sckpt_timers_due(agg->timers, times->clock, &ndue);
+	due = sckpt_timers_due(agg->timers, times->clock, true, &ndue);
 	closing = MemoryContextAllocExtended(CurrentMemoryContext, Max(1, ndue) * sizeof(Closing), MCXT_ALLOC_HUGE);
 	values = palloc(Max(1, agg->key->ncolumns) * sizeof(Datum));
 	nulls = palloc(Max(1, agg->key->ncolumns) * sizeof(bool));

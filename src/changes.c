@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
@@ -20,6 +19,7 @@
 
 #include "changes.h"
 #include "compat.h"
+#include "flat.h"
 #include "settings.h"
 
 #define FIRST_CONSOLIDATION 65536
@@ -83,17 +83,10 @@ sckpt_changes_destroy(SckptChanges *changes)
 	pfree(changes);
 }
 
-static inline uint32
-image_bytes(MinimalTuple row)
-{
-	return row->t_len - SizeofMinimalTupleHeader;
-}
-
 static inline bool
 same_image(const Change *a, const Change *b)
 {
-	return a->hash == b->hash && a->row->t_len == b->row->t_len &&
-		memcmp((char *) a->row + SizeofMinimalTupleHeader, (char *) b->row + SizeofMinimalTupleHeader, image_bytes(a->row)) == 0;
+	return a->hash == b->hash && sckpt_flat_equal(a->row, b->row);
 }
 
 /* Which change has an image, while they are consolidated. */
@@ -195,7 +188,7 @@ sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight)
 	change = &changes->changes[changes->count];
 	change->row = ExecCopySlotMinimalTuple(row);
 	change->weight = weight;
-	change->hash = changes->retracts ? hash_bytes((unsigned char *) change->row + SizeofMinimalTupleHeader, image_bytes(change->row)) : 0;
+	change->hash = changes->retracts ? sckpt_hash_end(sckpt_flat_hash(change->row)) : 0;
 	MemoryContextSwitchTo(old);
 	changes->count++;
 	changes->consolidated = !changes->retracts;

@@ -11,7 +11,6 @@
  */
 #include "postgres.h"
 
-#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -19,6 +18,7 @@
 #include "utils/memutils.h"
 
 #include "compat.h"
+#include "flat.h"
 #include "frame_private.h"
 #include "stream.h"
 
@@ -82,7 +82,7 @@ sckpt_frame_free_mark(SckptFrame *frame, FrameRow *row)
 static uint32
 row_hash(MinimalTuple tuple)
 {
-	return murmurhash32(hash_bytes((unsigned char *) tuple + SizeofMinimalTupleHeader, tuple->t_len - SizeofMinimalTupleHeader));
+	return sckpt_hash_end(sckpt_flat_hash(tuple));
 }
 
 static SckptRef
@@ -93,11 +93,7 @@ find_row(SckptFrame *frame, uint32 hash, MinimalTuple tuple)
 
 	for (ref = sckpt_state_probe(frame->operator.state, hash, &probe); ref != SCKPT_NO_REF; ref = sckpt_state_probe_next(&probe))
 	{
-		MinimalTuple other = frame_tuple(frame_row(frame, ref));
-
-		if (other->t_len == tuple->t_len &&
-			memcmp((char *) other + SizeofMinimalTupleHeader, (char *) tuple + SizeofMinimalTupleHeader,
-				   tuple->t_len - SizeofMinimalTupleHeader) == 0)
+		if (sckpt_flat_equal(frame_tuple(frame_row(frame, ref)), tuple))
 			break;
 	}
 	return ref;
@@ -367,7 +363,7 @@ frame_hand_on(SckptOperator *operator, const SckptTimes *times, bool final, Sckp
 		pfree(changed);
 	}
 	if (closing)
-		due = sckpt_timers_due(frame->timers, times->watermark, &ndue);
+		due = sckpt_timers_due(frame->timers, times->watermark, true, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -14,84 +14,14 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
-#include "common/hashfn.h"
 #include "port/pg_bswap.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 #include "group.h"
+#include "image.h"
 
-/*
- * The hash of images, seen by nobody else (it is not stored, but decides which task a key belongs to), in the manner of wyhash (Wang Yi, public domain): a
- * 64 × 64 bit product folds two words at a time, and short values are read without a loop.
- */
-#define HASH_SEED			UINT64CONST(0xa0761d6478bd642f)
-#define HASH_WORD			UINT64CONST(0xe7037ed1a0b428db)
 #define HASH_NULL			UINT64CONST(0x8ebc6af09c88c6e3)
-
-static inline uint64
-fold(uint64 a, uint64 b)
-{
-#ifdef HAVE_INT128
-	uint128		product = (uint128) a * b;
-
-	return (uint64) product ^ (uint64) (product >> 64);
-#else
-	uint64		crossed = (a >> 32) * (b & PG_UINT32_MAX) + (a & PG_UINT32_MAX) * (b >> 32);
-
-	return (a * b) ^ ((a >> 32) * (b >> 32) + (crossed >> 32));
-#endif
-}
-
-static inline uint64
-read_word(const void *bytes)
-{
-	uint64		word;
-
-	memcpy(&word, bytes, sizeof(word));
-	return word;
-}
-
-static inline uint64
-read_half(const void *bytes)
-{
-	uint32		half;
-
-	memcpy(&half, bytes, sizeof(half));
-	return half;
-}
-
-static inline uint64
-hash_image(uint64 hash, const unsigned char *bytes, Size len)
-{
-	uint64		a = 0;
-	uint64		b = 0;
-
-	hash ^= len;
-	if (likely(len <= 16))
-	{
-		if (likely(len >= 4))
-		{
-			/* Its four quarters; with less than eight bytes the two ends, twice. */
-			Size		inner = (len >> 3) << 2;
-
-			a = read_half(bytes) << 32 | read_half(bytes + inner);
-			b = read_half(bytes + len - 4) << 32 | read_half(bytes + len - 4 - inner);
-		}
-		else if (len > 0)
-			a = (uint64) bytes[0] << 16 | (uint64) bytes[len >> 1] << 8 | bytes[len - 1];
-	}
-	else
-	{
-		Size		left;
-
-		for (left = len; left > 16; left -= 16, bytes += 16)
-			hash = fold(read_word(bytes) ^ HASH_WORD, read_word(bytes + 8) ^ hash);
-		a = read_word(bytes + left - 16);
-		b = read_word(bytes + left - 8);
-	}
-	return fold(a ^ HASH_WORD, b ^ hash);
-}
 
 /* What the store gives for a value: the bits beyond its type's are those of its sign, whoever made it. */
 static inline Datum
@@ -246,12 +176,12 @@ hash_rest(SckptGroupKey *key, Datum *values, const bool *nulls, int i, uint64 ha
 
 		if (nulls[i])
 		{
-			hash = fold(hash ^ HASH_NULL, HASH_WORD);
+			hash = sckpt_hash_fold(hash ^ HASH_NULL, SCKPT_HASH_WORD);
 			continue;
 		}
 		if (column->image && column->form.by_value)
 		{
-			hash = fold(hash ^ (uint64) by_value_image(values[i], column->form.length), HASH_WORD);
+			hash = sckpt_hash_fold(hash ^ (uint64) by_value_image(values[i], column->form.length), SCKPT_HASH_WORD);
 			continue;
 		}
 		if (column->form.length == -1)
@@ -262,19 +192,19 @@ hash_rest(SckptGroupKey *key, Datum *values, const bool *nulls, int i, uint64 ha
 				values[i] = PointerGetDatum(PG_DETOAST_DATUM(values[i]));
 		}
 		if (!column->image)
-			hash = fold(hash ^ DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i])), HASH_WORD);
+			hash = sckpt_hash_fold(hash ^ DatumGetUInt32(FunctionCall1Coll(&column->hash, column->collation, values[i])), SCKPT_HASH_WORD);
 		else if (column->form.length == -1)
-			hash = hash_image(hash, (unsigned char *) VARDATA_ANY(values[i]), VARSIZE_ANY_EXHDR(values[i]));
+			hash = sckpt_hash_image(hash, (unsigned char *) VARDATA_ANY(values[i]), VARSIZE_ANY_EXHDR(values[i]));
 		else
-			hash = hash_image(hash, (unsigned char *) DatumGetPointer(values[i]), column->form.length);
+			hash = sckpt_hash_image(hash, (unsigned char *) DatumGetPointer(values[i]), column->form.length);
 	}
-	return (uint32) (hash ^ (hash >> 32));
+	return sckpt_hash_end(hash);
 }
 
 uint32
 sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 {
-	uint64		hash = HASH_SEED;
+	uint64		hash = SCKPT_HASH_SEED;
 	const SckptGroupColumn *column = key->columns;
 
 	/* As far as nothing is to be called. */
@@ -283,19 +213,19 @@ sckpt_group_key_hash(SckptGroupKey *key, Datum *values, const bool *nulls)
 		if (unlikely(nulls[i]))
 			return hash_rest(key, values, nulls, i, hash);
 		if (column->image_shape == SCKPT_SHAPE_INT8)
-			hash = fold(hash ^ (uint64) values[i], HASH_WORD);
+			hash = sckpt_hash_fold(hash ^ (uint64) values[i], SCKPT_HASH_WORD);
 		else if (column->image_shape == SCKPT_SHAPE_VARLENA && is_short(values[i]))
 		{
 			const unsigned char *bytes = (const unsigned char *) DatumGetPointer(values[i]);
 
-			hash = hash_image(hash, bytes + VARHDRSZ_SHORT, VARSIZE_1B(bytes) - VARHDRSZ_SHORT);
+			hash = sckpt_hash_image(hash, bytes + VARHDRSZ_SHORT, VARSIZE_1B(bytes) - VARHDRSZ_SHORT);
 		}
 		else if (column->image_shape == SCKPT_SHAPE_INT4)
-			hash = fold(hash ^ (uint64) Int32GetDatum(DatumGetInt32(values[i])), HASH_WORD);
+			hash = sckpt_hash_fold(hash ^ (uint64) Int32GetDatum(DatumGetInt32(values[i])), SCKPT_HASH_WORD);
 		else
 			return hash_rest(key, values, nulls, i, hash);
 	}
-	return (uint32) (hash ^ (hash >> 32));
+	return sckpt_hash_end(hash);
 }
 
 /* As memcmp() says, without a call where they are few. */
@@ -305,8 +235,8 @@ same_bytes(const char *a, const char *b, Size len)
 	if (len > 2 * sizeof(uint64) || len < sizeof(uint32))
 		return memcmp(a, b, len) == 0;
 	if (len >= sizeof(uint64))
-		return read_word(a) == read_word(b) && read_word(a + len - sizeof(uint64)) == read_word(b + len - sizeof(uint64));
-	return read_half(a) == read_half(b) && read_half(a + len - sizeof(uint32)) == read_half(b + len - sizeof(uint32));
+		return sckpt_read_word(a) == sckpt_read_word(b) && sckpt_read_word(a + len - sizeof(uint64)) == sckpt_read_word(b + len - sizeof(uint64));
+	return sckpt_read_half(a) == sckpt_read_half(b) && sckpt_read_half(a + len - sizeof(uint32)) == sckpt_read_half(b + len - sizeof(uint32));
 }
 
 /* Any key. */

@@ -153,12 +153,46 @@ change_matches(SckptStreamJoin *join, int side, SckptRef ref, SckptJoinRow *row,
 	put_known(join, side, join->sides[side].stored, after, row->weight);
 }
 
+/* Show a row, by its columns, as the one that is incoming. */
+static inline void
+show_row(SckptJoinSide *side, Datum *values, bool *nulls)
+{
+	side->incoming->tts_values = values;
+	side->incoming->tts_isnull = nulls;
+}
+
+/* Does a row that is kept, whose slot is given, match the incoming one? Then all of it is in the slot. */
+static inline bool
+matches_row(SckptStreamJoin *join, SckptJoinSide *other, SckptJoinRow *row, TupleTableSlot *left, TupleTableSlot *right)
+{
+	MinimalTuple tuple = tuple_of(row);
+	Datum	   *values = other->stored->tts_values;
+	bool	   *nulls = other->stored->tts_isnull;
+	const char *data = sckpt_flat_read(&other->flat, tuple, sckpt_flat_data(tuple), 0, other->ncompared, values, nulls);
+
+	if (!sckpt_join_compare(join, left, right))
+		return false;
+	data = sckpt_flat_read(&other->flat, tuple, data, other->ncompared, other->nchecked, values, nulls);
+	if (join->condition)
+	{
+		ResetExprContext(join->econtext);
+		join->econtext->ecxt_outertuple = left;
+		join->econtext->ecxt_innertuple = right;
+		if (!ExecQual(join->condition, join->econtext))
+			return false;
+	}
+	(void) sckpt_flat_read(&other->flat, tuple, data, other->nchecked, other->desc->natts, values, nulls);
+	return true;
+}
+
 /* The pairs of a row, in the slot of its side, with the rows of a list; returns the total weight of what it matches. */
 static int64
 join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 {
 	SckptJoinSide   *side = &join->sides[number];
 	SckptJoinSide   *other = &join->sides[1 - number];
+	TupleTableSlot *left = number == 0 ? side->incoming : other->stored;
+	TupleTableSlot *right = number == 0 ? other->stored : side->incoming;
 	SckptJoinRow *row;
 	int64		matches = 0;
 
@@ -168,20 +202,15 @@ join_row(SckptStreamJoin *join, int number, SckptRef list, int64 weight)
 		row = row_at(join, at);
 		if (row->weight == 0 && !other->counts)
 			continue;
-		ResetExprContext(join->econtext);
-		ExecStoreMinimalTuple(tuple_of(row), other->stored, false);
-		join->econtext->ecxt_outertuple = number == 0 ? side->incoming : other->stored;
-		join->econtext->ecxt_innertuple = number == 0 ? other->stored : side->incoming;
-		if (join->condition && !ExecQual(join->condition, join->econtext))
+		if (!matches_row(join, other, row, left, right))
 			continue;
 		if (join->pairs)
-			put(join, join->econtext->ecxt_outertuple, join->econtext->ecxt_innertuple, multiply(weight, row->weight));
+			put(join, left, right, multiply(weight, row->weight));
 		if (side->counts)
 			matches += row->weight;
 		if (other->counts)
 			change_matches(join, 1 - number, at, row, weight);
 	}
-	ExecClearTuple(other->stored);
 	ResetExprContext(join->econtext);
 	if (side->counts)
 		put_known(join, number, side->incoming, matches != 0, weight);
@@ -193,14 +222,14 @@ static void
 forget_row(SckptStreamJoin *join, SckptRef ref)
 {
 	SckptJoinRow *row = row_at(join, ref);
-	TupleTableSlot *slot = join->sides[row->side].incoming;
+	SckptJoinSide *side = &join->sides[row->side];
 
 	note(join, ref, row, false);
 	if (row->weight != 0)
 	{
-		ExecStoreMinimalTuple(tuple_of(row), slot, false);
+		sckpt_join_read_row(side, row, side->values, side->nulls);
+		show_row(side, side->values, side->nulls);
 		(void) join_row(join, row->side, row->list, -row->weight);
-		ExecClearTuple(slot);
 	}
 	sckpt_join_weigh(join, row, 0);
 	touch(join, ref, row);
@@ -243,17 +272,14 @@ take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 	int64		matches;
 	bool		added;
 
-	ExecStoreMinimalTuple(tuple, side->incoming, false);
+	show_row(side, arrival->values, arrival->nulls);
 	if (!arrival->has_key)
 	{
 		if (side->keeps)
 			put_alone(join, number, side->incoming, arrival->weight);
 		return;
 	}
-	slot_getsomeattrs(side->incoming, side->nneeded);
-	memcpy(side->values, side->incoming->tts_values, side->nneeded * sizeof(Datum));
-	memcpy(side->nulls, side->incoming->tts_isnull, side->nneeded * sizeof(bool));
-	(void) sckpt_join_take_key(join, number, side->values, side->nulls);
+	(void) sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	list = sckpt_join_find_list(join, arrival->key_hash, false);
 	if (join->touch && list != SCKPT_NO_REF)
 	{
@@ -262,19 +288,19 @@ take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 		if (ref != SCKPT_NO_REF && join->touch->before != DT_NOBEGIN && sckpt_join_forget_time(join, row_at(join, ref)) <= join->touch->before)
 		{
 			forget_row(join, ref);
-			ExecStoreMinimalTuple(tuple, side->incoming, false);
+			show_row(side, arrival->values, arrival->nulls);
 		}
 	}
 	matches = join_row(join, number, list, arrival->weight);
 
 	/* It may be of no use to any other. */
-	if (side->due && side->nulls[side->due - 1] && !side->counts)
+	if (side->due && arrival->nulls[side->due - 1] && !side->counts)
 		return;
 	if (ref == SCKPT_NO_REF)
 		ref = sckpt_join_find_row(join, arrival->hash, number, tuple);
 	added = ref == SCKPT_NO_REF;
 	if (added)
-		ref = sckpt_join_add_row(join, arrival->hash, number, tuple,
+		ref = sckpt_join_add_row(join, arrival->hash, number, tuple, sckpt_join_due(side, arrival->values, arrival->nulls),
 								 list == SCKPT_NO_REF ? sckpt_join_find_list(join, arrival->key_hash, true) : list);
 	row = row_at(join, ref);
 	note(join, ref, row, added);
@@ -333,7 +359,6 @@ take_block(SckptStreamJoin *join)
 
 		join->touch = arrival->has_touch ? &arrival->touch : NULL;
 		take_row(join, arrival);
-		ExecClearTuple(join->sides[arrival->side].incoming);
 		MemoryContextReset(join->row_context);
 		if (join->operator.relieve && sckpt_changes_bytes(join->changes) > RELIEVE_BYTES)
 			join->operator.relieve(join->operator.relieve_arg, &join->operator);
@@ -354,20 +379,12 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	MemoryContext old = MemoryContextSwitchTo(join->block_context);
 
 	slot_getallattrs(slot);
-	memcpy(side->values, slot->tts_values, side->desc->natts * sizeof(Datum));
-	memcpy(side->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
-	for (int i = 0; i < side->desc->natts; i++)
-	{
-		struct varlena *value = (struct varlena *) DatumGetPointer(side->values[i]);
-
-		if (!side->nulls[i] && TupleDescAttr(side->desc, i)->attlen == -1 &&
-			(VARATT_IS_EXTERNAL(value) || VARATT_IS_COMPRESSED(value)))
-			side->values[i] = PointerGetDatum(detoast_attr(value));
-	}
-	arrival->tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
+	memcpy(arrival->values, slot->tts_values, side->desc->natts * sizeof(Datum));
+	memcpy(arrival->nulls, slot->tts_isnull, side->desc->natts * sizeof(bool));
+	arrival->tuple = sckpt_flat_form(&side->flat, arrival->values, arrival->nulls);
 	arrival->weight = weight;
 	arrival->side = number;
-	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, side->values, side->nulls);
+	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
 	arrival->hash = arrival->has_key ? sckpt_join_row_hash(number, arrival->tuple) : 0;
 	arrival->has_touch = touch != NULL;
@@ -469,11 +486,6 @@ join_undo(SckptOperator *operator)
 		row->touched = undo->touched;
 		row->entry.flags = (row->entry.flags & ~leaving) | (undo->flags & leaving);
 	}
-	for (int side = 0; side < 2; side++)
-	{
-		ExecClearTuple(join->sides[side].incoming);
-		ExecClearTuple(join->sides[side].stored);
-	}
 	MemoryContextReset(join->row_context);
 	MemoryContextReset(join->block_context);
 	join->nblock = 0;
@@ -505,7 +517,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	until = Max(times->watermark, join->query->ttl > 0 ? times->clock : DT_NOBEGIN);
 	if (join->timers == NULL || until == DT_NOBEGIN || sckpt_timers_first(join->timers) > until)
 		return NULL;
-	due = sckpt_timers_due(join->timers, until, &ndue);
+	due = sckpt_timers_due(join->timers, until, false, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		SckptJoinRow *row = row_at(join, due[i]);
@@ -553,7 +565,7 @@ join_shed(SckptOperator *operator, const SckptTimes *times)
 		join->shed_at = SHED_ROWS;
 	if (changed < join->shed_at || join->undo || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
 		return;
-	due = sckpt_timers_due(join->timers, times->watermark, &ndue);
+	due = sckpt_timers_due(join->timers, times->watermark, false, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		SckptJoinRow *row = row_at(join, due[i]);
@@ -593,14 +605,16 @@ join_route(SckptOperator *operator, SckptRef ref)
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 	Datum	   *values = palloc(query->nroutes * sizeof(Datum));
 	bool	   *nulls = palloc(query->nroutes * sizeof(bool));
-	TupleTableSlot *slot = join->sides[row->side].stored;
+	SckptJoinSide *side = &join->sides[row->side];
 	uint32		hash;
 
-	ExecStoreMinimalTuple(tuple_of(row), slot, false);
+	sckpt_join_read_row(side, row, side->values, side->nulls);
 	for (int i = 0; i < query->nroutes; i++)
-		values[i] = slot_getattr(slot, join->sides[row->side].keys[query->routes[i]], &nulls[i]);
+	{
+		values[i] = side->values[side->keys[query->routes[i]] - 1];
+		nulls[i] = side->nulls[side->keys[query->routes[i]] - 1];
+	}
 	hash = sckpt_group_key_hash(join->route, values, nulls);
-	ExecClearTuple(slot);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
 	return hash;
@@ -631,47 +645,6 @@ join_destroy(SckptOperator *operator)
 	MemoryContextDelete(join->context);
 }
 
-/* From Vars of the joined row to those of the sides' rows. */
-static Node *
-split_vars(Node *node, int *nleft)
-{
-	if (node == NULL)
-		return NULL;
-	if (IsA(node, Var))
-	{
-		Var		   *var = copyObject((Var *) node);
-
-		var->varno = var->varattno > *nleft ? INNER_VAR : OUTER_VAR;
-		if (var->varattno > *nleft)
-			var->varattno -= *nleft;
-		return (Node *) var;
-	}
-	return expression_tree_mutator(node, split_vars, (void *) nleft);
-}
-
-ExprState *
-sckpt_join_prepare_condition(Node *node, int nleft)
-{
-	if (node == NULL)
-		return NULL;
-	return ExecInitQual(make_ands_implicit((Expr *) expression_planner((Expr *) split_vars(node, &nleft))), NULL);
-}
-
-ExprState *
-sckpt_join_prepare_expr(Node *node, int nleft)
-{
-	if (node == NULL)
-		return NULL;
-	return ExecInitExpr(expression_planner((Expr *) split_vars(node, &nleft)), NULL);
-}
-
-ProjectionInfo *
-sckpt_join_prepare_projection(List *targets, int nleft, ExprContext *econtext)
-{
-	targets = (List *) expression_planner((Expr *) split_vars((Node *) targets, &nleft));
-	return ExecBuildProjectionInfo(targets, econtext, MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
-}
-
 static void
 prepare_side(SckptStreamJoin *join, int number)
 {
@@ -681,16 +654,17 @@ prepare_side(SckptStreamJoin *join, int number)
 
 	side->desc = CreateTupleDescCopy(def->rows[number]);
 	side->keys = def->columns[number];
-	side->due = side->nneeded = def->due[number];
-	for (int i = 0; i < def->nkeys; i++)
-		side->nneeded = Max(side->nneeded, side->keys[i]);
+	sckpt_flat_init(&side->flat, side->desc);
+	side->due = def->due[number];
 	side->forgets = def->forgets[number] && join->query->ttl > 0;
 	side->delay = add_time(def->delay[number], join->query->lateness + (def->window ? 0 : 1));
 	side->keeps = def->type == JOIN_FULL || (number == 0 && (def->type == JOIN_LEFT || def->type == JOIN_ANTI)) ||
 		(number == 1 && def->type == JOIN_RIGHT);
 	side->counts = side->keeps || (number == 0 && def->type == JOIN_SEMI);
-	side->incoming = MakeSingleTupleTableSlot(side->desc, &TTSOpsMinimalTuple);
-	side->stored = MakeSingleTupleTableSlot(side->desc, &TTSOpsMinimalTuple);
+	side->incoming = MakeSingleTupleTableSlot(side->desc, &TTSOpsVirtual);
+	side->stored = MakeSingleTupleTableSlot(side->desc, &TTSOpsVirtual);
+	ExecStoreAllNullTuple(side->incoming);
+	ExecStoreAllNullTuple(side->stored);
 	side->nothing = MakeSingleTupleTableSlot(side->desc, &TTSOpsVirtual);
 	ExecStoreAllNullTuple(side->nothing);
 	side->values = palloc0(Max(1, natts) * sizeof(Datum));
@@ -709,6 +683,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	MemoryContext old = MemoryContextSwitchTo(context);
 	SckptStreamJoin *join = palloc0(sizeof(SckptStreamJoin));
 	int			nleft = query->join->rows[0]->natts;
+	int			ncolumns;
 
 	join->context = context;
 	join->row_context = AllocSetContextCreate(context, "stream_ckpt joined row", ALLOCSET_DEFAULT_SIZES);
@@ -726,6 +701,12 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->key_nulls = palloc0(query->join->nkeys * sizeof(bool));
 	for (int side = 0; side < 2; side++)
 		prepare_side(join, side);
+	ncolumns = Max(1, Max(join->sides[0].desc->natts, join->sides[1].desc->natts));
+	for (int i = 0; i < SCKPT_JOIN_BLOCK_ROWS; i++)
+	{
+		join->block[i].values = palloc(ncolumns * sizeof(Datum));
+		join->block[i].nulls = palloc(ncolumns * sizeof(bool));
+	}
 	if (query->join->mark)
 	{
 		join->marked = MakeSingleTupleTableSlot(join->sides[1].desc, &TTSOpsVirtual);
@@ -733,7 +714,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 		join->marked->tts_values[query->join->mark - 1] = BoolGetDatum(true);
 		join->marked->tts_isnull[query->join->mark - 1] = false;
 	}
-	join->condition = sckpt_join_prepare_condition(query->join->condition, nleft);
+	sckpt_join_prepare_match(join);
 	join->filter = sckpt_join_prepare_condition(query->having, nleft);
 	join->copies = sckpt_join_prepare_expr(query->join->copies, nleft);
 	join->projection = sckpt_join_prepare_projection(query->targetlist, nleft, join->econtext);

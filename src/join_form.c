@@ -65,15 +65,13 @@ sckpt_join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, Strin
 	appendStringInfoCharMacro(buf, row->touched == DT_NOBEGIN ? 0 : 1);
 	if (row->touched != DT_NOBEGIN)
 		sckpt_codec_write_int(buf, row->touched);
-	ExecStoreMinimalTuple(tuple_of(row), side->stored, false);
-	slot_getallattrs(side->stored);
+	sckpt_join_read_row(side, row, side->values, side->nulls);
 	for (int i = 0; i < side->desc->natts; i++)
 	{
-		appendStringInfoCharMacro(buf, side->stored->tts_isnull[i] ? 0 : 1);
-		if (!side->stored->tts_isnull[i])
-			sckpt_codec_write(&side->codecs[i], buf, side->stored->tts_values[i]);
+		appendStringInfoCharMacro(buf, side->nulls[i] ? 0 : 1);
+		if (!side->nulls[i])
+			sckpt_codec_write(&side->codecs[i], buf, side->values[i]);
 	}
-	ExecClearTuple(side->stored);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
 	return true;
@@ -94,7 +92,7 @@ was_freed(SckptStreamJoin *join, SckptJoinSide *side, TimestampTz touched)
 
 	if (touched != DT_NOBEGIN && query->stored_ttl > 0 && times->clock != DT_NOBEGIN && add_time(touched, query->stored_ttl) <= times->clock)
 		return true;
-	return times->watermark != DT_NOBEGIN && sckpt_join_due(side) <= add_time(times->watermark, query->lateness - query->stored_lateness);
+	return times->watermark != DT_NOBEGIN && sckpt_join_due(side, side->values, side->nulls) <= add_time(times->watermark, query->lateness - query->stored_lateness);
 }
 
 SckptRef
@@ -122,13 +120,14 @@ sckpt_join_unpack(SckptOperator *operator, bool elements, bool emitted, const ch
 				(errcode(ERRCODE_DATA_CORRUPTED),
 				 errmsg("stored state of a pipeline is corrupted"),
 				 errdetail("A row of a join has no key.")));
-	tuple = heap_form_minimal_tuple(side->desc, side->values, side->nulls, 0);
+	tuple = sckpt_flat_form(&side->flat, side->values, side->nulls);
 	hash = sckpt_join_row_hash(number, tuple);
 
 	/* The newest version comes first; what was freed, or forgotten, counts no more. */
 	if (!was_freed(join, side, touched) && sckpt_join_find_row(join, hash, number, tuple) == SCKPT_NO_REF)
 	{
-		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_find_list(join, sckpt_join_key_hash(join), true));
+		ref = sckpt_join_add_row(join, hash, number, tuple, sckpt_join_due(side, side->values, side->nulls),
+								 sckpt_join_find_list(join, sckpt_join_key_hash(join), true));
 		row = row_at(join, ref);
 		sckpt_join_weigh(join, row, weight);
 		row->matches = matches;

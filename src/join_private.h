@@ -21,6 +21,7 @@
 #include "changes.h"
 #include "codec.h"
 #include "feed.h"
+#include "flat.h"
 #include "group.h"
 #include "join.h"
 #include "timer.h"
@@ -51,23 +52,36 @@ typedef struct SckptJoinList
 
 #define LIST_HEADER MAXALIGN(sizeof(SckptJoinList))
 
+/*
+ * A part of the condition: a column of the left side beside one of the right side, both of a type whose order is that of integers.  It is seen to without the
+ * executor.
+ */
+typedef struct SckptJoinComparison
+{
+	int			columns[2];		/* counted from 0 */
+	bool		wide;			/* 8 bytes, not 4 */
+	uint8		holds;			/* for which results: 1 less, 2 equal, 4 greater */
+} SckptJoinComparison;
+
 /* One side. */
 typedef struct SckptJoinSide
 {
 	SckptFeed  *feed;			/* of a linear source; NULL: its rows come from a stage below */
 	TupleDesc	desc;
+	SckptFlat	flat;			/* its rows */
 	AttrNumber *keys;
 	bool		keeps;			/* its rows without a match are handed on */
 	bool		counts;			/* its rows know their matches */
-	TupleTableSlot *incoming;
+	TupleTableSlot *incoming;	/* these two are virtual: the columns of a row of the block, and those of one that is kept */
 	TupleTableSlot *stored;
 	TupleTableSlot *nothing;	/* all NULL */
 	SckptCodec *codecs;
 	AttrNumber	due;			/* see query.h */
-	int			nneeded;		/* its first columns, up to the last one of the key and the due time */
+	int			ncompared;		/* its first columns, up to the last one that is compared, */
+	int			nchecked;		/* and that the rest of the condition needs */
 	int64		delay;			/* with allowed_lateness */
 	bool		forgets;
-	Datum	   *values;
+	Datum	   *values;			/* of a row that is neither */
 	bool	   *nulls;
 } SckptJoinSide;
 
@@ -75,6 +89,8 @@ typedef struct SckptJoinSide
 typedef struct SckptJoinArrival
 {
 	MinimalTuple tuple;
+	Datum	   *values;			/* its columns */
+	bool	   *nulls;
 	uint32		hash;			/* of the row */
 	uint32		key_hash;
 	int32		weight;
@@ -115,7 +131,9 @@ typedef struct SckptStreamJoin
 	Size		block_bytes;
 	EState	   *estate;
 	ExprContext *econtext;
-	ExprState  *condition;
+	SckptJoinComparison *comparisons;
+	int			ncomparisons;
+	ExprState  *condition;		/* the rest of it; NULL: there is none */
 	ExprState  *filter;
 	ExprState  *copies;			/* int8; NULL: one */
 	ProjectionInfo *projection;
@@ -148,16 +166,54 @@ extern bool sckpt_join_take_key(SckptStreamJoin *join, int side, Datum *values, 
 extern uint32 sckpt_join_key_hash(SckptStreamJoin *join);
 /* The list of the key taken last, with its hash; `add`: make one. */
 extern SckptRef sckpt_join_find_list(SckptStreamJoin *join, uint32 hash, bool add);
-/* When a row, whose columns are in the side's values, matches nothing that is yet to come; and when one is forgotten. */
-extern int64 sckpt_join_due(SckptJoinSide *side);
+/* When a row matches nothing that is yet to come; and when one is forgotten. */
+extern int64 sckpt_join_due(SckptJoinSide *side, const Datum *values, const bool *nulls);
 extern int64 sckpt_join_forget_time(SckptStreamJoin *join, SckptJoinRow *row);
 extern uint32 sckpt_join_row_hash(int side, MinimalTuple tuple);
 extern SckptRef sckpt_join_find_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple);
 /* Add a row of weight 0 to a list. */
-extern SckptRef sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list);
-/* Give a row, also one that is to be removed, its weight. */
-extern void sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight);
+extern SckptRef sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, int64 due, SckptRef list);
 extern void sckpt_join_remove(SckptOperator *operator, bool elements, SckptRef ref);
+
+/* Give a row, also one that is to be removed, its weight. */
+static inline void
+sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight)
+{
+	join->held[row->side] += (weight != 0) - (row->weight != 0);
+	row->weight = weight;
+}
+
+/* The columns of a row that is kept, all of them, as far as `values` and `nulls` reach. */
+static inline void
+sckpt_join_read_row(SckptJoinSide *side, SckptJoinRow *row, Datum *values, bool *nulls)
+{
+	(void) sckpt_flat_read(&side->flat, tuple_of(row), sckpt_flat_data(tuple_of(row)), 0, side->desc->natts, values, nulls);
+}
+
+/* ---- join_condition.c ---- */
+
+/* Set up the comparisons, the rest of the condition, and what they read of each side. */
+extern void sckpt_join_prepare_match(SckptStreamJoin *join);
+
+/* Do the two sides' columns compare as the condition wants it?  A NULL does not. */
+static inline bool
+sckpt_join_compare(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right)
+{
+	const SckptJoinComparison *end = join->comparisons + join->ncomparisons;
+
+	for (const SckptJoinComparison *comparison = join->comparisons; comparison < end; comparison++)
+	{
+		Datum		a = left->tts_values[comparison->columns[0]];
+		Datum		b = right->tts_values[comparison->columns[1]];
+		int64		x = comparison->wide ? DatumGetInt64(a) : DatumGetInt32(a);
+		int64		y = comparison->wide ? DatumGetInt64(b) : DatumGetInt32(b);
+		int			result = x < y ? 1 : x == y ? 2 : 4;
+
+		if (!(comparison->holds & result) || left->tts_isnull[comparison->columns[0]] || right->tts_isnull[comparison->columns[1]])
+			return false;
+	}
+	return true;
+}
 
 /* ---- join_form.c: see operator.h ---- */
 

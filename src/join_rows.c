@@ -7,8 +7,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "common/hashfn.h"
 #include "utils/timestamp.h"
 
 #include "join_private.h"
@@ -72,15 +70,15 @@ drop_list(SckptStreamJoin *join, SckptRef ref)
 /* ---- Times ---- */
 
 int64
-sckpt_join_due(SckptJoinSide *side)
+sckpt_join_due(SckptJoinSide *side, const Datum *values, const bool *nulls)
 {
 	int64		due;
 
 	if (side->due == 0)
 		return SCKPT_NEVER;
-	if (side->nulls[side->due - 1])
+	if (nulls[side->due - 1])
 		return DT_NOBEGIN;		/* it matches nothing at all */
-	due = DatumGetInt64(side->values[side->due - 1]);
+	due = DatumGetInt64(values[side->due - 1]);
 	return TIMESTAMP_NOT_FINITE(due) ? SCKPT_NEVER : add_time(due, side->delay);
 }
 
@@ -95,8 +93,7 @@ sckpt_join_forget_time(SckptStreamJoin *join, SckptJoinRow *row)
 uint32
 sckpt_join_row_hash(int side, MinimalTuple tuple)
 {
-	return murmurhash32(hash_bytes((unsigned char *) tuple + SizeofMinimalTupleHeader, tuple->t_len - SizeofMinimalTupleHeader) +
-						side * 0x9e3779b1U);
+	return sckpt_hash_end(sckpt_hash_fold(sckpt_flat_hash(tuple) ^ side, SCKPT_HASH_WORD));
 }
 
 SckptRef
@@ -108,18 +105,15 @@ sckpt_join_find_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple t
 	for (ref = sckpt_state_probe(join->operator.state, hash, &probe); ref != SCKPT_NO_REF; ref = sckpt_state_probe_next(&probe))
 	{
 		SckptJoinRow *row = row_at(join, ref);
-		MinimalTuple other = tuple_of(row);
 
-		if (row->side == side && other->t_len == tuple->t_len &&
-			memcmp((char *) other + SizeofMinimalTupleHeader, (char *) tuple + SizeofMinimalTupleHeader,
-				   tuple->t_len - SizeofMinimalTupleHeader) == 0)
+		if (row->side == side && sckpt_flat_equal(tuple_of(row), tuple))
 			break;
 	}
 	return ref;
 }
 
 SckptRef
-sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, SckptRef list)
+sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tuple, int64 due, SckptRef list)
 {
 	SckptRef	ref = sckpt_state_insert(join->operator.state, hash, row_bytes(tuple));
 	SckptJoinRow *row = row_at(join, ref);
@@ -134,16 +128,9 @@ sckpt_join_add_row(SckptStreamJoin *join, uint32 hash, int side, MinimalTuple tu
 	memcpy(tuple_of(row), tuple, tuple->t_len);
 	row->touched = DT_NOBEGIN;
 	row->timer.at = SCKPT_NEVER;
-	if (join->timers && join->sides[side].due)
-		sckpt_timers_add(join->timers, ref, sckpt_join_due(&join->sides[side]));
+	if (join->timers && due != SCKPT_NEVER)
+		sckpt_timers_add(join->timers, ref, due);
 	return ref;
-}
-
-void
-sckpt_join_weigh(SckptStreamJoin *join, SckptJoinRow *row, int64 weight)
-{
-	join->held[row->side] += (weight != 0) - (row->weight != 0);
-	row->weight = weight;
 }
 
 void

@@ -214,7 +214,7 @@ due_lists(SckptTimers *timers, int64 number)
 }
 
 SckptRef *
-sckpt_timers_due(SckptTimers *timers, int64 until, uint64 *count)
+sckpt_timers_due(SckptTimers *timers, int64 until, bool ordered, uint64 *count)
 {
 	TimerList  *list = due_lists(timers, quantum_number(timers, until));
 	uint64		size = FIRST_DUE_ENTRIES;
@@ -229,7 +229,7 @@ sckpt_timers_due(SckptTimers *timers, int64 until, uint64 *count)
 	for (; list != NULL; list = list->next_due)
 	{
 		uint64		start = n;
-		bool		sorted = true;
+		bool		sorted = true;	/* so far */
 
 		for (SckptRef ref = list->first; ref != SCKPT_NO_REF;)
 		{
@@ -251,7 +251,7 @@ sckpt_timers_due(SckptTimers *timers, int64 until, uint64 *count)
 			ref = link->next;
 			CHECK_FOR_INTERRUPTS();
 		}
-		if (!sorted)
+		if (ordered && !sorted)
 			qsort(due + start, n - start, sizeof(DueEntry), compare_due);
 	}
 

@@ -41,9 +41,9 @@ extern void sckpt_timers_remove(SckptTimers *timers, SckptRef ref);
 /* No entry is due before this; SCKPT_NEVER: there is none. */
 extern int64 sckpt_timers_first(SckptTimers *timers);
 /*
- * The entries registered for times up to `until`, in the order of their times, palloc'd (huge if need be) in the current context.
- * They stay registered.  Checks for interrupts.
+ * The entries registered for times up to `until`, palloc'd (huge if need be) in the current context: in the order of their times, or, unless
+ * `ordered`, of their quanta only.  They stay registered.  Checks for interrupts.
  */
-extern SckptRef *sckpt_timers_due(SckptTimers *timers, int64 until, uint64 *count);
+extern SckptRef *sckpt_timers_due(SckptTimers *timers, int64 until, bool ordered, uint64 *count);
 
 #endif							/* SCKPT_TIMER_H */
