@@ -336,11 +336,10 @@ take_elements(SckptAggregate *agg, SckptRef ref, SckptEntry *entry, const Datum 
 
 /* ---- Consuming rows ---- */
 
-/* What is to be done for a row of a query with more than groups and transition values. */
+/* What is to be done for a row of a query with more than groups and transition values; `ref` is its likely group, or none. */
 static void
-take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 segment, int32 weight)
+take_extended(SckptAggregate *agg, uint32 hash, SckptRef ref, Datum *values, bool *nulls, uint32 segment, int32 weight)
 {
-	SckptRef	ref;
 	SckptEntry *entry;
 
 	agg->key_values = values;
@@ -352,7 +351,7 @@ take_extended(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint
 
 		ref = sckpt_session_place(agg, hash, start, add_time(start, window->spec.size));
 	}
-	else
+	else if (ref == SCKPT_NO_REF || !is_group(agg, ref))
 	{
 		ref = sckpt_aggregate_find_group(agg, hash);
 		if (ref == SCKPT_NO_REF)
@@ -479,7 +478,7 @@ take_row(SckptAggregate *agg, uint32 hash, Datum *values, bool *nulls, uint32 se
 
 	if (agg->extended)
 	{
-		take_extended(agg, hash, values, nulls, segment, weight);
+		take_extended(agg, hash, ref, values, nulls, segment, weight);
 		return;
 	}
 	entry = place_row(agg, hash, &ref, values, nulls);
@@ -553,7 +552,7 @@ take_block(SckptAggregate *agg)
 	for (int i = 0; i < n; i++, values += ncolumns, nulls += ncolumns)
 	{
 		if (agg->extended)
-			take_extended(agg, hashes[i], values, nulls, agg->block_segments[i], 1);
+			take_extended(agg, hashes[i], refs[i], values, nulls, agg->block_segments[i], 1);
 		else
 			agg->block_entries[i] = place_row(agg, hashes[i], &refs[i], values, nulls);
 	}

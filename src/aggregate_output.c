@@ -199,11 +199,7 @@ sckpt_aggregate_pack(SckptOperator *operator, bool elements, SckptEntry *entry, 
 	}
 	sckpt_group_key_load(agg->key, entry_key(agg, entry), keys, nulls);
 	for (int i = 0; i < agg->key->ncolumns; i++)
-	{
-		appendStringInfoCharMacro(buf, nulls[i] ? 0 : 1);
-		if (!nulls[i])
-			sckpt_codec_write(&agg->key->columns[i].codec, buf, keys[i]);
-	}
+		sckpt_codec_write_column(&agg->key->columns[i].codec, buf, keys[i], nulls[i]);
 	if (agg->session_offset)
 	{
 		sckpt_codec_write_int(buf, entry_session(agg, entry)->start);

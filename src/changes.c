@@ -154,17 +154,17 @@ sckpt_changes_add(SckptChanges *changes, TupleTableSlot *row, int64 weight)
 		return;
 	if (changes->store)
 	{
-		old = MemoryContextSwitchTo(changes->context);
-		ExecStoreMinimalTuple(ExecCopySlotMinimalTuple(row), changes->slot, true);
+		Size		size;
+
+		slot_getallattrs(row);
+		size = MAXALIGN(SizeofMinimalTupleHeader) + heap_compute_data_size(changes->desc, row->tts_values, row->tts_isnull);
 		for (int64 n = 0; n < weight; n++)
 		{
-			tuplestore_puttupleslot(changes->store, changes->slot);
-			changes->bytes += ((MinimalTupleTableSlot *) changes->slot)->mintuple->t_len;
+			tuplestore_putvalues(changes->store, changes->desc, row->tts_values, row->tts_isnull);
+			changes->bytes += size;
 			changes->count++;
 			CHECK_FOR_INTERRUPTS();
 		}
-		ExecClearTuple(changes->slot);
-		MemoryContextSwitchTo(old);
 		return;
 	}
 	if (sckpt_changes_bytes(changes) / 1024 > (Size) sckpt_state_memory)

@@ -55,7 +55,7 @@ sckpt_codec_write_uint(StringInfo buf, uint64 value)
 		value >>= 7;
 	}
 	bytes[len++] = (char) value;
-	appendBinaryStringInfo(buf, bytes, len);
+	sckpt_codec_append(buf, bytes, len);
 }
 
 uint64
@@ -81,7 +81,7 @@ void
 sckpt_codec_write_bytes(StringInfo buf, const void *bytes, Size len)
 {
 	sckpt_codec_write_uint(buf, len);
-	appendBinaryStringInfo(buf, bytes, len);
+	sckpt_codec_append(buf, bytes, len);
 }
 
 const char *
@@ -422,7 +422,7 @@ sckpt_codec_write(SckptCodec *codec, StringInfo buf, Datum value)
 			{
 				uint16		swapped = pg_hton16(DatumGetUInt16(value));
 
-				appendBinaryStringInfo(buf, (char *) &swapped, sizeof(swapped));
+				sckpt_codec_append(buf, &swapped, sizeof(swapped));
 			}
 			break;
 		case KIND_FOUR:
@@ -441,7 +441,7 @@ sckpt_codec_write(SckptCodec *codec, StringInfo buf, Datum value)
 			}
 			break;
 		case KIND_UUID:
-			appendBinaryStringInfo(buf, DatumGetPointer(value), UUID_LEN);
+			sckpt_codec_append(buf, DatumGetPointer(value), UUID_LEN);
 			break;
 		case KIND_NAME:
 			sckpt_codec_write_bytes(buf, DatumGetPointer(value),
@@ -463,6 +463,33 @@ sckpt_codec_write(SckptCodec *codec, StringInfo buf, Datum value)
 			write_by_output(codec, buf, value);
 			break;
 	}
+}
+
+void
+sckpt_codec_write_column(SckptCodec *codec, StringInfo buf, Datum value, bool isnull)
+{
+	char		bytes[1 + sizeof(uint64)];
+	uint32		four;
+	uint64		eight;
+
+	bytes[0] = isnull ? 0 : 1;
+	if (!isnull && codec->kind == KIND_EIGHT)
+	{
+		eight = pg_hton64((uint64) DatumGetInt64(value));
+		memcpy(bytes + 1, &eight, sizeof(eight));
+		sckpt_codec_append(buf, bytes, 1 + sizeof(eight));
+		return;
+	}
+	if (!isnull && codec->kind == KIND_FOUR)
+	{
+		four = pg_hton32(DatumGetUInt32(value));
+		memcpy(bytes + 1, &four, sizeof(four));
+		sckpt_codec_append(buf, bytes, 1 + sizeof(four));
+		return;
+	}
+	sckpt_codec_append(buf, bytes, 1);
+	if (!isnull)
+		sckpt_codec_write(codec, buf, value);
 }
 
 Datum

@@ -62,12 +62,25 @@ extern void sckpt_codec_init(SckptCodec *codec, Oid type, int32 typmod, MemoryCo
  * Leaves nothing behind in the current context but what that function does.
  */
 extern void sckpt_codec_write(SckptCodec *codec, StringInfo buf, Datum value);
+/* Append a column: 0 for NULL, else 1 and the value. */
+extern void sckpt_codec_write_column(SckptCodec *codec, StringInfo buf, Datum value, bool isnull);
 /*
  * Read a value written so: by-reference results are palloc'd in the current context, MAXALIGNed,
  * varlenas neither compressed nor external nor short.  Moves *cursor; ereport(ERROR, ERRCODE_DATA_CORRUPTED) rather than reading past `end`.
  * A receive or input function may have errors of its own about bytes it cannot read.
  */
 extern Datum sckpt_codec_read(SckptCodec *codec, const char **cursor, const char *end);
+
+/* Append bytes as they are: appendBinaryStringInfo() without its calls. */
+static inline void
+sckpt_codec_append(StringInfo buf, const void *bytes, Size len)
+{
+	if (unlikely(len >= (Size) (buf->maxlen - buf->len)))
+		enlargeStringInfo(buf, len);
+	memcpy(buf->data + buf->len, bytes, len);
+	buf->len += len;
+	buf->data[buf->len] = '\0';
+}
 
 /* Variable-length unsigned integers (LEB128), strings with length, and bytes with length. */
 extern void sckpt_codec_write_uint(StringInfo buf, uint64 value);

@@ -55,14 +55,14 @@ static inline void
 write_uint32(StringInfo buf, uint32 value)
 {
 	value = pg_hton32(value);
-	appendBinaryStringInfo(buf, (char *) &value, sizeof(value));
+	sckpt_codec_append(buf, &value, sizeof(value));
 }
 
 static inline void
 write_uint64(StringInfo buf, uint64 value)
 {
 	value = pg_hton64(value);
-	appendBinaryStringInfo(buf, (char *) &value, sizeof(value));
+	sckpt_codec_append(buf, &value, sizeof(value));
 }
 
 static inline uint32

@@ -22,7 +22,10 @@ struct SckptFeed
 	SckptExpander *expander;	/* NULL: there are no windows */
 	EState	   *estate;
 	ExprContext *econtext;
-	ProjectionInfo *projection;
+	ProjectionInfo *projection;	/* NULL: the side's columns are some of the source's, */
+	TupleTableSlot *row;		/* and are copied into this one */
+	int			ncolumns;
+	AttrNumber *columns;		/* counted from 0 */
 	AttrNumber	judged;			/* see query.h */
 	bool		forgets;
 	/* of the row at hand */
@@ -30,6 +33,29 @@ struct SckptFeed
 	SckptFed	put;
 	void	   *arg;
 };
+
+/* Are the targets columns of the source as they are? Then these are to be copied. */
+static bool
+prepare_copies(SckptFeed *feed, List *targets)
+{
+	TupleDesc	desc = ExecTypeFromTL(targets);
+	ListCell   *lc;
+
+	foreach(lc, targets)
+	{
+		Var		   *var = (Var *) lfirst_node(TargetEntry, lc)->expr;
+
+		if (!IsA(var, Var) || var->varattno <= 0 || var->varattno > feed->leaf->nsource ||
+			feed->leaf->source_types[var->varattno - 1] != var->vartype)
+			return false;
+	}
+	feed->columns = palloc(Max(1, desc->natts) * sizeof(AttrNumber));
+	foreach(lc, targets)
+		feed->columns[feed->ncolumns++] = ((Var *) lfirst_node(TargetEntry, lc)->expr)->varattno - 1;
+	feed->row = MakeSingleTupleTableSlot(desc, &TTSOpsVirtual);
+	ExecStoreAllNullTuple(feed->row);
+	return true;
+}
 
 SckptFeed *
 sckpt_feed_create(SckptQuery *join, int side, MemoryContext parent)
@@ -47,8 +73,9 @@ sckpt_feed_create(SckptQuery *join, int side, MemoryContext parent)
 	feed->estate = CreateExecutorState();
 	feed->econtext = CreateExprContext(feed->estate);
 	targets = (List *) expression_planner((Expr *) copyObject(feed->leaf->targetlist));
-	feed->projection = ExecBuildProjectionInfo(targets, feed->econtext,
-											   MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
+	if (!prepare_copies(feed, targets))
+		feed->projection = ExecBuildProjectionInfo(targets, feed->econtext,
+												   MakeSingleTupleTableSlot(ExecTypeFromTL(targets), &TTSOpsVirtual), NULL, NULL);
 	if (feed->leaf->nwindows > 0 || feed->leaf->ncomputed > 0 || feed->leaf->condition)
 		feed->expander = sckpt_expander_create(feed->leaf, context);
 	MemoryContextSwitchTo(old);
@@ -100,12 +127,28 @@ static void
 take_expanded(void *arg, TupleTableSlot *source, uint32 segment, int32 weight)
 {
 	SckptFeed  *feed = arg;
-	TupleTableSlot *row;
+	TupleTableSlot *row = feed->row;
 	SckptTouch	touch;
 
-	ResetExprContext(feed->econtext);
-	feed->econtext->ecxt_scantuple = source;
-	row = ExecProject(feed->projection);
+	if (row)
+	{
+		const Datum *values = source->tts_values;
+		const bool *nulls = source->tts_isnull;
+		Datum	   *value = row->tts_values;
+		bool	   *isnull = row->tts_isnull;
+
+		for (const AttrNumber *column = feed->columns, *end = column + feed->ncolumns; column < end; column++)
+		{
+			*value++ = values[*column];
+			*isnull++ = nulls[*column];
+		}
+	}
+	else
+	{
+		ResetExprContext(feed->econtext);
+		feed->econtext->ecxt_scantuple = source;
+		row = ExecProject(feed->projection);
+	}
 	if (feed->judged != 0 && is_late(feed, source, row))
 		return;
 	if (feed->forgets)

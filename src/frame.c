@@ -418,11 +418,7 @@ frame_pack(SckptOperator *operator, bool elements, SckptEntry *entry, StringInfo
 	sckpt_codec_write_int(buf, row->weight);
 	frame_load(frame, row, &frame->other);
 	for (int i = 0; i < frame->ncolumns; i++)
-	{
-		appendStringInfoCharMacro(buf, frame->other.nulls[i] ? 0 : 1);
-		if (!frame->other.nulls[i])
-			sckpt_codec_write(&frame->codecs[i], buf, frame->other.values[i]);
-	}
+		sckpt_codec_write_column(&frame->codecs[i], buf, frame->other.values[i], frame->other.nulls[i]);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(frame->row_context);
 	return true;

@@ -67,11 +67,7 @@ sckpt_join_pack(SckptOperator *operator, bool elements, SckptEntry *entry, Strin
 		sckpt_codec_write_int(buf, row->touched);
 	sckpt_join_read_row(side, row, side->values, side->nulls);
 	for (int i = 0; i < side->desc->natts; i++)
-	{
-		appendStringInfoCharMacro(buf, side->nulls[i] ? 0 : 1);
-		if (!side->nulls[i])
-			sckpt_codec_write(&side->codecs[i], buf, side->values[i]);
-	}
+		sckpt_codec_write_column(&side->codecs[i], buf, side->values[i], side->nulls[i]);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(join->row_context);
 	return true;

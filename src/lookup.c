@@ -566,11 +566,7 @@ pack_tuple(LookupSide *side, MinimalTuple tuple, StringInfo buf)
 	ExecStoreMinimalTuple(tuple, side->slot, false);
 	slot_getallattrs(side->slot);
 	for (int i = 0; i < side->desc->natts; i++)
-	{
-		appendStringInfoCharMacro(buf, side->slot->tts_isnull[i] ? 0 : 1);
-		if (!side->slot->tts_isnull[i])
-			sckpt_codec_write(&side->codecs[i], buf, side->slot->tts_values[i]);
-	}
+		sckpt_codec_write_column(&side->codecs[i], buf, side->slot->tts_values[i], side->slot->tts_isnull[i]);
 	ExecClearTuple(side->slot);
 }
 

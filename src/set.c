@@ -501,11 +501,7 @@ sckpt_sets_pack(SckptSets *sets, SckptEntry *entry, StringInfo buf)
 		sckpt_codec_write_uint(buf, (uint64) element->count);
 	load_values(sets, element, sets->values, sets->nulls);
 	for (int i = 0; i < set->key->ncolumns; i++)
-	{
-		appendStringInfoCharMacro(buf, sets->nulls[i] ? 0 : 1);
-		if (!sets->nulls[i])
-			sckpt_codec_write(&set->key->columns[i].codec, buf, sets->values[i]);
-	}
+		sckpt_codec_write_column(&set->key->columns[i].codec, buf, sets->values[i], sets->nulls[i]);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(sets->value_context);
 }

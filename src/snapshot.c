@@ -33,6 +33,7 @@
 #include "careful.h"
 #include "changes.h"
 #include "checkpoint_private.h"
+#include "codec.h"
 #include "part.h"
 #include "result.h"
 #include "retain.h"
@@ -163,7 +164,7 @@ pack_entry(Packer *packer, SckptEntry *entry, uint8 flags)
 	bool		stored;
 
 	appendStringInfoCharMacro(buf, flags);
-	appendBinaryStringInfo(buf, "\0\0\0\0", sizeof(length));
+	sckpt_codec_append(buf, "\0\0\0\0", sizeof(length));
 	stored = packer->operator->pack(packer->operator, packer->store->elements, entry, buf);
 	if (stored)
 	{
