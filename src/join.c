@@ -270,6 +270,7 @@ take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 	SckptRef	ref = SCKPT_NO_REF;
 	SckptJoinRow *row;
 	int64		matches;
+	int64		due;
 	bool		added;
 
 	show_row(side, arrival->values, arrival->nulls);
@@ -294,13 +295,14 @@ take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 	matches = join_row(join, number, list, arrival->weight);
 
 	/* It may be of no use to any other. */
-	if (side->due && arrival->nulls[side->due - 1] && !side->counts)
+	due = sckpt_join_due(side, arrival->values, arrival->nulls);
+	if (due == DT_NOBEGIN ? !side->counts : due <= join->wait.gone_until)
 		return;
 	if (ref == SCKPT_NO_REF)
 		ref = sckpt_join_find_row(join, arrival->hash, number, tuple);
 	added = ref == SCKPT_NO_REF;
 	if (added)
-		ref = sckpt_join_add_row(join, arrival->hash, number, tuple, sckpt_join_due(side, arrival->values, arrival->nulls),
+		ref = sckpt_join_add_row(join, arrival->hash, number, tuple, due,
 								 list == SCKPT_NO_REF ? sckpt_join_find_list(join, arrival->key_hash, true) : list);
 	row = row_at(join, ref);
 	note(join, ref, row, added);
@@ -343,8 +345,8 @@ prefetch_block(SckptStreamJoin *join, int n)
 	}
 }
 
-static void
-take_block(SckptStreamJoin *join)
+void
+sckpt_join_take_block(SckptStreamJoin *join)
 {
 	MemoryContext old = MemoryContextSwitchTo(join->row_context);
 	int			n = join->nblock;
@@ -386,6 +388,12 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	arrival->side = number;
 	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
+	if (join->wait.side == number && sckpt_join_wait(join, arrival))
+	{
+		pfree(arrival->tuple);
+		MemoryContextSwitchTo(old);
+		return;
+	}
 	arrival->hash = arrival->has_key ? sckpt_join_row_hash(number, arrival->tuple) : 0;
 	arrival->has_touch = touch != NULL;
 	if (touch)
@@ -394,7 +402,7 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	join->block_bytes += arrival->tuple->t_len;
 	MemoryContextSwitchTo(old);
 	if (join->nblock == SCKPT_JOIN_BLOCK_ROWS || join->block_bytes >= SCKPT_JOIN_BLOCK_BYTES || join->undo)
-		take_block(join);
+		sckpt_join_take_block(join);
 }
 
 static void
@@ -409,7 +417,7 @@ join_begin_rows(SckptOperator *operator, const SckptInput *input, const SckptTim
 static void
 join_end_rows(SckptOperator *operator)
 {
-	take_block((SckptStreamJoin *) operator);
+	sckpt_join_take_block((SckptStreamJoin *) operator);
 }
 
 static void
@@ -552,7 +560,7 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	return NULL;
 }
 
-/* What has been stored leaves at a barrier, as join_close() says. */
+/* What has been stored leaves at a barrier, as join_close() says.  Where rows wait for that, it is only seen how far the watermark is. */
 static void
 join_shed(SckptOperator *operator, const SckptTimes *times)
 {
@@ -561,6 +569,11 @@ join_shed(SckptOperator *operator, const SckptTimes *times)
 	SckptRef   *due;
 	uint64		ndue;
 
+	if (join->wait.side >= 0)
+	{
+		sckpt_join_expect(join, times->watermark, false);
+		return;
+	}
 	if (changed < SHED_ROWS)
 		join->shed_at = SHED_ROWS;
 	if (changed < join->shed_at || join->undo || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
@@ -725,9 +738,12 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	if (query->join->due[0] || query->join->due[1] || join->sides[0].forgets || join->sides[1].forgets)
 	{
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(SckptJoinRow, timer), USECS_PER_SEC);
-		if (join->sides[0].feed && join->sides[1].feed)
-			join->operator.shed = join_shed;
 	}
+	sckpt_join_prepare_wait(join);
+	if (join->timers && ((join->sides[0].feed && join->sides[1].feed) || join->wait.side >= 0))
+		join->operator.shed = join_shed;
+	if (join->wait.side >= 0)
+		join->operator.settle = sckpt_join_settle;
 
 	join->operator.name = "join";
 	join->operator.changes = join->changes;

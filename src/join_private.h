@@ -100,6 +100,19 @@ typedef struct SckptJoinArrival
 	SckptTouch	touch;
 } SckptJoinArrival;
 
+/* Rows that wait for the barrier, see join_wait.c. */
+typedef struct SckptJoinWait
+{
+	int			side;			/* of which they are; -1: none can wait */
+	TimestampTz reached;		/* the watermark at the last barrier, or the first one seen */
+	int64		gain;			/* since the barrier before it */
+	TimestampTz expected;		/* at the next barrier */
+	TimestampTz gone_until;		/* a row that is due by then is not kept; DT_NOBEGIN: all are */
+	SckptRef   *pieces;
+	int			npieces;
+	int			space;
+} SckptJoinWait;
+
 /* So many at a time, or so much of them. */
 #define SCKPT_JOIN_BLOCK_ROWS	64
 #define SCKPT_JOIN_BLOCK_BYTES	(256 * 1024)
@@ -126,6 +139,7 @@ typedef struct SckptStreamJoin
 	SckptTimes	freed_until;	/* while reading back */
 	uint64		shed_at;		/* so many changed rows make it worth looking for those that are due */
 	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */
+	SckptJoinWait wait;
 	SckptJoinArrival *block;	/* rows to be taken together, in the order in which they came */
 	int			nblock;
 	Size		block_bytes;
@@ -158,6 +172,20 @@ tuple_of(SckptJoinRow *row)
 {
 	return (MinimalTuple) ((char *) row + ROW_HEADER);
 }
+
+/* ---- join.c ---- */
+
+/* Take the rows of the block, which is empty then. */
+extern void sckpt_join_take_block(SckptStreamJoin *join);
+
+/* ---- join_wait.c ---- */
+
+extern void sckpt_join_prepare_wait(SckptStreamJoin *join);
+/* The watermark has got so far, at a barrier or between two. */
+extern void sckpt_join_expect(SckptStreamJoin *join, TimestampTz watermark, bool barrier);
+/* Let a row of that side wait; false: it is to be taken now.  Its hash does not matter. */
+extern bool sckpt_join_wait(SckptStreamJoin *join, const SckptJoinArrival *arrival);
+extern void sckpt_join_settle(SckptOperator *operator, const SckptTimes *times);
 
 /* ---- join_rows.c ---- */
 

@@ -110,6 +110,10 @@ struct SckptOperator
 	 */
 	void		(*shed) (SckptOperator *operator, const SckptTimes *times);
 	/*
+	 * At a barrier, when all inputs have given what they have: rows that have waited for that are taken in.  An error starts the task over. NULL: none wait.
+	 */
+	void		(*settle) (SckptOperator *operator, const SckptTimes *times);
+	/*
 	 * From here on note what rows change; `undo` takes that back, after an error in consume too, and notes anew.  Undone values are the
 	 * same, but their entries may be dirty.  False: it cannot, and the state is undefined; rows of one transaction can always be undone.
 	 */

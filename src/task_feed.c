@@ -352,6 +352,8 @@ sckpt_task_hand_on(SckptTask *task)
 		SckptQuery *target = task->queries[i]->target;
 		SckptPartTarget head = {task, target, task->queries[i]->side};
 
+		if (operator->settle)
+			operator->settle(operator, &task->times);
 		if (target == NULL)
 			continue;
 
