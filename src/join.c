@@ -388,7 +388,7 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	arrival->side = number;
 	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
-	if (join->wait.side == number && sckpt_join_wait(join, arrival))
+	if (join->wait.side >= 0 && sckpt_join_wait(join, arrival))
 	{
 		pfree(arrival->tuple);
 		MemoryContextSwitchTo(old);
@@ -560,25 +560,28 @@ join_close(SckptOperator *operator, const SckptTimes *times, uint64 *count)
 	return NULL;
 }
 
-/* What has been stored leaves at a barrier, as join_close() says.  Where rows wait for that, it is only seen how far the watermark is. */
+/* What has been stored leaves at a barrier, as join_close() says. */
 static void
 join_shed(SckptOperator *operator, const SckptTimes *times)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
-	uint64		changed = sckpt_state_dirty_count(operator->state);
+	TimestampTz until = times->watermark;
+	uint64		changed;
 	SckptRef   *due;
 	uint64		ndue;
 
-	if (join->wait.side >= 0)
-	{
-		sckpt_join_expect(join, times->watermark, false);
+	if (join->undo || until == DT_NOBEGIN)
 		return;
-	}
+	if (join->wait.side >= 0)
+		until = sckpt_join_settle_due(join, until);
+	if (join->sides[0].feed == NULL || join->sides[1].feed == NULL)
+		return;
+	changed = sckpt_state_dirty_count(operator->state);
 	if (changed < SHED_ROWS)
 		join->shed_at = SHED_ROWS;
-	if (changed < join->shed_at || join->undo || times->watermark == DT_NOBEGIN || sckpt_timers_first(join->timers) > times->watermark)
+	if (changed < join->shed_at || sckpt_timers_first(join->timers) > until)
 		return;
-	due = sckpt_timers_due(join->timers, times->watermark, false, &ndue);
+	due = sckpt_timers_due(join->timers, until, false, &ndue);
 	for (uint64 i = 0; i < ndue; i++)
 	{
 		SckptJoinRow *row = row_at(join, due[i]);
@@ -587,7 +590,7 @@ join_shed(SckptOperator *operator, const SckptTimes *times)
 		sckpt_state_prefetch_slots(operator->state, due, ndue, i);
 		CHECK_FOR_INTERRUPTS();
 		if (row->entry.chunk == 0 && !(row->entry.flags & (SCKPT_ENTRY_LEAVING | SCKPT_ENTRY_INFLIGHT)) &&
-			!join->sides[row->side].forgets && row->timer.at <= times->watermark)
+			!join->sides[row->side].forgets && row->timer.at <= until)
 			sckpt_join_remove(operator, false, due[i]);
 	}
 	if (due)
@@ -739,11 +742,10 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	{
 		join->timers = sckpt_timers_create(context, join->operator.state, offsetof(SckptJoinRow, timer), USECS_PER_SEC);
 	}
-	sckpt_join_prepare_wait(join);
-	if (join->timers && ((join->sides[0].feed && join->sides[1].feed) || join->wait.side >= 0))
-		join->operator.shed = join_shed;
-	if (join->wait.side >= 0)
+	if (sckpt_join_prepare_wait(join))
 		join->operator.settle = sckpt_join_settle;
+	if (join->timers && ((join->sides[0].feed && join->sides[1].feed) || join->operator.settle))
+		join->operator.shed = join_shed;
 
 	join->operator.name = "join";
 	join->operator.changes = join->changes;

@@ -103,8 +103,11 @@ typedef struct SckptJoinArrival
 /* Rows that wait for the barrier, see join_wait.c. */
 typedef struct SckptJoinWait
 {
-	int			side;			/* of which they are; -1: none can wait */
-	TimestampTz reached;		/* the watermark at the last barrier, or the first one seen */
+	bool		can[2];			/* of which side they may be, */
+	int			side;			/* and of which they are; -1: none can wait */
+	uint64		came[2];		/* rows of each side */
+	TimestampTz watermark;		/* as seen last */
+	TimestampTz reached;		/* at the last barrier, or the first one seen */
 	int64		gain;			/* since the barrier before it */
 	TimestampTz expected;		/* at the next barrier */
 	TimestampTz gone_until;		/* a row that is due by then is not kept; DT_NOBEGIN: all are */
@@ -180,11 +183,13 @@ extern void sckpt_join_take_block(SckptStreamJoin *join);
 
 /* ---- join_wait.c ---- */
 
-extern void sckpt_join_prepare_wait(SckptStreamJoin *join);
-/* The watermark has got so far, at a barrier or between two. */
-extern void sckpt_join_expect(SckptStreamJoin *join, TimestampTz watermark, bool barrier);
-/* Let a row of that side wait; false: it is to be taken now.  Its hash does not matter. */
+/* False: none ever wait, and the others are not to be called. */
+extern bool sckpt_join_prepare_wait(SckptStreamJoin *join);
+/* Let a row wait; false: it is to be taken now.  Its hash does not matter. */
 extern bool sckpt_join_wait(SckptStreamJoin *join, const SckptJoinArrival *arrival);
+/* Between barriers, at a watermark: take what has waited long enough.  Returns up to when rows of the other side that are due may go. */
+extern TimestampTz sckpt_join_settle_due(SckptStreamJoin *join, TimestampTz watermark);
+/* At a barrier: see operator.h */
 extern void sckpt_join_settle(SckptOperator *operator, const SckptTimes *times);
 
 /* ---- join_rows.c ---- */

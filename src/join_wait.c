@@ -3,13 +3,18 @@
  * join_wait.c
  *		Rows of a join that wait for the barrier.
  *
- * A side that comes from a stage below has news at barriers only.  A row of the other side that will be due by the next one, after
- * which nothing can match it any more, need not be found before that, nor be kept after it: it waits with the others, one behind the other in
- * pieces of the store's memory, until the other side's rows are there, meets them, and is gone.
+ * A row that is due, since nothing that is yet to come can match it, need not be kept.  So a row that will soon be due need not be found by
+ * others either, if it meets all of them then: it waits with the others of its side, one behind the other in pieces of the store's memory, until the
+ * watermark has passed it, meets what the other side has, and is gone.  Only one side waits at a time, that of which more rows come.  Where the other
+ * side comes from a stage below, whose news come at barriers, all wait for the barrier.  There, nobody waits any longer: what is not due is
+ * taken in like any other row.
  *
- * Which rows will be due, nobody knows.  The watermark is expected to get on as far as between the last two barriers, or as far again as since the last
- * one.  So nothing waits where rows come as they are made and are due long after the next checkpoint, which would only take longer; in
- * a backlog nearly everything does.  What turns out not to be due is taken in then like any other row.
+ * A row of the other side that is due may still be what one of those matches that came before it was.  So it stays until they have met it: each piece knows the watermark at
+ * which its first row came.
+ *
+ * Which rows will be due by the next barrier, nobody knows.  The watermark is expected to get on as far as between the last two, or as far again as since the
+ * last one.  So nothing waits where rows come as they are made and are due long after the next checkpoint, which would only take longer; in
+ * a backlog nearly everything does.
  *
  * Only where nothing can fail when a row is joined: whose an error is, is known while its row comes.
  *
@@ -30,7 +35,10 @@
 /* Of a piece, its rows follow. */
 typedef struct WaitingPiece
 {
+	Size		bytes;
 	Size		used;			/* with this */
+	TimestampTz arrived;		/* the watermark when the first of them came, or before */
+	int64		due;			/* the latest of them */
 } WaitingPiece;
 
 typedef struct WaitingRow
@@ -45,38 +53,46 @@ typedef struct WaitingRow
 #define PIECE_HEADER MAXALIGN(sizeof(WaitingPiece))
 #define WAITING_HEADER MAXALIGN(sizeof(WaitingRow))
 
-void
+/* Let the side wait of which more rows come; while nobody waits. */
+static void
+choose_side(SckptJoinWait *wait)
+{
+	if (wait->can[0] && wait->can[1])
+		wait->side = wait->came[1] > wait->came[0] ? 1 : 0;
+	else
+		wait->side = wait->can[0] ? 0 : wait->can[1] ? 1 : -1;
+}
+
+bool
 sckpt_join_prepare_wait(SckptStreamJoin *join)
 {
 	SckptJoinWait *wait = &join->wait;
 	ListCell   *lc;
 
 	wait->side = -1;
-	wait->reached = wait->expected = DT_NOBEGIN;
-	for (int i = 0; i < 2; i++)
-	{
-		SckptJoinSide *side = &join->sides[i];
-
-		if (side->feed && side->due && !side->forgets && join->sides[1 - i].feed == NULL && join->timers)
-			wait->side = i;
-	}
-	if (join->condition || join->filter || join->copies)
-		wait->side = -1;
+	wait->watermark = wait->reached = wait->expected = wait->gone_until = DT_NOBEGIN;
+	if (join->timers == NULL || join->condition || join->filter || join->copies || join->sides[0].forgets || join->sides[1].forgets)
+		return false;
 	foreach(lc, join->query->targetlist)
 	{
 		if (!IsA(lfirst_node(TargetEntry, lc)->expr, Var))
-			wait->side = -1;
+			return false;
 	}
+	for (int i = 0; i < 2; i++)
+		wait->can[i] = join->sides[i].feed && join->sides[i].due;
+	choose_side(wait);
+	return wait->side >= 0;
 }
 
-void
-sckpt_join_expect(SckptStreamJoin *join, TimestampTz watermark, bool barrier)
+/* The watermark has got so far, at a barrier or between two. */
+static void
+expect(SckptJoinWait *wait, TimestampTz watermark, bool barrier)
 {
-	SckptJoinWait *wait = &join->wait;
 	int64		gain;
 
-	if (watermark == DT_NOBEGIN || TIMESTAMP_NOT_FINITE(watermark))
+	if (TIMESTAMP_NOT_FINITE(watermark))
 		return;
+	wait->watermark = watermark;
 	if (wait->reached == DT_NOBEGIN)
 		wait->reached = watermark;
 	gain = watermark - wait->reached;
@@ -89,27 +105,23 @@ sckpt_join_expect(SckptStreamJoin *join, TimestampTz watermark, bool barrier)
 	wait->expected = Max(add_time(wait->reached, wait->gain), add_time(watermark, gain));
 }
 
-static inline Size
-piece_bytes(int number)
-{
-	return number == 0 ? FIRST_PIECE_BYTES : NEXT_PIECE_BYTES;
-}
-
 static inline WaitingPiece *
 piece_at(SckptStreamJoin *join, int number)
 {
 	return sckpt_state_address(join->operator.state, join->wait.pieces[number]);
 }
 
-/* Room in a piece that is there, or in a new one. */
+/* Room in a piece that is there, or in a new one, for a row that is due then. */
 static char *
-find_room(SckptStreamJoin *join, Size bytes)
+find_room(SckptStreamJoin *join, Size bytes, int64 due)
 {
 	SckptJoinWait *wait = &join->wait;
 	WaitingPiece *piece = wait->npieces > 0 ? piece_at(join, wait->npieces - 1) : NULL;
 
-	if (piece == NULL || piece->used + bytes > piece_bytes(wait->npieces - 1))
+	if (piece == NULL || piece->used + bytes > piece->bytes)
 	{
+		Size		size = piece == NULL ? FIRST_PIECE_BYTES : NEXT_PIECE_BYTES;
+
 		if (wait->npieces == wait->space)
 		{
 			wait->space = Max(64, 2 * wait->space);
@@ -118,10 +130,14 @@ find_room(SckptStreamJoin *join, Size bytes)
 			else
 				wait->pieces = MemoryContextAllocHuge(join->context, wait->space * sizeof(SckptRef));
 		}
-		wait->pieces[wait->npieces] = sckpt_state_alloc(join->operator.state, piece_bytes(wait->npieces));
+		wait->pieces[wait->npieces] = sckpt_state_alloc(join->operator.state, size);
 		piece = piece_at(join, wait->npieces++);
+		piece->bytes = size;
 		piece->used = PIECE_HEADER;
+		piece->arrived = wait->watermark;
+		piece->due = due;
 	}
+	piece->due = Max(piece->due, due);
 	piece->used += bytes;
 	return (char *) piece + piece->used - bytes;
 }
@@ -133,9 +149,10 @@ sckpt_join_wait(SckptStreamJoin *join, const SckptJoinArrival *arrival)
 	int64		due = sckpt_join_due(&join->sides[arrival->side], arrival->values, arrival->nulls);
 	WaitingRow *row;
 
-	if (due > join->wait.expected || !arrival->has_key || join->undo || bytes > FIRST_PIECE_BYTES - PIECE_HEADER)
+	join->wait.came[arrival->side]++;
+	if (arrival->side != join->wait.side || due > join->wait.expected || !arrival->has_key || join->undo || bytes > FIRST_PIECE_BYTES - PIECE_HEADER)
 		return false;
-	row = (WaitingRow *) find_room(join, bytes);
+	row = (WaitingRow *) find_room(join, bytes, due);
 	row->due = due;
 	row->key_hash = arrival->key_hash;
 	row->weight = arrival->weight;
@@ -172,20 +189,48 @@ settle_piece(SckptStreamJoin *join, WaitingPiece *piece)
 	}
 }
 
+/* The first pieces are all that has to wait no longer, as these are through by a watermark. */
+static void
+settle_pieces(SckptStreamJoin *join, int count, TimestampTz watermark)
+{
+	SckptJoinWait *wait = &join->wait;
+
+	Assert(join->nblock == 0);
+	wait->gone_until = watermark;
+	for (int i = 0; i < count; i++)
+	{
+		WaitingPiece *piece = piece_at(join, i);
+
+		settle_piece(join, piece);
+		sckpt_state_free(join->operator.state, wait->pieces[i], piece->bytes);
+	}
+	wait->gone_until = DT_NOBEGIN;
+	wait->npieces -= count;
+	memmove(wait->pieces, wait->pieces + count, wait->npieces * sizeof(SckptRef));
+	if (wait->npieces == 0)
+		choose_side(wait);
+}
+
+TimestampTz
+sckpt_join_settle_due(SckptStreamJoin *join, TimestampTz watermark)
+{
+	SckptJoinWait *wait = &join->wait;
+	int			count = 0;
+
+	expect(wait, watermark, false);
+	/* Those that wait for a stage below go on waiting. */
+	while (join->sides[1 - wait->side].feed && count < wait->npieces && piece_at(join, count)->due <= watermark)
+		count++;
+	settle_pieces(join, count, watermark);
+	return wait->npieces > 0 ? Min(watermark, piece_at(join, 0)->arrived) : watermark;
+}
+
 void
 sckpt_join_settle(SckptOperator *operator, const SckptTimes *times)
 {
 	SckptStreamJoin *join = (SckptStreamJoin *) operator;
-	SckptJoinWait *wait = &join->wait;
 
-	Assert(join->nblock == 0 && join->undo == NULL);
-	sckpt_join_expect(join, times->watermark, true);
-	wait->gone_until = times->watermark;
-	for (int i = 0; i < wait->npieces; i++)
-	{
-		settle_piece(join, piece_at(join, i));
-		sckpt_state_free(join->operator.state, wait->pieces[i], piece_bytes(i));
-	}
-	wait->npieces = 0;
-	wait->gone_until = DT_NOBEGIN;
+	Assert(join->undo == NULL);
+	expect(&join->wait, times->watermark, true);
+	settle_pieces(join, join->wait.npieces, times->watermark);
 }
