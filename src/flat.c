@@ -34,6 +34,13 @@ sckpt_flat_init(SckptFlat *flat, TupleDesc desc)
 	}
 }
 
+void
+sckpt_flat_free(SckptFlat *flat)
+{
+	pfree(flat->columns);
+	pfree(flat->shortened);
+}
+
 /* Any row. */
 static pg_noinline MinimalTuple
 form_any(const SckptFlat *flat, Datum *values, bool *nulls)

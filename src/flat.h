@@ -27,6 +27,7 @@ typedef struct SckptFlat
 
 /* Of rows of that type, which must stay, in the current memory context. */
 extern void sckpt_flat_init(SckptFlat *flat, TupleDesc desc);
+extern void sckpt_flat_free(SckptFlat *flat);
 
 /*
  * Make a row, in the current context.  Values that are compressed, out of line or expanded are made flat; those that are passed by reference are in the row
