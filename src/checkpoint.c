@@ -631,8 +631,7 @@ bool
 sckpt_checkpoint_take(SckptTask *task, SckptPosition *position)
 {
 	/* Not part of the attempt: an error in it must start the task over. */
-	if (task->noperators > 1)
-		sckpt_task_propagate(task);
+	sckpt_task_propagate(task);
 	if (!sckpt_checkpoint_begin(task))
 		return false;
 	sckpt_checkpoint_finish(task, position);

@@ -11,12 +11,14 @@
 #include "postgres.h"
 
 #include "access/sysattr.h"
+#include "common/int.h"
 #include "executor/executor.h"
 #include "nodes/bitmapset.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "utils/fmgroids.h"
+#include "utils/timestamp.h"
 
 #include "join_private.h"
 
@@ -126,32 +128,74 @@ what_holds(Oid function, bool *wide)
 	return 0;
 }
 
+/* A column, or a time to which an interval of a fixed length is added; NULL: it is something else. */
+static Var *
+take_column(Node *node, int64 *offset)
+{
+	OpExpr	   *op = (OpExpr *) node;
+	Const	   *constant;
+	Interval   *interval;
+
+	*offset = 0;
+	if (IsA(node, OpExpr) && list_length(op->args) == 2 && IsA(lsecond(op->args), Const))
+	{
+		bool		added = op->opfuncid == F_TIMESTAMPTZ_PL_INTERVAL || op->opfuncid == F_TIMESTAMP_PL_INTERVAL;
+
+		constant = lsecond_node(Const, op->args);
+		if ((!added && op->opfuncid != F_TIMESTAMPTZ_MI_INTERVAL && op->opfuncid != F_TIMESTAMP_MI_INTERVAL) || constant->constisnull)
+			return NULL;
+		interval = DatumGetIntervalP(constant->constvalue);
+		if (interval->month != 0 || interval->day != 0 || interval->time == PG_INT64_MIN)
+			return NULL;
+		*offset = added ? interval->time : -interval->time;
+		node = linitial(op->args);
+	}
+	return IsA(node, Var) && ((Var *) node)->varattno > 0 ? (Var *) node : NULL;
+}
+
 /* Is a conjunct a comparison of a column of each side? */
 static bool
 take_comparison(Node *node, SckptJoinComparison *comparison)
 {
 	OpExpr	   *op = (OpExpr *) node;
-	Var		   *left;
-	Var		   *right;
+	Var		   *columns[2];
+	int64		offsets[2];
+	int			left;
 
-	if (!IsA(node, OpExpr) || list_length(op->args) != 2 || !IsA(linitial(op->args), Var) || !IsA(lsecond(op->args), Var))
+	if (!IsA(node, OpExpr) || list_length(op->args) != 2)
 		return false;
-	left = linitial_node(Var, op->args);
-	right = lsecond_node(Var, op->args);
 	comparison->holds = what_holds(op->opfuncid, &comparison->wide);
-	if (comparison->holds == 0 || left->varno == right->varno || left->varattno <= 0 || right->varattno <= 0)
+	columns[0] = take_column(linitial(op->args), &offsets[0]);
+	columns[1] = take_column(lsecond(op->args), &offsets[1]);
+	if (comparison->holds == 0 || columns[0] == NULL || columns[1] == NULL || columns[0]->varno == columns[1]->varno)
 		return false;
-	if (left->varno == INNER_VAR)
-	{
-		Var		   *other = left;
-
-		left = right;
-		right = other;
+	left = columns[0]->varno == OUTER_VAR ? 0 : 1;
+	if (left == 1)
 		comparison->holds = (comparison->holds & EQUAL) | (comparison->holds & LESS ? GREATER : 0) | (comparison->holds & GREATER ? LESS : 0);
+	for (int side = 0; side < 2; side++)
+	{
+		comparison->columns[side] = columns[left ^ side]->varattno - 1;
+		comparison->offsets[side] = offsets[left ^ side];
 	}
-	comparison->columns[0] = left->varattno - 1;
-	comparison->columns[1] = right->varattno - 1;
 	return true;
+}
+
+void
+sckpt_join_check_sums(SckptStreamJoin *join, int side, const Datum *values, const bool *nulls)
+{
+	for (int i = 0; i < join->ncomparisons; i++)
+	{
+		SckptJoinComparison *comparison = &join->comparisons[i];
+		int			column = comparison->columns[side];
+		int64		sum;
+
+		if (comparison->offsets[side] == 0 || nulls[column] || TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[column])))
+			continue;
+		if (pg_add_s64_overflow(DatumGetTimestampTz(values[column]), comparison->offsets[side], &sum) || !IS_VALID_TIMESTAMP(sum))
+			ereport(ERROR,
+					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+					 errmsg("timestamp out of range")));
+	}
 }
 
 void
@@ -177,7 +221,10 @@ sckpt_join_prepare_match(SckptStreamJoin *join)
 		}
 		join->ncomparisons++;
 		for (int side = 0; side < 2; side++)
+		{
 			join->sides[side].ncompared = Max(join->sides[side].ncompared, comparison->columns[side] + 1);
+			join->shifts[side] |= comparison->offsets[side] != 0;
+		}
 	}
 	for (int side = 0; side < 2; side++)
 	{

@@ -17,6 +17,7 @@
 
 #include "nodes/execnodes.h"
 #include "utils/hsearch.h"
+#include "utils/timestamp.h"
 
 #include "changes.h"
 #include "codec.h"
@@ -53,12 +54,13 @@ typedef struct SckptJoinList
 #define LIST_HEADER MAXALIGN(sizeof(SckptJoinList))
 
 /*
- * A part of the condition: a column of the left side beside one of the right side, both of a type whose order is that of integers.  It is seen to without the
- * executor.
+ * A part of the condition: a column of the left side beside one of the right side, both of a type whose order is that of integers; times may have a constant
+ * interval added.  It is seen to without the executor.
  */
 typedef struct SckptJoinComparison
 {
 	int			columns[2];		/* counted from 0 */
+	int64		offsets[2];		/* of times: microseconds to add to those that are finite */
 	bool		wide;			/* 8 bytes, not 4 */
 	uint8		holds;			/* for which results: 1 less, 2 equal, 4 greater */
 } SckptJoinComparison;
@@ -150,6 +152,7 @@ typedef struct SckptStreamJoin
 	ExprContext *econtext;
 	SckptJoinComparison *comparisons;
 	int			ncomparisons;
+	bool		shifts[2];		/* some of them add something to a column of that side */
 	ExprState  *condition;		/* the rest of it; NULL: there is none */
 	ExprState  *filter;
 	ExprState  *copies;			/* int8; NULL: one */
@@ -228,6 +231,19 @@ sckpt_join_read_row(SckptJoinSide *side, SckptJoinRow *row, Datum *values, bool 
 /* Set up the comparisons, the rest of the condition, and what they read of each side. */
 extern void sckpt_join_prepare_match(SckptStreamJoin *join);
 
+/* Raise the error of a sum that is out of range, while it is known whose it is; afterwards they can be compared. */
+extern void sckpt_join_check_sums(SckptStreamJoin *join, int side, const Datum *values, const bool *nulls);
+
+static inline int64
+sckpt_join_compared(const SckptJoinComparison *comparison, int side, Datum value)
+{
+	int64		number = comparison->wide ? DatumGetInt64(value) : DatumGetInt32(value);
+
+	if (comparison->offsets[side] == 0 || TIMESTAMP_NOT_FINITE(number))
+		return number;
+	return number + comparison->offsets[side];
+}
+
 /* Do the two sides' columns compare as the condition wants it?  A NULL does not. */
 static inline bool
 sckpt_join_compare(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right)
@@ -236,13 +252,14 @@ sckpt_join_compare(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *
 
 	for (const SckptJoinComparison *comparison = join->comparisons; comparison < end; comparison++)
 	{
-		Datum		a = left->tts_values[comparison->columns[0]];
-		Datum		b = right->tts_values[comparison->columns[1]];
-		int64		x = comparison->wide ? DatumGetInt64(a) : DatumGetInt32(a);
-		int64		y = comparison->wide ? DatumGetInt64(b) : DatumGetInt32(b);
-		int			result = x < y ? 1 : x == y ? 2 : 4;
+		int64		x;
+		int64		y;
 
-		if (!(comparison->holds & result) || left->tts_isnull[comparison->columns[0]] || right->tts_isnull[comparison->columns[1]])
+		if (left->tts_isnull[comparison->columns[0]] || right->tts_isnull[comparison->columns[1]])
+			return false;
+		x = sckpt_join_compared(comparison, 0, left->tts_values[comparison->columns[0]]);
+		y = sckpt_join_compared(comparison, 1, right->tts_values[comparison->columns[1]]);
+		if (!(comparison->holds & (x < y ? 1 : x == y ? 2 : 4)))
 			return false;
 	}
 	return true;

@@ -382,6 +382,9 @@ sckpt_task_propagate(SckptTask *task)
 {
 	SckptIdentity identity;
 
+	/* A single stage has nobody to hand on to. */
+	if (task->noperators == 0 || (task->noperators == 1 && task->operators[0]->settle == NULL))
+		return;
 	sckpt_task_begin_work(task, &identity);
 	sckpt_task_hand_on(task);
 	sckpt_task_end_work(&identity);

@@ -1,5 +1,6 @@
-# Joins of many rows between two checkpoints: those that are due go before they have ever been stored, so that a backlog takes little memory, and the
-# result is that of the same SQL over tables, also when a worker that has let rows go is killed and reads them again.
+# Joins of many rows between two checkpoints: those that are due go before they have ever been stored, so that a backlog takes little memory; those that
+# will soon be due wait for that, or for the barrier, instead of being kept.  The result is that of the same SQL over tables, also when a worker that has
+# let rows go is killed and reads them again.
 
 use strict;
 use warnings FATAL => 'all';
@@ -12,12 +13,23 @@ use StreamCkpt;
 use Test::More;
 
 my $node = new_cluster('join_backlog', 'stream_ckpt.fault' => "''", 'stream_ckpt.restart_backoff_min' => "'10ms'", 'stream_ckpt.workers' => 2,
-	'stream_ckpt.checkpoint_interval' => "'1h'");
+	'stream_ckpt.checkpoint_interval' => "'1h'", 'stream_ckpt.state_memory' => "'1GB'");
 my @levels = parallelisms($node);
 my %queries = (
 	near => 'SELECT a.id AS a_id, b.id AS b_id FROM a FULL JOIN b ON a.k = b.k AND a.ts = b.ts',
 	between => "SELECT a.k, count(*) AS n, count(b.id) AS m, sum(b.id) AS s FROM a LEFT JOIN b ON a.k = b.k AND a.ts BETWEEN b.ts - interval '3 s' AND b.ts + interval '8 s' GROUP BY a.k",
 	unmatched => "SELECT a.id FROM a WHERE NOT EXISTS (SELECT FROM b WHERE b.k = a.k AND b.ts BETWEEN a.ts AND a.ts + interval '2 s')",
+	# one side has many more rows: it waits
+	few => "SELECT a.id AS a_id, b.id AS b_id, a.ts, b.ts AS b_ts FROM a JOIN b ON a.k = b.k AND a.ts > b.ts AND a.ts < b.ts + interval '2 s' WHERE b.id % 10 = 0",
+	few_others => 'SELECT a.id AS a_id, b.id AS b_id FROM a FULL JOIN (SELECT * FROM b WHERE id % 7 = 0) b ON a.k = b.k AND b.ts = a.ts',
+	seen => "SELECT a.id, a.k FROM a WHERE id % 5 = 0 AND EXISTS (SELECT FROM b WHERE b.k = a.k AND b.ts <= a.ts AND b.ts >= a.ts - interval '3 s')",
+	# the other side is a stage: rows wait for the barrier
+	highest => "SELECT x.window_start AS w, x.id, x.k FROM (SELECT window_start, window_end, id, k FROM a, stream_ckpt.tumble(ts, '10 s')) x
+		JOIN (SELECT window_start, window_end, max(k % 50) AS highest FROM a, stream_ckpt.tumble(ts, '10 s') GROUP BY 1, 2) y
+		ON y.window_start = x.window_start AND y.window_end = x.window_end AND y.highest = x.k % 50",
+	with_count => "SELECT x.window_start AS w, x.id, y.n FROM (SELECT window_start, window_end, id, k FROM a, stream_ckpt.tumble(ts, '5 s')) x
+		LEFT JOIN (SELECT window_start, window_end, k, count(*) AS n FROM b, stream_ckpt.tumble(ts, '5 s') WHERE id % 3 > 0 GROUP BY 1, 2, 3) y
+		ON y.window_start = x.window_start AND y.window_end = x.window_end AND y.k = x.k",
 	twice => "SELECT x.k, count(*) AS n FROM a x JOIN a y ON y.k = x.k AND y.ts BETWEEN x.ts AND x.ts + interval '1 s' JOIN b ON b.k = x.k AND b.ts = y.ts GROUP BY x.k");
 
 $node->safe_psql('postgres', <<'SQL');
