@@ -12,8 +12,8 @@
  * A row of the other side that is due may still be what one of those matches that came before it was.  So it stays until they have met it: each piece knows the watermark at
  * which its first row came.
  *
- * Which rows will be due by the next barrier, nobody knows.  The watermark is expected to get on as far as between the last two, or as far again as since the
- * last one.  So nothing waits where rows come as they are made and are due long after the next checkpoint, which would only take longer; in
+ * Which rows will be due by the next barrier, nobody knows.  The watermark is expected to get on as far as between the last two, or FURTHER times as far as
+ * since the last one.  So nothing waits where rows come as they are made and are due long after the next checkpoint, which would only take longer; in
  * a backlog nearly everything does.
  *
  * Only where nothing can fail when a row is joined: whose an error is, is known while its row comes.
@@ -27,6 +27,8 @@
 #include "utils/timestamp.h"
 
 #include "join_private.h"
+
+#define FURTHER 4
 
 /* The store's memory: a little at first, then pieces that have their own place there. */
 #define FIRST_PIECE_BYTES	((Size) 32 * 1024)
@@ -102,7 +104,9 @@ expect(SckptJoinWait *wait, TimestampTz watermark, bool barrier)
 		wait->reached = watermark;
 		gain = 0;
 	}
-	wait->expected = Max(add_time(wait->reached, wait->gain), add_time(watermark, gain));
+	if (gain > PG_INT64_MAX / FURTHER)
+		gain = PG_INT64_MAX / FURTHER;
+	wait->expected = Max(add_time(wait->reached, wait->gain), add_time(watermark, FURTHER * gain));
 }
 
 static inline WaitingPiece *
