@@ -97,6 +97,16 @@ multiply(int64 a, int64 b)
 	return result;
 }
 
+static inline void
+forward_row(SckptOperator *above, TupleTableSlot *row, int64 weight)
+{
+	for (; weight > 0; weight--)
+	{
+		CHECK_FOR_INTERRUPTS();
+		above->consume(above, row, 1);
+	}
+}
+
 /* Hand on a row of both sides' slots. */
 static void
 put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 weight)
@@ -114,7 +124,10 @@ put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 we
 
 		weight = isnull ? 0 : multiply(weight, DatumGetInt64(copies));
 	}
-	sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
+	if (join->operator.forward == NULL)
+		sckpt_changes_add(join->changes, ExecProject(join->projection), weight);
+	else
+		forward_row(join->operator.forward, ExecProject(join->projection), weight);
 }
 
 static void

@@ -88,6 +88,8 @@ struct SckptOperator
 	/* There are many of them: somebody may take them before the batch is through.  NULL: nobody does. */
 	void		(*relieve) (void *arg, SckptOperator *operator);
 	void	   *relieve_arg;
+	/* While a batch is read, where nothing is tried: who consumes what it hands on, at once, which is never taken back.  NULL: it goes to `changes`. */
+	SckptOperator *forward;
 	int			side;			/* of a join: which one the rows are of; set before begin_rows */
 
 	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */

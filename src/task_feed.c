@@ -141,6 +141,41 @@ sckpt_task_run_linear(SckptTask *task, SckptPending *pending)
 
 static void hand_on_changes(SckptTask *task);
 
+/* Joins whose rows the stage above takes as they are made: those that have the only way to it, take nothing back, and are not tried. */
+static void
+begin_forwarding(SckptTask *task)
+{
+	for (int i = 0; i < task->noperators; i++)
+	{
+		SckptQuery *target = task->queries[i]->target;
+		SckptOperator *above;
+
+		task->operators[i]->forward = NULL;
+		if (!sckpt_task_passes_on(task, i) || task->queries[i]->join->retracts || task->queries[i]->join->lookup ||
+			target->join || target->stable || task->careful || task->halting)
+			continue;
+		above = task->operators[target->number];
+		above->side = task->queries[i]->side;
+		above->begin_rows(above, NULL, &task->times);
+		task->operators[i]->forward = above;
+	}
+}
+
+static void
+end_forwarding(SckptTask *task)
+{
+	for (int i = 0; i < task->noperators; i++)
+	{
+		SckptOperator *above = task->operators[i]->forward;
+
+		if (above == NULL)
+			continue;
+		task->operators[i]->forward = NULL;
+		above->end_rows(above);
+		above->end_batch(above);
+	}
+}
+
 /* A source whose rows the head takes. */
 typedef struct Forwarding
 {
@@ -165,6 +200,7 @@ forward_row(void *arg, TupleTableSlot *slot)
 void
 sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *input)
 {
+	begin_forwarding(task);
 	for (int i = 0; i < task->nsources; i++)
 	{
 		SckptSource *source = &task->sources[i];
@@ -199,6 +235,7 @@ sckpt_task_feed_sources(SckptTask *task, SckptScan *scan, const SckptInput *inpu
 		if (task->operators[i]->shed)
 			task->operators[i]->shed(task->operators[i], &task->times);
 	}
+	end_forwarding(task);
 }
 
 void
@@ -336,7 +373,7 @@ hand_on_changes(SckptTask *task)
 {
 	for (int i = 0; i < task->noperators; i++)
 	{
-		if (sckpt_task_passes_on(task, i))
+		if (sckpt_task_passes_on(task, i) && task->operators[i]->forward == NULL)
 			hand_on_from(task, i);
 	}
 }
