@@ -120,7 +120,7 @@ sckpt_flat_form(const SckptFlat *flat, Datum *values, bool *nulls)
 	row = palloc(size);
 	memset(row, 0, header);
 	row->t_len = size;
-	HeapTupleHeaderSetNatts(row, natts);
+	row->t_infomask2 = natts;
 	row->t_infomask = variable ? HEAP_HASVARWIDTH : 0;
 	row->t_hoff = header + MINIMAL_TUPLE_OFFSET;
 	at = (char *) row + header;

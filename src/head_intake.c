@@ -151,6 +151,7 @@ begin_intake(Intake *intake, SckptParcelRow *row)
 	intake->slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	intake->operator = intake->task->operators[stage->number];
 	intake->operator->side = row->side;
+	intake->operator->last = false;
 	intake->operator->begin_rows(intake->operator, NULL, &intake->task->times);
 }
 

@@ -309,7 +309,7 @@ take_row(SckptStreamJoin *join, SckptJoinArrival *arrival)
 
 	/* It may be of no use to any other. */
 	due = sckpt_join_due(side, arrival->values, arrival->nulls);
-	if (due == DT_NOBEGIN ? !side->counts : due <= join->wait.gone_until)
+	if (due == DT_NOBEGIN ? !side->counts : due <= join->gone_until)
 		return;
 	if (ref == SCKPT_NO_REF)
 		ref = sckpt_join_find_row(join, arrival->hash, number, tuple);
@@ -427,12 +427,17 @@ join_begin_rows(SckptOperator *operator, const SckptInput *input, const SckptTim
 
 	Assert(join->nblock == 0);
 	join->input = input;
+
+	/* Of two sides from stages, what is due has met all that it can match once the second one's rows come. */
+	if (input == NULL && operator->last && join->sides[0].feed == NULL && join->sides[1].feed == NULL)
+		join->gone_until = times->watermark;
 }
 
 static void
 join_end_rows(SckptOperator *operator)
 {
 	sckpt_join_take_block((SckptStreamJoin *) operator);
+	((SckptStreamJoin *) operator)->gone_until = DT_NOBEGIN;
 }
 
 static void
@@ -750,6 +755,7 @@ sckpt_join_create(SckptQuery *query, MemoryContext parent)
 	join->copies = sckpt_join_prepare_expr(query->join->copies, nleft);
 	join->projection = sckpt_join_prepare_projection(query->targetlist, nleft, join->econtext);
 	join->changes = sckpt_changes_create(CreateTupleDescCopy(query->result), query->join->retracts, context);
+	join->gone_until = DT_NOBEGIN;
 	join->lists = sckpt_state_create(context);
 	join->operator.directory = join->lists;
 	join->operator.state = sckpt_state_create(context);

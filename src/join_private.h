@@ -112,7 +112,6 @@ typedef struct SckptJoinWait
 	TimestampTz reached;		/* at the last barrier, or the first one seen */
 	int64		gain;			/* since the barrier before it */
 	TimestampTz expected;		/* at the next barrier */
-	TimestampTz gone_until;		/* a row that is due by then is not kept; DT_NOBEGIN: all are */
 	SckptRef   *pieces;
 	int			npieces;
 	int			space;
@@ -141,6 +140,7 @@ typedef struct SckptStreamJoin
 	int64		held[2];		/* rows of each side that count, of weights other than 0 */
 	const SckptInput *input;
 	SckptTimers *timers;		/* NULL: nothing is freed */
+	TimestampTz gone_until;		/* a row that comes and is due by then need not be kept; DT_NOBEGIN: all are */
 	SckptTimes	freed_until;	/* while reading back */
 	uint64		shed_at;		/* so many changed rows make it worth looking for those that are due */
 	const SckptTouch *touch;	/* of the row at hand; NULL: it does not matter */

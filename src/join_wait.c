@@ -72,7 +72,7 @@ sckpt_join_prepare_wait(SckptStreamJoin *join)
 	ListCell   *lc;
 
 	wait->side = -1;
-	wait->watermark = wait->reached = wait->expected = wait->gone_until = DT_NOBEGIN;
+	wait->watermark = wait->reached = wait->expected = join->gone_until = DT_NOBEGIN;
 	if (join->timers == NULL || join->condition || join->filter || join->copies || join->sides[0].forgets || join->sides[1].forgets)
 		return false;
 	foreach(lc, join->query->targetlist)
@@ -180,7 +180,7 @@ settle_piece(SckptStreamJoin *join, WaitingPiece *piece)
 		(void) sckpt_flat_read(&side->flat, arrival->tuple, sckpt_flat_data(arrival->tuple), 0, side->desc->natts,
 							   arrival->values, arrival->nulls);
 		/* For looking whether it is there, and keeping it */
-		arrival->hash = row->due <= join->wait.gone_until ? 0 : sckpt_join_row_hash(join->wait.side, arrival->tuple);
+		arrival->hash = row->due <= join->gone_until ? 0 : sckpt_join_row_hash(join->wait.side, arrival->tuple);
 		arrival->key_hash = row->key_hash;
 		arrival->weight = row->weight;
 		arrival->side = join->wait.side;
@@ -200,7 +200,7 @@ settle_pieces(SckptStreamJoin *join, int count, TimestampTz watermark)
 	SckptJoinWait *wait = &join->wait;
 
 	Assert(join->nblock == 0);
-	wait->gone_until = watermark;
+	join->gone_until = watermark;
 	for (int i = 0; i < count; i++)
 	{
 		WaitingPiece *piece = piece_at(join, i);
@@ -208,7 +208,7 @@ settle_pieces(SckptStreamJoin *join, int count, TimestampTz watermark)
 		settle_piece(join, piece);
 		sckpt_state_free(join->operator.state, wait->pieces[i], piece->bytes);
 	}
-	wait->gone_until = DT_NOBEGIN;
+	join->gone_until = DT_NOBEGIN;
 	wait->npieces -= count;
 	memmove(wait->pieces, wait->pieces + count, wait->npieces * sizeof(SckptRef));
 	if (wait->npieces == 0)

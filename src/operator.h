@@ -91,6 +91,7 @@ struct SckptOperator
 	/* While a batch is read, where nothing is tried: who consumes what it hands on, at once, which is never taken back.  NULL: it goes to `changes`. */
 	SckptOperator *forward;
 	int			side;			/* of a join: which one the rows are of; set before begin_rows */
+	bool		last;			/* and, of rows from a stage below, that no stage gives it any more at this barrier; likewise */
 
 	/* Before a run; NULL: rows come from the stage below, at a barrier with these times. */
 	void		(*begin_rows) (SckptOperator *operator, const SckptInput *input, const SckptTimes *times);

@@ -156,6 +156,7 @@ begin_forwarding(SckptTask *task)
 			continue;
 		above = task->operators[target->number];
 		above->side = task->queries[i]->side;
+		above->last = false;
 		above->begin_rows(above, NULL, &task->times);
 		task->operators[i]->forward = above;
 	}
@@ -330,15 +331,16 @@ bury_group(void *arg, SckptRef ref, ErrorData *error)
 	sckpt_dead_add_group(over->task, over->stage + 1, ref, error);
 }
 
-/* What one operator has for the next. */
+/* What one operator has for the next; `last`: see operator.h. */
 static void
-hand_on_from(SckptTask *task, int stage)
+hand_on_from(SckptTask *task, int stage, bool last)
 {
 	SckptOperator *below = task->operators[stage];
 	SckptOperator *above = task->operators[task->queries[stage]->target->number];
 	HandOver	over = {task, stage};
 
 	above->side = task->queries[stage]->side;
+	above->last = last;
 	above->begin_rows(above, NULL, &task->times);
 	below->hand_on(below, &task->times, task->def->final, put_above, task->careful ? bury_group : NULL, &over);
 	above->end_rows(above);
@@ -353,7 +355,7 @@ sckpt_task_relieve(void *arg, SckptOperator *operator)
 	for (int i = 0; i + 1 < task->noperators; i++)
 	{
 		if (task->operators[i] == operator)
-			hand_on_from(task, i);
+			hand_on_from(task, i, false);
 	}
 }
 
@@ -362,7 +364,7 @@ sckpt_task_pass_on(SckptTask *task, int number)
 {
 	while (sckpt_task_passes_on(task, number))
 	{
-		hand_on_from(task, number);
+		hand_on_from(task, number, false);
 		number = task->queries[number]->target->number;
 	}
 }
@@ -374,8 +376,20 @@ hand_on_changes(SckptTask *task)
 	for (int i = 0; i < task->noperators; i++)
 	{
 		if (sckpt_task_passes_on(task, i) && task->operators[i]->forward == NULL)
-			hand_on_from(task, i);
+			hand_on_from(task, i, false);
 	}
+}
+
+/* Of the stages of this task that feed the same one. */
+static bool
+is_last(SckptTask *task, int stage)
+{
+	for (int i = stage + 1; i < task->noperators; i++)
+	{
+		if (task->queries[i]->target == task->queries[stage]->target)
+			return false;
+	}
+	return true;
 }
 
 void
@@ -398,7 +412,7 @@ sckpt_task_hand_on(SckptTask *task)
 		if (operator->changes)
 			(void) operator->close(operator, &task->times, &nclosing);
 		if (target->number >= 0)
-			hand_on_from(task, i);
+			hand_on_from(task, i, is_last(task, i));
 		else
 			operator->hand_on(operator, &task->times, task->def->final, sckpt_part_send_row, NULL, &head);
 	}
