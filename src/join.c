@@ -399,8 +399,6 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	arrival->tuple = sckpt_flat_form(&side->flat, arrival->values, arrival->nulls);
 	arrival->weight = weight;
 	arrival->side = number;
-	if (join->shifts[number])
-		sckpt_join_check_sums(join, number, arrival->values, arrival->nulls);
 	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
 	if (join->wait.side >= 0 && sckpt_join_wait(join, arrival))

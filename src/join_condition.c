@@ -180,22 +180,16 @@ take_comparison(Node *node, SckptJoinComparison *comparison)
 	return true;
 }
 
-void
-sckpt_join_check_sums(SckptStreamJoin *join, int side, const Datum *values, const bool *nulls)
+TimestampTz
+sckpt_join_add(TimestampTz time, int64 offset)
 {
-	for (int i = 0; i < join->ncomparisons; i++)
-	{
-		SckptJoinComparison *comparison = &join->comparisons[i];
-		int			column = comparison->columns[side];
-		int64		sum;
+	int64		sum;
 
-		if (comparison->offsets[side] == 0 || nulls[column] || TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(values[column])))
-			continue;
-		if (pg_add_s64_overflow(DatumGetTimestampTz(values[column]), comparison->offsets[side], &sum) || !IS_VALID_TIMESTAMP(sum))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-					 errmsg("timestamp out of range")));
-	}
+	if (pg_add_s64_overflow(time, offset, &sum) || !IS_VALID_TIMESTAMP(sum))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	return sum;
 }
 
 void
@@ -221,10 +215,7 @@ sckpt_join_prepare_match(SckptStreamJoin *join)
 		}
 		join->ncomparisons++;
 		for (int side = 0; side < 2; side++)
-		{
 			join->sides[side].ncompared = Max(join->sides[side].ncompared, comparison->columns[side] + 1);
-			join->shifts[side] |= comparison->offsets[side] != 0;
-		}
 	}
 	for (int side = 0; side < 2; side++)
 	{

@@ -152,7 +152,6 @@ typedef struct SckptStreamJoin
 	ExprContext *econtext;
 	SckptJoinComparison *comparisons;
 	int			ncomparisons;
-	bool		shifts[2];		/* some of them add something to a column of that side */
 	ExprState  *condition;		/* the rest of it; NULL: there is none */
 	ExprState  *filter;
 	ExprState  *copies;			/* int8; NULL: one */
@@ -231,8 +230,8 @@ sckpt_join_read_row(SckptJoinSide *side, SckptJoinRow *row, Datum *values, bool 
 /* Set up the comparisons, the rest of the condition, and what they read of each side. */
 extern void sckpt_join_prepare_match(SckptStreamJoin *join);
 
-/* Raise the error of a sum that is out of range, while it is known whose it is; afterwards they can be compared. */
-extern void sckpt_join_check_sums(SckptStreamJoin *join, int side, const Datum *values, const bool *nulls);
+/* Add to a time that is finite; PostgreSQL's error if that is out of range. */
+extern TimestampTz sckpt_join_add(TimestampTz time, int64 offset);
 
 static inline int64
 sckpt_join_compared(const SckptJoinComparison *comparison, int side, Datum value)
@@ -241,7 +240,7 @@ sckpt_join_compared(const SckptJoinComparison *comparison, int side, Datum value
 
 	if (comparison->offsets[side] == 0 || TIMESTAMP_NOT_FINITE(number))
 		return number;
-	return number + comparison->offsets[side];
+	return sckpt_join_add(number, comparison->offsets[side]);
 }
 
 /* Do the two sides' columns compare as the condition wants it?  A NULL does not. */

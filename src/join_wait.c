@@ -12,18 +12,17 @@
  * A row of the other side that is due may still be what one of those matches that came before it was.  So it stays until they have met it: each piece knows the watermark at
  * which its first row came.
  *
- * Which rows will be due by the next barrier, nobody knows.  The watermark is expected to get on as far as between the last two, or FURTHER times as far as
- * since the last one.  So nothing waits where rows come as they are made and are due long after the next checkpoint, which would only take longer; in
- * a backlog nearly everything does.
+ * Which rows will be due by the next barrier, nobody knows.  The watermark is expected to get on as far as between the last two; where it does not stop there, or
+ * there were none, FURTHER times as far as it has by now.  So nothing waits where rows come as they are made and are due long after the next checkpoint,
+ * which would only take longer; in a backlog nearly everything does.
  *
- * Only where nothing can fail when a row is joined: whose an error is, is known while its row comes.
+ * Whose an error is, is not known when one that waited raises it.  But where rows are tried one by one, to find that out (careful.h), none waits.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "nodes/primnodes.h"
 #include "utils/timestamp.h"
 
 #include "join_private.h"
@@ -69,17 +68,11 @@ bool
 sckpt_join_prepare_wait(SckptStreamJoin *join)
 {
 	SckptJoinWait *wait = &join->wait;
-	ListCell   *lc;
 
 	wait->side = -1;
-	wait->watermark = wait->reached = wait->expected = join->gone_until = DT_NOBEGIN;
-	if (join->timers == NULL || join->condition || join->filter || join->copies || join->sides[0].forgets || join->sides[1].forgets)
+	wait->watermark = wait->reached = wait->expected = DT_NOBEGIN;
+	if (join->timers == NULL || join->sides[0].forgets || join->sides[1].forgets)
 		return false;
-	foreach(lc, join->query->targetlist)
-	{
-		if (!IsA(lfirst_node(TargetEntry, lc)->expr, Var))
-			return false;
-	}
 	for (int i = 0; i < 2; i++)
 		wait->can[i] = join->sides[i].feed && join->sides[i].due;
 	choose_side(wait);
@@ -104,9 +97,10 @@ expect(SckptJoinWait *wait, TimestampTz watermark, bool barrier)
 		wait->reached = watermark;
 		gain = 0;
 	}
-	if (gain > PG_INT64_MAX / FURTHER)
-		gain = PG_INT64_MAX / FURTHER;
-	wait->expected = Max(add_time(wait->reached, wait->gain), add_time(watermark, FURTHER * gain));
+	if (gain <= wait->gain + wait->gain / 2)
+		wait->expected = add_time(wait->reached, Max(wait->gain, gain));
+	else
+		wait->expected = add_time(watermark, gain > PG_INT64_MAX / FURTHER ? PG_INT64_MAX : FURTHER * gain);
 }
 
 static inline WaitingPiece *
@@ -154,7 +148,8 @@ sckpt_join_wait(SckptStreamJoin *join, const SckptJoinArrival *arrival)
 	WaitingRow *row;
 
 	join->wait.came[arrival->side]++;
-	if (arrival->side != join->wait.side || due > join->wait.expected || !arrival->has_key || join->undo || bytes > FIRST_PIECE_BYTES - PIECE_HEADER)
+	if (arrival->side != join->wait.side || due > join->wait.expected || due == DT_NOBEGIN || !arrival->has_key || join->undo ||
+		bytes > FIRST_PIECE_BYTES - PIECE_HEADER)
 		return false;
 	row = (WaitingRow *) find_room(join, bytes, due);
 	row->due = due;

@@ -88,8 +88,28 @@ sub caught_up
 	return;
 }
 
-$node->safe_psql('postgres', 'CALL put(100, 1000)');
+# A pair that cannot be computed: of the row that came later, which may have waited.
+my $bad = "SELECT a.id AS a_id, b.id AS b_id, 100 / (a.id + 5) AS q FROM a JOIN b ON a.k = b.k AND a.ts >= b.ts AND a.ts <= b.ts + interval '2 s' WHERE (b.id % 10 = 0 OR b.id < 0)";
+foreach my $on_error (qw(dead_letter stop))
+{
+	$node->safe_psql('postgres', "SET search_path = live; SELECT stream_ckpt.create_pipeline('live.bad_$on_error', \$\$$bad\$\$, on_error => '$on_error')");
+}
+$node->safe_psql('postgres', 'CALL put(60, 1000)');
+foreach my $schema (qw(plain live))
+{
+	$node->safe_psql('postgres', "INSERT INTO $schema.b SELECT -5, -5, max(ts) FROM plain.b WHERE k >= 0; INSERT INTO $schema.a SELECT -5, -5, max(ts) FROM plain.b WHERE k >= 0");
+}
+$node->safe_psql('postgres', 'CALL put(40, 1000)');
+$node->poll_query_until('postgres', q{SELECT status = 'failed' FROM stream_ckpt.pipelines WHERE pipeline = 'bad_stop'}) or die 'not stopped';
+like($node->safe_psql('postgres', q{SELECT error FROM stream_ckpt.pipelines WHERE pipeline = 'bad_stop'}), qr/division by zero.*"id": -5/, 'stopped before the row of a bad pair');
+$node->safe_psql('postgres', q{SELECT stream_ckpt.drop_pipeline('bad_stop')});
 check('at first');
+is($node->safe_psql('postgres', "SET search_path = plain; CREATE TEMP TABLE expected AS $bad AND a.id <> -5;
+	SELECT (SELECT count(*) FROM (TABLE live.bad_dead_letter EXCEPT ALL TABLE expected) x), (SELECT count(*) FROM (TABLE expected EXCEPT ALL TABLE live.bad_dead_letter) x), count(*) > 100 FROM expected"),
+	'0|0|t', 'all pairs but the bad one');
+is($node->safe_psql('postgres', q{SELECT stream || ' ' || error || ' ' || (row_data->>'id') FROM stream_ckpt.dead_letters WHERE pipeline = 'bad_dead_letter'}),
+	'live.a division by zero -5', 'its row is a dead letter');
+$node->safe_psql('postgres', q{SELECT stream_ckpt.drop_pipeline('bad_dead_letter')});
 
 # No checkpoint meanwhile: 150,000 rows have come, of which few can still match.
 $node->safe_psql('postgres', 'CALL put(150, 1000)');
