@@ -113,6 +113,7 @@ put(SckptStreamJoin *join, TupleTableSlot *left, TupleTableSlot *right, int64 we
 {
 	if (weight == 0)
 		return;
+	ResetExprContext(join->econtext);
 	join->econtext->ecxt_outertuple = left;
 	join->econtext->ecxt_innertuple = right;
 	if (join->filter && !ExecQual(join->filter, join->econtext))
