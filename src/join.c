@@ -28,13 +28,9 @@
  */
 #include "postgres.h"
 
-#include "access/detoast.h"
 #include "access/htup_details.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -402,18 +398,18 @@ take_slot(void *arg, TupleTableSlot *slot, int32 weight, const SckptTouch *touch
 	arrival->side = number;
 	arrival->has_key = !join->join->unites && sckpt_join_take_key(join, number, arrival->values, arrival->nulls);
 	arrival->key_hash = arrival->has_key ? sckpt_join_key_hash(join) : 0;
-	if (join->wait.side >= 0 && sckpt_join_wait(join, arrival))
-	{
-		pfree(arrival->tuple);
-		MemoryContextSwitchTo(old);
-		return;
-	}
-	arrival->hash = arrival->has_key ? sckpt_join_row_hash(number, arrival->tuple) : 0;
-	arrival->has_touch = touch != NULL;
-	if (touch)
-		arrival->touch = *touch;
-	join->nblock++;
+	/* Its bytes count all the same: what making it has left in memory goes with the block. */
 	join->block_bytes += arrival->tuple->t_len;
+	if (join->wait.side >= 0 && sckpt_join_wait(join, arrival))
+		pfree(arrival->tuple);
+	else
+	{
+		arrival->hash = arrival->has_key ? sckpt_join_row_hash(number, arrival->tuple) : 0;
+		arrival->has_touch = touch != NULL;
+		if (touch)
+			arrival->touch = *touch;
+		join->nblock++;
+	}
 	MemoryContextSwitchTo(old);
 	if (join->nblock == SCKPT_JOIN_BLOCK_ROWS || join->block_bytes >= SCKPT_JOIN_BLOCK_BYTES || join->undo)
 		sckpt_join_take_block(join);

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * join_wait.c
- *		Rows of a join that wait for the barrier.
+ *		Rows of a join that wait until they are due, instead of being kept.
  *
  * A row that is due, since nothing that is yet to come can match it, need not be kept.  So a row that will soon be due need not be found by
  * others either, if it meets all of them then: it waits with the others of its side, one behind the other in pieces of the store's memory, until the
